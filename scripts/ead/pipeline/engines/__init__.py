@@ -1,0 +1,1 @@
+"""Training engines behind one contract: a resolved run configuration in, a run folder out."""

@@ -1,0 +1,288 @@
+"""Group advantages and the policy losses of DAPO, GRPO, Clip-Cov and KL-Cov.
+
+Tensors have shape ``[batch, response]``; ``mask`` is true (or 1) at response tokens, and what stands outside
+it never matters. Losses are minimised. Semantics follow verl 0.9.1; ``tests/verl`` compares losses and
+gradients with it.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+Aggregation = Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean"]
+Kind = Literal["clip", "clip_cov", "kl_cov"]
+
+_LOG_RATIO_LIMIT = 20.0  # exp(20) = 4.9e8; keeps a single wild token from overflowing the loss
+_STD_EPSILON = 1e-6  # D13
+_K3_LIMIT = 10.0
+
+
+def group_advantages(rewards: torch.Tensor, groups: Sequence | np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Return ``(R - mean) / (std + 1e-6)`` within each group, one value per response.
+
+    ``std`` is the sample standard deviation (n - 1), as in the framework (D13). A group of equal rewards gets
+    exactly 0. Means are taken in float64.
+
+    Args:
+        rewards: shape ``[batch]``.
+        groups: the prompt each response belongs to, ``batch`` labels of any sortable type.
+
+    Returns:
+        Shape ``[batch]``, in the rewards' floating type (float32 for integers), without gradient.
+
+    Raises:
+        ValueError: shapes differ, or a group has a single response and so no baseline.
+    """
+    if isinstance(groups, torch.Tensor):
+        groups = groups.cpu()
+    labels, index, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    if rewards.ndim != 1 or index.shape != rewards.shape:
+        raise ValueError(
+            "rewards and groups must have one value per response, "
+            f"found shapes {tuple(rewards.shape)} and {index.shape}"
+        )
+    if (counts < 2).any():
+        raise ValueError(f"group {labels[counts < 2][0]} has one response: an advantage needs two or more")
+
+    values = rewards.detach().double()
+    index = torch.from_numpy(index).to(values.device)
+    count = torch.from_numpy(counts).to(values)
+
+    def total(per_response: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(count).index_add(0, index, per_response)
+
+    deviation = values - (total(values) / count)[index]
+    std = (total(deviation.square()) / (count - 1)).sqrt()
+    # The mean of equal numbers may differ from them in the last bit, which a tiny std would blow up.
+    low = torch.full_like(count, torch.inf).scatter_reduce(0, index, values, "amin")
+    equal = (total((values > low[index]).double()) == 0)[index]
+    advantages = torch.where(equal, 0.0, deviation / (std[index] + _STD_EPSILON))
+    return advantages.to(torch.promote_types(rewards.dtype, torch.float32))
+
+
+def policy_loss(
+    logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    kind: Kind = "clip",
+    dual_clip: float | None = None,
+    aggregation: Aggregation = "token-mean",
+    weights: torch.Tensor | None = None,
+    covariance_share: float = 2e-4,
+    covariance_bounds: tuple[float, float] = (1.0, 5.0),
+    kl_coefficient: float = 1.0,
+    generator: torch.Generator | None = None,
+    total_tokens: int | None = None,
+    total_sequences: int | None = None,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return the policy-gradient loss of one (micro-)batch and its statistics.
+
+    With ``r = pi / pi_old`` and ``A`` the advantage, a token's loss is
+
+    - ``clip``: ``-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)``; with ``dual_clip``, tokens of negative
+      advantage lose at most ``-dual_clip A``. DAPO is 0.2 / 0.28, GRPO 0.2 / 0.2.
+    - ``clip_cov`` (Cui et al. 2025): the same, with the loss of a few tokens set to 0: a random choice of
+      ``covariance_share`` of the batch's tokens among the unclipped ones whose covariance
+      ``(A - mean A)(log pi - mean log pi)`` lies strictly within ``covariance_bounds``.
+    - ``kl_cov`` (ibid.): ``-r A``, plus ``kl_coefficient |log r|`` on the ``covariance_share`` of tokens with
+      the largest covariance.
+
+    Both shares are rounded down, to one token at least, and taken within the tensors of this call.
+
+    Args:
+        logprobs: of the sampled tokens under the policy being trained; carries the gradient.
+        old_logprobs: the same under the policy before the update.
+        advantages: ``[batch, response]``, or ``[batch]`` for one value per response.
+        mask: which positions are response tokens.
+        clip_low, clip_high: clip range, >= 0 (unused by ``kl_cov``).
+        kind: see above.
+        dual_clip: > 1; only with ``clip``.
+        aggregation: how token losses become one number, see :func:`aggregate`.
+        weights: importance weights that multiply each token's loss after clipping (TIS, D04).
+        covariance_share, covariance_bounds, kl_coefficient: see above.
+        generator: source of ``clip_cov``'s random choice; required there.
+        total_tokens, total_sequences: of the mini-batch this micro-batch is part of, see :func:`aggregate`.
+
+    Returns:
+        The scalar loss, and statistics over the mask as floats: ``tokens``; ``clip_low_share`` and
+        ``clip_high_share`` (tokens whose ratio the lower and the upper clip stopped; 0 for ``kl_cov``);
+        ``dual_clip_share``; ``covariance_share`` (tokens that ``clip_cov`` or ``kl_cov`` chose);
+        ``approximate_kl`` (mean of ``log pi_old - log pi``); ``ratio_mean``, ``ratio_min`` and ``ratio_max``.
+
+    Raises:
+        ValueError: shapes differ, the mask is empty, an option is out of range or does not fit ``kind``.
+    """
+    if advantages.ndim == 1:
+        advantages = advantages.unsqueeze(-1).expand_as(logprobs)
+    _check_shapes(logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask, weights=weights)
+    _check_options(kind, clip_low, clip_high, dual_clip, covariance_share, covariance_bounds, generator)
+    mask = mask.bool()
+    if not mask.any():
+        raise ValueError("mask selects no token")
+
+    advantages = torch.where(mask, advantages.detach(), 0.0)
+    log_ratio = torch.where(mask, logprobs - old_logprobs.detach(), 0.0).clamp(
+        -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT
+    )
+    ratio = log_ratio.exp()
+    losses = -advantages * ratio
+    stopped = dual_clipped = chosen = torch.zeros_like(mask)
+
+    if kind != "kl_cov":
+        clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
+        stopped = clipped > losses
+        losses = torch.maximum(losses, clipped)
+    if dual_clip is not None:
+        bound = -advantages * dual_clip
+        dual_clipped = (advantages < 0) & (losses > bound)
+        losses = torch.where(advantages < 0, torch.minimum(losses, bound), losses)
+    if kind == "clip_cov":
+        covariance = _covariance(advantages, logprobs, mask)
+        low, high = covariance_bounds
+        eligible = (mask & ~stopped & (covariance > low) & (covariance < high)).nonzero()
+        order = torch.randperm(len(eligible), generator=generator, device=generator.device)
+        rows, columns = eligible[order[: _token_count(mask, covariance_share)].to(mask.device)].T
+        chosen = chosen.index_put((rows, columns), torch.ones_like(rows, dtype=torch.bool))
+        losses = torch.where(chosen, 0.0, losses)
+    if kind == "kl_cov":
+        covariance = torch.where(mask, _covariance(advantages, logprobs, mask), -torch.inf)
+        largest = covariance.flatten().topk(_token_count(mask, covariance_share)).indices
+        chosen = chosen.flatten().index_fill(0, largest, True).view_as(mask)
+        losses = losses + torch.where(chosen, kl_coefficient * log_ratio.abs(), 0.0)
+
+    if weights is not None:
+        losses = losses * torch.where(mask, weights.detach(), 0.0)
+    loss = aggregate(losses, mask, aggregation, total_tokens=total_tokens, total_sequences=total_sequences)
+
+    with torch.no_grad():
+        inside = ratio[mask]
+        statistics = {
+            "tokens": mask.sum(),
+            "clip_low_share": (stopped & (advantages < 0))[mask].double().mean(),
+            "clip_high_share": (stopped & (advantages > 0))[mask].double().mean(),
+            "dual_clip_share": dual_clipped[mask].double().mean(),
+            "covariance_share": chosen[mask].double().mean(),
+            "approximate_kl": -log_ratio[mask].double().mean(),
+            "ratio_mean": inside.double().mean(),
+            "ratio_min": inside.min(),
+            "ratio_max": inside.max(),
+        }
+        values = torch.stack([value.double() for value in statistics.values()]).tolist()  # one transfer
+    return loss, dict(zip(statistics, values, strict=True))
+
+
+def aggregate(
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    mode: Aggregation,
+    *,
+    total_tokens: int | None = None,
+    total_sequences: int | None = None,
+) -> torch.Tensor:
+    """Reduce token values to one number.
+
+    ``token-mean``: mean over all tokens (DAPO). ``seq-mean-token-sum``: sum over each response's tokens, then
+    mean over responses. ``seq-mean-token-mean``: mean over each response's tokens, then over responses (GRPO
+    as first published). Responses without a token do not count.
+
+    A trainer that splits a mini-batch into micro-batches passes the mini-batch's number of tokens
+    (``token-mean``) or of responses (the other modes); the micro-batches' results then sum to the
+    mini-batch's.
+
+    Raises:
+        ValueError: ``mode`` is unknown, or the mask is empty and no total is given.
+    """
+    mask = mask.bool()
+    per_sequence = torch.where(mask, values, 0.0).sum(dim=-1)
+    lengths = mask.sum(dim=-1)
+    if mode == "token-mean":
+        total = lengths.sum() if total_tokens is None else total_tokens
+    elif mode in ("seq-mean-token-sum", "seq-mean-token-mean"):
+        total = (lengths > 0).sum() if total_sequences is None else total_sequences
+        if mode == "seq-mean-token-mean":
+            per_sequence = per_sequence / lengths.clamp(min=1)
+    else:
+        raise ValueError(
+            f"aggregation: found {mode!r}, allowed: token-mean, seq-mean-token-sum, seq-mean-token-mean"
+        )
+    if total <= 0:
+        raise ValueError("mask selects no token and no positive total is given")
+    return per_sequence.sum() / total
+
+
+def kl_penalty(
+    logprobs: torch.Tensor, reference_logprobs: torch.Tensor, kind: Literal["k1", "k2", "k3"] = "k3"
+) -> torch.Tensor:
+    """Return a per-token estimate of KL(policy || reference), with gradient, of the inputs' shape.
+
+    With ``x = log pi_ref - log pi``: ``k1 = -x`` (unbiased, high variance), ``k2 = x^2 / 2``,
+    ``k3 = exp(x) - x - 1`` (unbiased, never negative; verl's ``low_var_kl``, its default for GRPO) with ``x``
+    clamped to +-20 and ``k3`` to at most 10. Add ``beta * aggregate(kl_penalty(...), mask, mode)`` to the
+    loss.
+
+    Raises:
+        ValueError: ``kind`` is unknown.
+    """
+    difference = reference_logprobs.detach() - logprobs
+    if kind == "k1":
+        return -difference
+    if kind == "k2":
+        return 0.5 * difference.square()
+    if kind == "k3":
+        difference = difference.clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
+        return (difference.exp() - difference - 1).clamp(max=_K3_LIMIT)
+    raise ValueError(f"KL penalty: found {kind!r}, allowed: k1, k2, k3")
+
+
+def _covariance(advantages: torch.Tensor, logprobs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return each token's share of the covariance between advantage and log-probability, without gradient."""
+    logprobs = torch.where(mask, logprobs.detach(), 0.0)
+    count = mask.sum()
+    return (advantages - advantages.sum() / count) * (logprobs - logprobs.sum() / count)
+
+
+def _token_count(mask: torch.Tensor, share: float) -> int:
+    return max(1, int(share * mask.sum().item()))
+
+
+def _check_shapes(logprobs: torch.Tensor, **others: torch.Tensor | None) -> None:
+    if logprobs.ndim != 2:
+        raise ValueError(f"logprobs must have shape [batch, response], found {tuple(logprobs.shape)}")
+    for name, tensor in others.items():
+        if tensor is not None and tensor.shape != logprobs.shape:
+            raise ValueError(
+                f"{name} must have the shape of logprobs {tuple(logprobs.shape)}, found {tuple(tensor.shape)}"
+            )
+
+
+def _check_options(
+    kind: str,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None,
+    covariance_share: float,
+    covariance_bounds: tuple[float, float],
+    generator: torch.Generator | None,
+) -> None:
+    if kind not in ("clip", "clip_cov", "kl_cov"):
+        raise ValueError(f"loss kind: found {kind!r}, allowed: clip, clip_cov, kl_cov")
+    if not 0 <= clip_low <= 1:
+        raise ValueError(f"clip_low must be within [0, 1], found {clip_low!r}")
+    if not clip_high >= 0:
+        raise ValueError(f"clip_high must be at least 0, found {clip_high!r}")
+    if dual_clip is not None and kind != "clip":
+        raise ValueError(f"dual_clip applies to the loss kind clip only, found kind {kind!r}")
+    if dual_clip is not None and not dual_clip > 1:
+        raise ValueError(f"dual_clip must be greater than 1, found {dual_clip!r}")
+    if not 0 < covariance_share <= 1:
+        raise ValueError(f"covariance_share must be within (0, 1], found {covariance_share!r}")
+    if not covariance_bounds[0] < covariance_bounds[1]:
+        raise ValueError(f"covariance_bounds must increase, found {covariance_bounds!r}")
+    if kind == "clip_cov" and generator is None:
+        raise ValueError("the loss kind clip_cov draws tokens at random: pass a torch.Generator as generator")

@@ -1,0 +1,66 @@
+"""EAD inside transformers: a logits processor for ``generate``.
+
+::
+
+    processor = AnnealedTemperature(Annealed(), prompt_length=inputs["input_ids"].shape[1])
+    model.generate(**inputs, **PLAIN_SAMPLING, logits_processor=[processor])
+
+``generate`` runs a caller's processors before its own temperature, top-k and top-p, and it turns on ``top_k = 50``
+by itself. :data:`PLAIN_SAMPLING` switches all of these off, so that EAD alone shapes the distribution; a
+``top_p`` given instead then filters the annealed distribution. ``generate`` tells a processor nothing of these
+settings, so a temperature other than 1 cannot be refused here: it multiplies EAD's.
+
+With ``return_dict_in_generate=True``, ``output_scores=True`` gives the annealed logits: their log-softmax is the
+behaviour policy's log-probabilities. ``output_logits=True`` gives the logits before EAD.
+
+Supported: sampling and greedy decoding, batches padded on the left, several returned sequences, prompts given
+as embeddings (``prompt_length=0``), continuing a response already begun (pass the original prompt's length),
+encoder-decoder models (the length of the decoder's prompt), assisted decoding (the assistant is annealed too,
+which keeps its proposals valid). Not supported: beam search, whose scores of whole beams no
+longer are log-probabilities once divided, and continuous batching (``generate_batch``), which takes no processor.
+"""
+
+import torch
+from transformers import LogitsProcessor
+
+from ead.schedule import Schedule
+
+PLAIN_SAMPLING = {"do_sample": True, "num_beams": 1, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+"""Arguments of ``generate`` under which it samples from the processed scores exactly."""
+
+
+class AnnealedTemperature(LogitsProcessor):
+    """Divide the scores of response token ``t`` by ``schedule.temperature(t, step)``.
+
+    Args:
+        schedule: any schedule of :mod:`ead.schedule`.
+        prompt_length: width in tokens of the prompt given to ``generate``, padding included; all rows of a
+            batch padded on the left share it, and their responses begin at the same column.
+        step: the trainer's global step, >= 0.
+
+    Raises:
+        TypeError: ``schedule`` is not a schedule.
+        ValueError: ``prompt_length`` or ``step`` is negative or not an integer; when called, a sequence is
+            shorter than ``prompt_length``.
+    """
+
+    def __init__(self, schedule: Schedule, prompt_length: int, step: int = 0) -> None:
+        if not isinstance(schedule, Schedule):
+            raise TypeError(f"schedule must be one of ead.schedule, found {schedule!r}")
+        if not isinstance(prompt_length, int) or isinstance(prompt_length, bool) or prompt_length < 0:
+            raise ValueError(f"prompt_length must be an integer >= 0, found {prompt_length!r}")
+        schedule.temperature(0, step)  # raises on a bad step now, not in the middle of generate
+        self.schedule = schedule
+        self.prompt_length = prompt_length
+        self.step = step
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Return ``scores`` of shape (rows, vocabulary) divided by the temperature of the next position."""
+        position = input_ids.shape[1] - self.prompt_length
+        if position < 0:
+            raise ValueError(
+                f"the sequence has {input_ids.shape[1]} tokens, fewer than prompt_length = {self.prompt_length}; "
+                "pass the width of the prompt given to generate, inputs['input_ids'].shape[1]"
+            )
+        # Not in place: generate keeps the same tensor as the raw logits it returns.
+        return scores / self.schedule.temperature(position, self.step)

@@ -1,0 +1,200 @@
+"""EAD inside vLLM's V1 engine (0.24): a batch-level logits processor with parameters per request.
+
+The installed package publishes it under the entry point ``vllm.logits_processors``: every engine of the
+environment, ``vllm serve`` and verl's rollout workers included, loads it without being told. Naming it in
+``logits_processors`` as well is harmless, but makes an engine with asynchronous scheduling wait for every token.
+
+A request asks for EAD with ``extra_args["ead"]``: a schedule as plain data (``Schedule.to_dict()``) and
+optionally ``step``, the trainer's global step::
+
+    SamplingParams(temperature=1.0, extra_args={"ead": {**Annealed().to_dict(), "step": 120}})
+
+The OpenAI-compatible server takes the same data as a JSON string, because ``vllm_xargs`` holds no nested
+objects: ``{"temperature": 1.0, "vllm_xargs": {"ead": "{\\"kind\\": \\"annealed\\", \\"step\\": 120}"}}``.
+
+Position and order. A token's position is the number of the request's output tokens before it, also after
+preemption. vLLM applies, in this order: penalties, logit bias, grammars; the request's temperature; min-p;
+EAD; top-k and top-p. Hence:
+
+- the temperature must be 1 with EAD, or 0: greedy requests are accepted and stay as they are (D06);
+- min-p is refused: it would filter by the distribution before EAD;
+- top-k and top-p filter the annealed distribution. A model's ``generation_config.json`` may set both,
+  and the temperature, for requests that do not.
+
+A request without ``ead`` gets bit-identical logits whatever shares its batch. Log-probabilities of the
+annealed distribution, which importance weights need, are returned under
+``logprobs_mode="processed_logprobs"``; vLLM's default is the distribution before EAD.
+
+vLLM loads no processor from entry points when speculative decoding is on, and tells no one: do not combine the two.
+(With the class named in ``logits_processors`` vLLM refuses to start.)
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from vllm import SamplingParams
+from vllm.config import VllmConfig
+from vllm.logger import init_logger
+from vllm.v1.sample.logits_processor import (
+    BatchUpdate,
+    LogitsProcessor,
+    MoveDirectionality,
+    cached_load_custom_logitsprocs,
+)
+
+from ead.schedule import PARAMETERS, Fixed, Schedule, annealed_temperature, from_config
+
+logger = init_logger(__name__)
+
+_KEY = "ead"
+_GREEDY_BELOW = 1e-5  # vLLM decodes greedily below this temperature
+_LOWEST_TEMPERATURE = 0.01  # vLLM raises lower temperatures to this one, to keep float32 logits finite
+_LONGEST_TEXT = 10_000
+_NOT_ANNEALED = Fixed(1.0).parameters()
+
+
+def requested_schedule(params: SamplingParams) -> tuple[Schedule, int] | None:
+    """Return the schedule and global step that ``params`` asks for, or None where it asks for none.
+
+    Raises:
+        ValueError: the parameters are malformed or clash with other sampling parameters; see the module.
+    """
+    extra_args = params.extra_args or {}
+    misspelt = [key for key in extra_args if key != _KEY and key.lower().split("_")[0] == _KEY]
+    if misspelt:
+        raise ValueError(
+            f"extra_args: found the key {misspelt[0]!r}; EAD is requested under the key {_KEY!r} alone"
+        )
+    if extra_args.get(_KEY) is None:
+        return None
+    config = dict(_plain_data(extra_args[_KEY]))
+    step = config.pop("step", 0)
+    schedule = from_config(config)
+    row = dict(zip(PARAMETERS, schedule.parameters(step), strict=True))
+    if row["floor"] < _LOWEST_TEMPERATURE:
+        raise ValueError(
+            f"ead: the lowest temperature is {row['floor']}, allowed: {_LOWEST_TEMPERATURE} or more"
+        )
+    if not np.isfinite(np.float32(row["ceiling"])):
+        raise ValueError(f"ead: the highest temperature is {row['ceiling']}, beyond the range of float32")
+    if params.temperature != 1 and params.temperature >= _GREEDY_BELOW:
+        raise ValueError(
+            f"ead: the request's temperature is {params.temperature}, allowed: 1, or 0 for greedy decoding; the "
+            "schedule sets the temperature (a model's generation_config.json applies where a request sets none)"
+        )
+    if params.min_p:
+        raise ValueError(f"ead: min_p is {params.min_p}, allowed: 0; min-p would filter before annealing")
+    return schedule, step
+
+
+def _plain_data(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, str):
+        if len(value) > _LONGEST_TEXT:
+            raise ValueError(f"ead: the JSON text has {len(value)} characters, allowed: {_LONGEST_TEXT}")
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"ead: not valid JSON: {error}") from error
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"ead: found {type(value).__name__}, allowed: a schedule as a mapping or as the JSON text of one"
+        )
+    return value
+
+
+class AnnealedTemperature(LogitsProcessor):
+    """Divide each row's logits by its schedule's temperature at its position; see the module."""
+
+    # vLLM constructs a class once per place that names it (entry point, ``logits_processors``), one after
+    # another. The first instance works; this many more of the same engine are still to come and stay idle.
+    _duplicates_to_come: ClassVar[int] = 0
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        """Raise ValueError for a request whose EAD parameters are wrong (HTTP 400 from the server)."""
+        requested_schedule(sampling_params)
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
+        cls = type(self)
+        self._idle = cls._duplicates_to_come > 0
+        if self._idle:
+            cls._duplicates_to_come -= 1
+            logger.info("%s is named twice, by its entry point and in logits_processors", cls.__name__)
+            return
+        named = cached_load_custom_logitsprocs(tuple(vllm_config.model_config.logits_processors or ()))
+        cls._duplicates_to_come = max(named.count(cls) - 1, 0)
+
+        rows = vllm_config.scheduler_config.max_num_seqs
+        self._logprobs_mode = vllm_config.model_config.logprobs_mode
+        # One entry per row of the batch; a row that is not annealed keeps temperature 1 and counts no tokens.
+        self._parameters = np.tile(_NOT_ANNEALED[:, None], rows)
+        self._outputs: list[list[int] | tuple[()]] = [()] * rows
+        self._annealed = np.zeros(rows, dtype=bool)
+        self._batch_size = 0
+        self._any_annealed = False
+        # The pinned buffer is rewritten each step. That is safe because vLLM calls update_state only when the
+        # previous step's copies to the device are done (GPUModelRunner.synchronize_input_prep).
+        self._host = torch.ones(rows, dtype=torch.float32, pin_memory=is_pin_memory)
+        on_host = torch.device(device).type == "cpu"
+        self._device = self._host if on_host else torch.ones(rows, dtype=torch.float32, device=device)
+
+    def is_argmax_invariant(self) -> bool:
+        """True: a positive temperature keeps the order of the logits, and vLLM skips it for greedy batches."""
+        return True
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Follow the batch and compute this step's temperatures; vLLM calls it before every forward pass."""
+        if self._idle:
+            return
+        if batch_update is not None:
+            self._follow(batch_update)
+        if self._any_annealed:
+            size = self._batch_size
+            # Lengths only: under asynchronous scheduling the newest tokens are still placeholders.
+            positions = np.fromiter(map(len, self._outputs[:size]), dtype=np.int64, count=size)
+            self._host.numpy()[:size] = annealed_temperature(self._parameters[:, :size], positions)
+            if self._device is not self._host:
+                self._device[:size].copy_(self._host[:size], non_blocking=True)
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Divide ``logits``, shape (batch, vocabulary), in place; untouched where no row is annealed."""
+        if self._idle or not self._any_annealed:
+            return logits
+        if logits.shape[0] != self._batch_size:
+            raise RuntimeError(f"{logits.shape[0]} rows of logits for a batch of {self._batch_size} requests")
+        return logits.div_(self._device[: self._batch_size, None])
+
+    def _follow(self, update: BatchUpdate) -> None:
+        for row in update.removed:
+            self._clear(row)
+        for row, params, _, output_tokens in update.added:
+            self._clear(row)
+            request = requested_schedule(params)
+            if request is not None and params.temperature >= _GREEDY_BELOW:
+                schedule, step = request
+                self._parameters[:, row] = schedule.parameters(step)
+                self._outputs[row] = output_tokens  # vLLM's own list: it grows with the response
+                self._annealed[row] = True
+                if params.logprobs is not None and self._logprobs_mode.startswith("raw"):
+                    logger.warning_once(
+                        "EAD is on and logprobs_mode is %s: the log-probabilities returned are those before "
+                        "annealing. Importance weights need processed_logprobs.",
+                        self._logprobs_mode,
+                    )
+        for source, target, direction in update.moved:
+            pair, swapped = [source, target], [target, source]
+            self._parameters[:, pair] = self._parameters[:, swapped]
+            self._annealed[pair] = self._annealed[swapped]
+            self._outputs[source], self._outputs[target] = self._outputs[target], self._outputs[source]
+            if direction == MoveDirectionality.UNIDIRECTIONAL:
+                self._clear(source)
+        self._batch_size = update.batch_size
+        self._any_annealed = bool(self._annealed[: self._batch_size].any())
+
+    def _clear(self, row: int) -> None:
+        self._parameters[:, row] = _NOT_ANNEALED
+        self._outputs[row] = ()
+        self._annealed[row] = False

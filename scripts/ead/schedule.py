@@ -28,7 +28,7 @@ _RELEASED_STRETCH = 20.0  # D01: the released sampler computes exp(t / (20 d_s))
 
 
 def annealed_temperature(parameters: np.ndarray, position: np.ndarray | int) -> np.ndarray:
-    """Return ``clip(offset + sign * exp((position - origin) / scale), floor, ceiling)``, and 1 before start.
+    """Return ``clip(offset + sign (exp((position - origin) / scale) - 1), floor, ceiling)``, 1 before start.
 
     Args:
         parameters: float64, shape ``(7, ...)``: the rows named by :data:`PARAMETERS`. For a batch of
@@ -41,7 +41,7 @@ def annealed_temperature(parameters: np.ndarray, position: np.ndarray | int) -> 
     """
     sign, offset, scale, floor, ceiling, origin, start = parameters
     exponent = np.minimum((position - origin) / scale, _LARGEST_EXPONENT)
-    annealed = np.minimum(np.maximum(offset + sign * np.exp(exponent), floor), ceiling)
+    annealed = np.minimum(np.maximum(offset + sign * np.expm1(exponent), floor), ceiling)
     return np.where(position >= start, annealed, 1.0)
 
 
@@ -174,7 +174,7 @@ class Annealed(_StepAware):
         return _RELEASED_STRETCH if self.reading == "released" else 1.0
 
     def parameters(self, step: int = 0) -> np.ndarray:
-        return self._row(sign=-1.0, offset=1 + self.tau_max, scale=self._stretch * self.decay_rate(step))
+        return self._row(sign=-1.0, offset=self.tau_max, scale=self._stretch * self.decay_rate(step))
 
     def __str__(self) -> str:
         curve = f"1 + {_number(self.tau_max)} - {self._exponential(self._stretch)}"
@@ -197,7 +197,7 @@ class ReverseAnnealed(_StepAware):
     readings: ClassVar[tuple[str, ...]] = ("printed", "mirrored")
 
     def parameters(self, step: int = 0) -> np.ndarray:
-        offset = self.tau_min - 1 if self.reading == "mirrored" else self.tau_min
+        offset = self.tau_min if self.reading == "mirrored" else self.tau_min + 1
         return self._row(sign=1.0, offset=offset, scale=self.decay_rate(step))
 
     def __str__(self) -> str:

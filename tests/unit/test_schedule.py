@@ -1,0 +1,249 @@
+"""Temperature schedules: the paper's formula, its readings, limits, bad input."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from ead.schedule import PARAMETERS, Annealed, Fixed, ReverseAnnealed, annealed_temperature, from_config
+from hypothesis import given
+from hypothesis import strategies as st
+
+TOLERANCE = 1e-12
+
+
+def _step_aware(cls):
+    return st.builds(
+        lambda tau_min, above, d0, growth, room, start, reading, origin: cls(
+            tau_max=tau_min + above,
+            tau_min=tau_min,
+            d0=d0,
+            alpha=growth,
+            d_max=d0 + room,
+            start=start,
+            reading=reading,
+            origin=origin,
+        ),
+        tau_min=st.floats(1e-3, 2),
+        above=st.floats(0, 3),
+        d0=st.floats(0.5, 1e4),
+        growth=st.one_of(st.just(0.0), st.floats(1e-3, 100)),
+        room=st.floats(0, 1e5),
+        start=st.integers(0, 50),
+        reading=st.sampled_from(cls.readings),
+        origin=st.sampled_from(["response", "start"]),
+    )
+
+
+annealed, reversed_ = _step_aware(Annealed), _step_aware(ReverseAnnealed)
+schedules = st.one_of(st.builds(Fixed, st.floats(1e-3, 5)), annealed, reversed_)
+positions = st.lists(st.integers(0, 10**6), min_size=1, max_size=20)
+steps = st.integers(0, 10**5)
+
+
+def test_the_papers_formula_position_by_position():
+    schedule = Annealed(tau_max=1.2, tau_min=0.1, d0=25, alpha=5, d_max=40000, start=10)
+    for step in (0, 1, 440, 10**6):
+        decay = min(25 + 5 * step, 40000)
+        for position in range(200):
+            expected = 1.0 if position < 10 else max(1 + 1.2 - math.exp(position / decay), 0.1)
+            assert schedule.temperature(position, step) == pytest.approx(expected, abs=TOLERANCE)
+
+
+def test_the_readings_differ_as_the_release_and_the_paper_do():
+    """D01: at d0 = 25 and step 0 the printed schedule reaches tau_min at t = 19, the released one at 371."""
+    tokens = np.arange(3072)
+    printed, released = Annealed(), Annealed(reading="released")
+    assert np.argmax(printed.temperature(tokens) == 0.1) == 19
+    assert np.argmax(released.temperature(tokens) == 0.1) == 371
+    late = released.temperature(tokens[10:], step=440)
+    assert late.min() == pytest.approx(1.13, abs=0.005) and late.max() <= 1.2
+    # D12: the stretch applies to the capped decay rate too, so the cap is 20 * 40000 tokens.
+    capped = released.temperature(80_000, step=10**9)
+    assert capped == pytest.approx(2.2 - math.exp(80_000 / 800_000), abs=TOLERANCE)
+
+
+def test_the_origin_decides_where_the_curve_is_entered():
+    """D14: counted from the response's first token the printed default drops from 1 to 0.71 at t = 10."""
+    assert Annealed().temperature(np.array([9, 10])) == pytest.approx([1.0, 0.7082], abs=1e-4)
+    assert Annealed(origin="start").temperature(np.array([9, 10])) == pytest.approx([1.0, 1.2])
+    hot = [step for step in range(20) if Annealed().temperature(10, step) > 1]
+    assert hot[0] == 6  # d_s = 55: the first step with a phase above 1 is the first with 10 / d_s < log 1.2
+    later = Annealed(origin="start").temperature(22)
+    assert later == pytest.approx(2.2 - math.exp((22 - 10) / 25), abs=TOLERANCE)
+
+
+def test_reverse_annealing_readings():
+    """D02: printed starts at tau_min + 1 and saturates at once; mirrored starts at tau_min."""
+    tokens = np.arange(60)
+    printed = ReverseAnnealed(start=0).temperature(tokens)
+    mirrored = ReverseAnnealed(start=0, reading="mirrored").temperature(tokens)
+    assert printed[0] == pytest.approx(1.1) and printed[3] == 1.2  # after 0.1 d tokens
+    assert mirrored[0] == 0.1
+    assert mirrored[:18] == pytest.approx(np.minimum(-0.9 + np.exp(tokens[:18] / 25), 1.2), abs=TOLERANCE)
+    assert mirrored[-1] == 1.2
+
+
+@given(annealed, positions, steps)
+def test_annealing_only_cools(schedule, tokens, step):
+    tokens = np.sort(tokens) + schedule.start
+    assert (np.diff(schedule.temperature(tokens, step)) <= 0).all()
+
+
+@given(reversed_, positions, steps)
+def test_reverse_annealing_only_warms(schedule, tokens, step):
+    tokens = np.sort(tokens) + schedule.start
+    assert (np.diff(schedule.temperature(tokens, step)) >= 0).all()
+
+
+@given(annealed, positions, steps, steps)
+def test_a_later_step_is_never_cooler(schedule, tokens, step, other):
+    early, late = sorted((step, other))
+    if schedule.origin == "response" or min(tokens) >= schedule.start:
+        assert (schedule.temperature(tokens, late) >= schedule.temperature(tokens, early)).all()
+
+
+@given(schedules, positions, steps)
+def test_bounds_and_the_template_phase(schedule, tokens, step):
+    temperatures = schedule.temperature(tokens, step)
+    if isinstance(schedule, Fixed):
+        assert (temperatures == schedule.tau).all()
+        return
+    before = np.array(tokens) < schedule.start
+    assert (temperatures[before] == 1).all()
+    after = temperatures[~before]
+    assert ((schedule.tau_min <= after) & (after <= schedule.tau_max)).all()
+
+
+@given(schedules, positions, steps)
+def test_scalar_vector_and_tensor_agree_to_the_bit(schedule, tokens, step):
+    scalars = [schedule.temperature(token, step) for token in tokens]
+    assert all(type(value) is float for value in scalars)
+    for batch in (np.array(tokens), np.array(tokens, dtype=np.int32), torch.tensor(tokens)):
+        vector = schedule.temperature(batch, step)
+        assert vector.dtype == np.float64 and vector.shape == (len(tokens),)
+        assert vector.tolist() == scalars
+    grid = schedule.temperature(np.array(tokens)[:, None], step)
+    assert grid.shape == (len(tokens), 1)
+
+
+@given(st.lists(st.tuples(schedules, st.integers(0, 10**6), steps), min_size=1, max_size=12))
+def test_a_mixed_batch_is_one_call(rows):
+    table = np.stack([schedule.parameters(step) for schedule, _, step in rows], axis=-1)
+    assert table.shape == (len(PARAMETERS), len(rows))
+    together = annealed_temperature(table, np.array([token for _, token, _ in rows]))
+    assert together.tolist() == [schedule.temperature(token, step) for schedule, token, step in rows]
+    shared = annealed_temperature(table[:, :, None], np.arange(5))
+    assert shared.shape == (len(rows), 5)
+
+
+@given(annealed)
+def test_limits(schedule):
+    for step in (0, 10**400):
+        for position in (2**62, 10**300):
+            assert schedule.temperature(position, step) == schedule.tau_min
+    assert schedule.decay_rate(10**400) == (schedule.d_max if schedule.alpha > 0 else schedule.d0)
+    first = Annealed(**{**_fields(schedule), "origin": "start"})
+    assert first.temperature(schedule.start) == schedule.tau_max
+
+
+@given(reversed_)
+def test_reverse_limits(schedule):
+    assert schedule.temperature(2**62, 10**400) == schedule.tau_max
+
+
+@given(st.one_of(annealed, reversed_), steps)
+def test_decay_rate(schedule, step):
+    expected = min(schedule.d0 + schedule.alpha * step, schedule.d_max)
+    assert schedule.decay_rate(step) == pytest.approx(expected, rel=1e-12)
+
+
+@given(schedules)
+def test_plain_data_round_trip(schedule):
+    data = json.loads(json.dumps(schedule.to_dict()))
+    assert from_config(data) == schedule
+    assert from_config(data).to_dict() == schedule.to_dict()
+
+
+def test_equal_settings_are_equal_whatever_their_number_type():
+    assert Annealed(d0=25, alpha=np.float64(5), start=np.int64(10)) == Annealed(d0=25.0, alpha=5)
+    assert json.dumps(Annealed(d0=25).to_dict()) == json.dumps(Annealed(d0=25.0).to_dict())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "formula"),
+    [
+        (Fixed(0.6), "tau(t) = 0.6"),
+        (
+            Annealed(),
+            "tau(t, s) = 1 for t < 10, else max(1 + 1.2 - exp(t / min(25 + 5 s, 40000)), 0.1)",
+        ),
+        (
+            Annealed(alpha=0, start=4, reading="released", origin="start"),
+            "tau(t) = 1 for t < 4, else max(1 + 1.2 - exp((t - 4) / (20 * 25)), 0.1)",
+        ),
+        (
+            ReverseAnnealed(start=0, reading="mirrored", alpha=0.5),
+            "tau(t, s) = min(0.1 - 1 + exp(t / min(25 + 0.5 s, 40000)), 1.2)",
+        ),
+    ],
+)
+def test_a_schedule_prints_as_its_formula(schedule, formula):
+    assert str(schedule) == formula
+
+
+@given(st.one_of(annealed, reversed_), st.integers(0, 3000), st.integers(0, 1000))
+def test_the_printed_formula_is_the_schedule(schedule, position, step):
+    """Evaluate the printed text itself: what a reader sees is what is sampled from."""
+    text = str(schedule).split(" = ", 1)[1]
+    before, _, curve = text.rpartition("else ")
+    curve = curve.replace(" s, ", " * s, ")
+    names = {"min": min, "max": max, "exp": lambda x: math.exp(min(x, 700)), "t": position, "s": step}
+    expected = 1.0 if before and position < schedule.start else eval(curve, {"__builtins__": {}}, names)
+    assert schedule.temperature(position, step) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Fixed(0), "tau must be greater than 0"),
+        (lambda: Fixed(math.nan), "tau must be a finite number"),
+        (lambda: Fixed(True), "tau must be a finite number"),
+        (lambda: Annealed(tau_min=0), "tau_min must be greater than 0"),
+        (lambda: Annealed(tau_min=1.3), "tau_max must be at least tau_min = 1.3"),
+        (lambda: Annealed(tau_max=math.inf), "tau_max must be a finite number"),
+        (lambda: Annealed(d0=0), "d0 must be greater than 0"),
+        (lambda: Annealed(d0="25"), "d0 must be a finite number, found '25'"),
+        (lambda: Annealed(d0=10**400), "d0 must be a finite number"),
+        (lambda: Annealed(alpha=-1), "alpha must be at least 0"),
+        (lambda: Annealed(d_max=20), "d_max must be at least d0 = 25"),
+        (lambda: Annealed(start=-1), "start must be an integer >= 0, found -1"),
+        (lambda: Annealed(start=1.5), "start must be an integer >= 0, found 1.5"),
+        (lambda: Annealed(reading="mirrored"), "reading must be one of printed, released, found 'mirrored'"),
+        (lambda: ReverseAnnealed(reading="released"), "reading must be one of printed, mirrored"),
+        (lambda: Annealed(origin="prompt"), "origin must be one of response, start"),
+        (lambda: Annealed().temperature(-1), "position must be at least 0, found -1"),
+        (lambda: Annealed().temperature(np.array([3, -2])), "position must be at least 0, found -2"),
+        (lambda: Annealed().temperature(0.5), "position must be integers >= 0"),
+        (lambda: Annealed().temperature(torch.tensor([1.0])), "position must be integers >= 0"),
+        (lambda: Annealed().temperature(0, step=-1), "step must be an integer >= 0, found -1"),
+        (lambda: Annealed().temperature(0, step=1.0), "step must be an integer >= 0, found 1.0"),
+        (lambda: Fixed(1).temperature(0, step=-1), "step must be an integer >= 0, found -1"),
+        (lambda: from_config({"kind": "annealed", "tau_mx": 1}), "schedule annealed: unknown key 'tau_mx'"),
+        (lambda: from_config({"kind": "cosine"}), "schedule kind: found 'cosine', allowed: fixed, annealed"),
+        (lambda: from_config({"tau": 1}), "schedule kind: found None"),
+        (lambda: from_config({"kind": "fixed"}), "the key 'tau' is missing"),
+        (lambda: from_config("fixed"), "a schedule is a mapping"),
+    ],
+)
+def test_bad_input_is_named(build, message):
+    with pytest.raises(ValueError) as error:
+        build()
+    assert message in str(error.value)
+
+
+def _fields(schedule):
+    data = schedule.to_dict()
+    del data["kind"]
+    return data

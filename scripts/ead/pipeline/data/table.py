@@ -1,0 +1,94 @@
+"""The table of real data sets, workflow/datasets.yaml: sources pinned by revision and checksum."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
+
+from ead.pipeline.config import REPOSITORY, ConfigurationError, Name, Strict, read_yaml, suggest, validate
+from ead.pipeline.data.adapters import ADAPTERS
+from ead.pipeline.data.prompts import PROMPTS
+
+TABLE = REPOSITORY / "workflow" / "datasets.yaml"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+
+
+def _one_of(known: dict) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in known:
+            raise ValueError(f"unknown name{suggest(name, known)}")
+        return name
+
+    return AfterValidator(check)
+
+
+AdapterName = Annotated[str, _one_of(ADAPTERS)]
+PromptName = Annotated[str, _one_of(PROMPTS)]
+
+
+class LocalSource(Strict):
+    """One file in the configured folder of local copies (``paths.real_data``)."""
+
+    file: str = Field(pattern=r"^[^/\\]+\.(jsonl|parquet)$", description="file name in that folder")
+    sha256: Sha256
+    origin: str = Field(min_length=1, description="where the copy was taken from")
+    rows: PositiveInt = Field(description="rows in the file; any other number is an error")
+    adapter: AdapterName = Field(description="file layout (ead.pipeline.data.adapters)")
+
+
+class HubSource(Strict):
+    """Files of a data set repository on its hub."""
+
+    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: Commit | None = Field(description="commit; null where none could be verified")
+    files: dict[str, Sha256 | None] = Field(
+        min_length=1, description="file -> SHA-256; null where it could not be verified"
+    )
+    rows: PositiveInt = Field(description="rows in all files together; any other number is an error")
+    adapter: AdapterName = Field(description="file layout (ead.pipeline.data.adapters)")
+
+
+class DatasetEntry(Strict):
+    """One data set of the table."""
+
+    title: str = Field(min_length=1)
+    licence: str = Field(min_length=1)
+    role: Literal["training", "evaluation"]
+    split: Literal["train", "test", "dev"]
+    ability: Literal["math", "multiple_choice"] = "math"
+    prompt: PromptName = Field(description="prompt template (ead.pipeline.data.prompts)")
+    unique: bool = Field(
+        description="keep one row of each problem, and none whose answers contradict each other"
+    )
+    on_bad_row: Literal["error", "drop"] = Field(
+        "error", description="a broken row ends the preparation, or is left out and counted"
+    )
+    max_problem_tokens: PositiveInt | None = Field(
+        None, description="leave out longer problems, counted by the configured tokenizer"
+    )
+    local: LocalSource | None = None
+    hub: HubSource | None = None
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> "DatasetEntry":
+        if self.local is None and self.hub is None:
+            raise ValueError("needs `local`, `hub` or both")
+        return self
+
+
+class _Table(Strict):
+    datasets: dict[Name, DatasetEntry]
+
+
+def load_datasets(path: Path = TABLE) -> dict[str, DatasetEntry]:
+    """Read and validate the table. Raises ``ConfigurationError`` naming every wrong key."""
+    return validate(_Table, {"datasets": read_yaml(Path(path))}, Path(path).name).datasets
+
+
+def find_dataset(name: str, table: dict[str, DatasetEntry]) -> DatasetEntry:
+    """Return the entry ``name``; an unknown name is a ``ConfigurationError`` with the nearest known one."""
+    if name not in table:
+        raise ConfigurationError(f"unknown data set {name!r}{suggest(name, table)}")
+    return table[name]

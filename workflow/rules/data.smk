@@ -1,0 +1,68 @@
+# Real data sets: prepared into the one schema, and compared with each other. docs/data.md describes them.
+
+import json
+
+from ead.pipeline.data.table import load_datasets
+
+try:
+    real_datasets = load_datasets()
+    for alias, definition in scale.datasets.items():
+        if isinstance(definition, RealData) and definition.source not in real_datasets:
+            raise ConfigurationError(
+                f"{configuration.scale}.yaml: datasets.{alias}.source: unknown data set "
+                f"{definition.source!r}{suggest(definition.source, real_datasets)}"
+            )
+except ConfigurationError as error:
+    raise WorkflowError(str(error)) from None
+
+
+def dataset_entry(wildcards):
+    """The data set's entry as a job's parameter: a change of it prepares this data set again, and no other."""
+    return real_datasets[wildcards.real_dataset].model_dump_json()
+
+
+rule prepare_dataset:
+    output:
+        data=f"{RESULTS}/data/{{real_dataset}}.parquet",
+        card=f"{RESULTS}/data/{{real_dataset}}.card.json",
+    wildcard_constraints:
+        real_dataset="|".join(real_datasets),
+    params:
+        entry=dataset_entry,
+        source=f"--real-data '{configuration.paths.real_data}'" if configuration.paths.real_data else "",
+    log:
+        f"{RESULTS}/logs/prepare_dataset/{{real_dataset}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/prepare_dataset/{{real_dataset}}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "{PYTHON:q} scripts/prepare_dataset.py"
+        " --dataset {wildcards.real_dataset:q}"
+        " {params.source}"
+        " --output {output.data:q}"
+        " --card {output.card:q}"
+        " > {log:q} 2>&1"
+
+
+rule check_contamination:
+    input:
+        training=f"{RESULTS}/data/{{training_dataset}}.parquet",
+        evaluation=f"{RESULTS}/data/{{evaluation_dataset}}.parquet",
+    output:
+        f"{RESULTS}/data/contamination/{{training_dataset}}~{{evaluation_dataset}}.json",
+    wildcard_constraints:
+        training_dataset="[^/~]+",
+        evaluation_dataset="[^/~]+",
+    log:
+        f"{RESULTS}/logs/check_contamination/{{training_dataset}}~{{evaluation_dataset}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/check_contamination/{{training_dataset}}~{{evaluation_dataset}}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "{PYTHON:q} scripts/check_contamination.py"
+        " --training {input.training:q}"
+        " --evaluation {input.evaluation:q}"
+        " --output {output:q}"
+        " > {log:q} 2>&1"

@@ -1,0 +1,29 @@
+# Exploratory Annealed Decoding: the whole paper, at the scale that config.yaml names.
+#
+#   snakemake            every experiment that config.yaml switches on, and the report's tables
+#   snakemake fig04      one figure, by name
+#   snakemake --profile slurm fig04
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/analyse.smk"
+include: "workflow/rules/figures.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        [figure_files(name) for name in configuration.experiments],
+        f"{RESULTS}/mlflow/ingested_{configuration.scale}.json",

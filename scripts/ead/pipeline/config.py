@@ -1,0 +1,474 @@
+"""The typed configuration: what a user edits, what a scale defines, what an experiment asks for.
+
+Four files are read and validated here before Snakemake builds its graph:
+
+- ``config.yaml``: the user's choices (:class:`Configuration`)
+- ``workflow/scales/{scale}.yaml``: models, data sets, samplers, algorithms, budgets (:class:`Scale`)
+- ``workflow/experiments.yaml``: figure -> grid of runs (:class:`Experiment`)
+- ``workflow/datasets.yaml``: real data sets (``ead.pipeline.data``)
+
+Everything is strict: an unknown key, a wrong type or a value out of range is an error that names the file,
+the key, what was found and what is allowed. ``workflow/schemas/`` holds the generated JSON schemas.
+"""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from ead import schedule
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+SCALES = ("mini", "cpu", "gpu1", "paper")
+
+# Names become folder names and wildcards, so they are kept to characters that need no quoting.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class ConfigurationError(ValueError):
+    """A configuration that cannot be used; the message has one line per problem."""
+
+
+class Strict(BaseModel):
+    """No unknown keys, no silent conversions from text, no changes after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _schedule(value: Any) -> dict[str, Any]:
+    return schedule.from_config(value).to_dict()
+
+
+# A schedule is stored as plain data with every default filled in, so that it can be hashed and written.
+ScheduleDict = Annotated[dict[str, Any], BeforeValidator(_schedule)]
+
+
+def _unique(values: list) -> list:
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise ValueError(f"holds {repeated[0]!r} more than once")
+    return values
+
+
+# --- config.yaml -------------------------------------------------------------------------------------------
+
+
+class Paths(Strict):
+    """Where things are read and written; relative paths start at the repository."""
+
+    results: str = Field("results", min_length=1, description="everything the rules produce")
+    reports: str = Field("reports", min_length=1, description="figures, tables and reports")
+    real_data: str | None = Field(
+        None, description="folder with local copies of the real data sets; null fetches them from their hub"
+    )
+
+
+class Tracking(Strict):
+    """MLflow. Files are the truth; MLflow is a view that can be rebuilt from them."""
+
+    uri: str | None = Field(
+        None, description="tracking server; null keeps a local store in {results}/mlflow (see `make mlflow`)"
+    )
+
+
+class Interpreters(Strict):
+    """Python of each environment when Snakemake runs without --sdm conda; null is the current one."""
+
+    cpu: str | None = Field(None, description="envs/cpu: the workflow and the in-process engine")
+    verl_cpu: str | None = Field(None, description="envs/verl-cpu: verl and vLLM on CPUs")
+    gpu: str | None = Field(None, description="envs/gpu: verl and vLLM on GPUs")
+
+
+class Configuration(Strict):
+    """What a user edits (config.yaml)."""
+
+    scale: Literal[SCALES] = Field(
+        "cpu",
+        description="mini (tests, a minute), cpu (a laptop), gpu1 (one 80 GB GPU), paper (8 GPUs per run)",
+    )
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], AfterValidator(_unique)] = Field(
+        [0], min_length=1, description="one training per cell and seed; adding a seed reuses what ran"
+    )
+    root_seed: int = Field(
+        2025, ge=0, description="every random stream of the project is derived from this number"
+    )
+    experiments: Annotated[list[Name], AfterValidator(_unique)] = Field(
+        ["fig04"], description="entries of workflow/experiments.yaml that `all` makes"
+    )
+    paths: Paths = Paths()
+    tracking: Tracking = Tracking()
+    interpreters: Interpreters = Interpreters()
+
+
+# --- workflow/scales/*.yaml --------------------------------------------------------------------------------
+
+
+class CountdownData(Strict):
+    """Problems of the synthetic task (``ead.pipeline.countdown``); train and test never share one."""
+
+    kind: Literal["countdown"]
+    numbers: Literal[3, 4] = Field(description="how many numbers a problem gives")
+    split: Literal["train", "test"]
+    test_share: Share = Field(0.2, description="share of all problems that are held out")
+    limit: PositiveInt | None = Field(None, description="keep this many problems; null keeps all")
+
+
+class RealData(Strict):
+    """A real data set: an entry of workflow/datasets.yaml."""
+
+    kind: Literal["real"]
+    source: Name = Field(description="name in workflow/datasets.yaml")
+    limit: PositiveInt | None = Field(None, description="use the first so many problems; null uses all")
+
+
+class WarmStartModel(Strict):
+    """A Llama-class model trained from scratch on demonstrations (``ead.pipeline.warmstart``)."""
+
+    kind: Literal["warm_start"]
+    hidden_size: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    mlp_size: PositiveInt
+    max_positions: PositiveInt = 512
+    dataset: Name = Field(description="problems whose demonstrations it learns from")
+    steps: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    warmup_steps: PositiveInt
+    skill: Share = Field(0.5, description="probability that an attempt of the demonstrator succeeds")
+    surrender: Share = Field(0.5, description="probability of giving up after a failed attempt")
+    max_attempts: PositiveInt = 4
+
+
+class PretrainedModel(Strict):
+    """A published model: an entry of the table in ``ead.pipeline.pretrained``."""
+
+    kind: Literal["pretrained"]
+    source: str = Field(min_length=1, description="its name there, or on its hub")
+
+
+class Importance(Strict):
+    """Truncated importance sampling (paper, appendix B.2; D03, D04)."""
+
+    level: Literal["token", "sequence"] = "token"
+    cap: PositiveFloat = Field(2.0, description="epsilon; the paper gives no value (D03)")
+
+
+class Sampler(Strict):
+    """How training rollouts are drawn, and how the trainer accounts for it."""
+
+    schedule: ScheduleDict
+    importance: Importance | None = Field(None, description="null trains without correction")
+    logprob_temperature: Literal["one", "sampling"] = Field(
+        "one", description="divide the trainer's logits by the sampling temperature, or not (D15)"
+    )
+
+
+class Algorithm(Strict):
+    """Policy-gradient loss; the advantage is always the group's standardised reward (D11, D13)."""
+
+    loss: Literal["clip", "clip_cov", "kl_cov"] = "clip"
+    clip_low: PositiveFloat = 0.2
+    clip_high: PositiveFloat = 0.2
+    dual_clip: PositiveFloat | None = None
+    aggregation: Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean"] = "token-mean"
+    kl_coefficient: Annotated[float, Field(ge=0)] = Field(0.0, description="penalty to the reference policy")
+
+
+class Training(Strict):
+    """Budget and optimiser of one run."""
+
+    dataset: Name
+    steps: PositiveInt
+    prompts: PositiveInt = Field(description="prompts per step; each gets n rollouts")
+    mini_batch_prompts: PositiveInt = Field(description="prompts per optimiser step")
+    micro_batch_tokens: PositiveInt = Field(description="tokens per forward pass, padding included")
+    max_new_tokens: PositiveInt
+    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.99)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    decay: Literal["constant", "linear"] = "constant"
+    gradient_clip: PositiveFloat = 1.0
+    checkpoint_every: PositiveInt = Field(description="steps between checkpoints that are evaluated")
+    verifier_timeout_s: PositiveFloat = 10.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Training":
+        if self.prompts % self.mini_batch_prompts:
+            raise ValueError(
+                f"prompts ({self.prompts}) must be a multiple of mini_batch_prompts ({self.mini_batch_prompts})"
+            )
+        if self.steps % self.checkpoint_every:
+            raise ValueError(
+                f"steps ({self.steps}) must be a multiple of checkpoint_every ({self.checkpoint_every})"
+            )
+        return self
+
+    @property
+    def checkpoints(self) -> list[int]:
+        return list(range(self.checkpoint_every, self.steps + 1, self.checkpoint_every))
+
+
+class Decoder(Strict):
+    """How evaluation samples are drawn, whatever the training sampler was (D06)."""
+
+    schedule: ScheduleDict | None = Field(description="null is greedy decoding")
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    label: str = Field(min_length=1, description="its name in figures and tables")
+
+
+class Evaluation(Strict):
+    """Which samples are drawn from every checkpoint."""
+
+    dataset: Name
+    samples: PositiveInt = Field(16, description="responses per problem")
+    max_new_tokens: PositiveInt
+    decoders: list[Name] = Field(min_length=1, description="keys of the scale's decoders")
+    verifier_timeout_s: PositiveFloat = 10.0
+
+
+class RealLanguageModel(Evaluation):
+    """The same evaluation with a published language model on real problems."""
+
+    model: Name
+
+
+class Scale(Strict):
+    """One budget for the whole paper: every name an experiment uses is defined here."""
+
+    engine: Literal["inprocess", "verl"]
+    description: str
+    datasets: dict[Name, Annotated[CountdownData | RealData, Field(discriminator="kind")]]
+    models: dict[Name, Annotated[WarmStartModel | PretrainedModel, Field(discriminator="kind")]]
+    roles: dict[Name, Name] = Field(description="role in workflow/experiments.yaml -> model")
+    samplers: dict[Name, Sampler]
+    algorithms: dict[Name, Algorithm]
+    rollouts: PositiveInt = Field(description="rollouts per prompt where an experiment does not say")
+    learning_rates: dict[int, PositiveFloat] = Field(description="rollouts per prompt -> learning rate")
+    training: Training
+    decoders: dict[Name, Decoder]
+    evaluation: Evaluation
+    real_lm: RealLanguageModel | None = None
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Scale":
+        def known(kind: str, name: str, where: str, table: Mapping) -> None:
+            if name not in table:
+                raise ValueError(f"{where}: unknown {kind} {name!r}{suggest(name, table)}")
+
+        for role, model in self.roles.items():
+            known("model", model, f"roles.{role}", self.models)
+        for name, model in self.models.items():
+            if isinstance(model, WarmStartModel):
+                known("dataset", model.dataset, f"models.{name}.dataset", self.datasets)
+                if not isinstance(self.datasets[model.dataset], CountdownData):
+                    raise ValueError(
+                        f"models.{name}.dataset: demonstrations exist for countdown problems only"
+                    )
+        known("dataset", self.training.dataset, "training.dataset", self.datasets)
+        for where, evaluation in (("evaluation", self.evaluation), ("real_lm", self.real_lm)):
+            if evaluation is None:
+                continue
+            known("dataset", evaluation.dataset, f"{where}.dataset", self.datasets)
+            for decoder in evaluation.decoders:
+                known("decoder", decoder, f"{where}.decoders", self.decoders)
+        if self.real_lm is not None:
+            known("model", self.real_lm.model, "real_lm.model", self.models)
+        if self.rollouts not in self.learning_rates:
+            raise ValueError(f"learning_rates: no learning rate for rollouts = {self.rollouts}")
+        return self
+
+
+# --- workflow/experiments.yaml -----------------------------------------------------------------------------
+
+
+class Grid(Strict):
+    """Every combination of these is one cell."""
+
+    role: list[Name] = Field(min_length=1, description="roles that the scale maps to models")
+    algorithm: list[Name] = Field(min_length=1)
+    sampler: list[Name] = Field(min_length=1)
+    rollouts: list[PositiveInt | None] = Field(
+        [None], min_length=1, description="null is the scale's default"
+    )
+
+
+class Experiment(Strict):
+    """One figure and the runs it needs."""
+
+    title: str
+    section: str = Field(description="where the paper shows it")
+    group: Name = Field(description="MLflow experiment that holds its runs")
+    analysis: Literal["training_curves"]
+    runs: list[Grid] = Field(min_length=1)
+    metrics: list[Name] = Field(min_length=1, description="panels of the figure")
+
+
+class Experiments(Strict):
+    """workflow/experiments.yaml."""
+
+    experiments: dict[Name, Experiment]
+
+
+# --- reading -----------------------------------------------------------------------------------------------
+
+
+def suggest(name: str, known: Mapping | list) -> str:
+    """Return the end of an error message: the nearest known name, and all of them."""
+    near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{hint}; known: {', '.join(map(str, known))}"
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML lets a repeated key win silently; here it is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        repeated = [key for key in keys if keys.count(key) > 1]
+        if repeated:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {repeated[0]!r} appears twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in ``path``; a repeated key or anything but a mapping is an error."""
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{path}: expected a mapping, found {type(values).__name__}")
+    return values
+
+
+def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``override`` laid over it, mapping by mapping; lists and values are replaced."""
+    merged = dict(base)
+    for key, value in override.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def validate(model: type[BaseModel], values: Any, source: str) -> Any:
+    """Return ``values`` as ``model``.
+
+    Raises ConfigurationError with one line per problem: the source, the key, what was found and what is allowed.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(model, problem, source) for problem in error.errors()]
+        raise ConfigurationError("\n".join(lines)) from None
+
+
+def _explain(model: type[BaseModel], problem: Mapping[str, Any], source: str) -> str:
+    # pydantic adds the discriminator's value to the location of a union member; it is no key of the file.
+    location = [
+        part for part in problem["loc"] if part not in ("countdown", "real", "warm_start", "pretrained")
+    ]
+    key = ".".join(map(str, location)) or "(top level)"
+    if problem["type"] == "extra_forbidden":
+        return f"{source}: unknown key {key!r}{suggest(location[-1], _keys_at(model, location[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{source}: the key {key!r} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(problem["input"], (dict, BaseModel)) else f", found {problem['input']!r}"
+    return f"{source}: {key}: {message}{found}"
+
+
+def _keys_at(model: type[BaseModel], location: list) -> list[str]:
+    """The keys that ``model`` allows at ``location``, for the hint of an error message."""
+    schema = model.model_json_schema()
+    definitions = schema.get("$defs", {})
+
+    def alternatives(node: dict) -> list[dict]:
+        if "$ref" in node:
+            return alternatives(definitions[node["$ref"].rsplit("/", 1)[-1]])
+        options = node.get("anyOf", []) + node.get("oneOf", []) + node.get("allOf", [])
+        return [node] + [deeper for option in options for deeper in alternatives(option)]
+
+    nodes = alternatives(schema)
+    for part in location:
+        steps = []
+        for node in nodes:
+            if isinstance(part, int):
+                steps += alternatives(node["items"]) if isinstance(node.get("items"), dict) else []
+            elif part in node.get("properties", {}):
+                steps += alternatives(node["properties"][part])
+            elif isinstance(node.get("additionalProperties"), dict):
+                steps += alternatives(node["additionalProperties"])
+            else:  # a name table: the schema may describe its values by pattern
+                for values in node.get("patternProperties", {}).values():
+                    steps += alternatives(values)
+        nodes = steps
+    return sorted({key for node in nodes for key in node.get("properties", {})})
+
+
+def load_configuration(values: Mapping[str, Any], source: str = "config.yaml") -> Configuration:
+    """Validate the user's choices, for instance Snakemake's merged ``config``."""
+    return validate(Configuration, dict(values), source)
+
+
+def load_scale(name: str, folder: Path = REPOSITORY / "workflow" / "scales") -> Scale:
+    """Read ``{folder}/{name}.yaml``; its ``extends`` names a scale whose values it overrides."""
+    path = folder / f"{name}.yaml"
+    values = read_yaml(path)
+    if "extends" in values:
+        base = values.pop("extends")
+        values = merge(read_yaml(folder / f"{base}.yaml"), values)
+    return validate(Scale, values, f"{folder.name}/{path.name}")
+
+
+def load_experiments(path: Path = REPOSITORY / "workflow" / "experiments.yaml") -> dict[str, Experiment]:
+    """Read figure -> :class:`Experiment`."""
+    return validate(Experiments, {"experiments": read_yaml(path)}, path.name).experiments
+
+
+# --- generated files ---------------------------------------------------------------------------------------
+
+
+def render_configuration(values: Mapping[str, Any] | None = None) -> str:
+    """Return config.yaml with ``values`` (by default the defaults), each key with its description as a comment."""
+    model = Configuration.model_validate(dict(values or {}))
+    header = "# What you edit. `make config` rewrites this file from the typed model and keeps your values.\n"
+    return header + "".join(_render(model, indent=0))
+
+
+def _render(model: BaseModel, indent: int) -> list[str]:
+    lines = []
+    margin = "  " * indent
+    for key, field in type(model).model_fields.items():
+        value = getattr(model, key)
+        if isinstance(value, BaseModel):
+            about = (type(value).__doc__ or "").strip().splitlines()[0]
+            lines += [f"\n{margin}# {about}\n", f"{margin}{key}:\n", *_render(value, indent + 1)]
+        else:
+            text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+            lines += [f"{margin}{key}: {text}  # {field.description}\n"]
+    return lines
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """Return the JSON schemas of the files a person writes, by file name in workflow/schemas/."""
+    models = {"config": Configuration, "scale": Scale, "experiments": Experiments}
+    return {f"{name}.schema.json": model.model_json_schema() for name, model in models.items()}

@@ -1,0 +1,188 @@
+"""Draw and grade evaluation samples from checkpoints: every checkpoint x every decoder.
+
+A sample file holds one row per response. It carries the identity of what it was made from, so that a repeated
+evaluation makes only what is missing: a new decoder or checkpoint does not redraw the others.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ead import schedule, seeds
+from ead.pipeline import policy
+from ead.pipeline.config import Decoder, Name, Strict
+from ead.pipeline.data import read_dataset
+from ead.pipeline.files import atomic_path, sha256_of_file
+from ead.pipeline.generate import generate
+from ead.pipeline.progress import Progress
+from ead.pipeline.rewards import Grader, Problem, problems_of
+from ead.pipeline.runs import digest
+
+log = logging.getLogger(__name__)
+
+_IDENTITY = b"ead.identity"
+SAMPLE_COLUMNS = {
+    "problem": "problem id",
+    "sample": "index of the response to this problem, from 0",
+    "response": "text, special tokens left out",
+    "extracted": "answer as the verifier read it; null where there is none",
+    "vote": "what it counts for in Majority@k; null where there is no answer",
+    "correct": "the verdict",
+    "status": "ok, no_answer, timeout or error",
+    "tokens": "length of the response, the end-of-sequence token included",
+    "finished": "false where the token limit cut the response",
+}
+
+
+class EvaluationRequest(Strict):
+    """What to draw from every checkpoint; plain data, so that a rule can carry it."""
+
+    dataset: Name
+    limit: int | None = None
+    samples: int
+    max_new_tokens: int
+    decoders: dict[Name, Decoder]
+    verifier_timeout_s: float
+    root_seed: int
+
+
+def evaluate(
+    request: EvaluationRequest,
+    checkpoints: Mapping[int, Path],
+    dataset: Path,
+    output: Path,
+    *,
+    label: str,
+    progress: Path | None,
+    workers: int,
+) -> list[dict]:
+    """Evaluate ``checkpoints`` (step -> model folder); return one record per sample file, for the manifest."""
+    problems = problems_of(read_dataset(dataset))[: request.limit]
+    dataset_sha = sha256_of_file(dataset)
+    records = []
+    files = len(checkpoints) * len(request.decoders)
+    with (
+        Grader(timeout_s=request.verifier_timeout_s, workers=workers) as grader,
+        Progress(progress, label, files * len(problems), "problem") as bar,
+    ):
+        for step, folder in checkpoints.items():
+            loaded = None
+            checkpoint_sha = sha256_of_file(folder / "model.safetensors")
+            for name, decoder in request.decoders.items():
+                path = output / f"step_{step}" / name / f"{request.dataset}.parquet"
+                identity = digest(
+                    {
+                        "checkpoint": checkpoint_sha,
+                        "dataset": dataset_sha,
+                        "decoder": decoder.model_dump(mode="json", exclude={"label"}),
+                        "request": request.model_dump(mode="json", exclude={"decoders"}),
+                        "stream": name,
+                    }
+                )
+                if stored_identity(path) != identity:
+                    loaded = loaded or policy.load(folder)
+                    done = len(records) * len(problems)
+                    frame = _sample(request, name, decoder, problems, *loaded, grader, bar, done)
+                    _write(frame, path, identity)
+                records.append(_record(path, output, step, name, request.dataset))
+                bar.update(len(records) * len(problems), f"step {step}, decoder {name}")
+    return records
+
+
+def stored_identity(path: Path) -> str | None:
+    """Return the identity a sample file was written with; None where there is no readable file."""
+    try:
+        metadata = pq.read_schema(path).metadata
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
+    return metadata.get(_IDENTITY, b"").decode() or None
+
+
+def _sample(request, name, decoder, problems, model, tokenizer, grader, bar, done) -> pd.DataFrame:
+    """Draw ``request.samples`` responses per problem with one decoder and grade them."""
+    greedy = decoder.schedule is None
+    # Greedy samples of one problem are all the same, so one is drawn and its row repeated.
+    samples = 1 if greedy else request.samples
+    parts = []
+    per_chunk = max(1, 1024 // samples)
+    for first in range(0, len(problems), per_chunk):
+        chunk = problems[first : first + per_chunk]
+        rollouts = generate(
+            model,
+            policy.encode(chunk, tokenizer),
+            None if greedy else schedule.from_config(decoder.schedule),
+            samples=samples,
+            max_new_tokens=request.max_new_tokens,
+            generator=seeds.torch_generator(request.root_seed, "evaluate", request.dataset, name, first),
+            top_p=decoder.top_p,
+        )
+        asked: list[Problem] = [problem for problem in chunk for _ in range(samples)]
+        responses = policy.decode(rollouts.tokens, rollouts.mask, tokenizer)
+        verdicts = grader.grade(asked, responses, rollouts.finished.tolist())
+        parts.append(
+            pd.DataFrame(
+                {
+                    "problem": [problem.id for problem in asked],
+                    "sample": [index % samples for index in range(len(asked))],
+                    "response": responses,
+                    "extracted": [verdict.extracted for verdict in verdicts],
+                    "vote": [verdict.canonical for verdict in verdicts],
+                    "correct": [verdict.correct for verdict in verdicts],
+                    "status": [verdict.status for verdict in verdicts],
+                    "tokens": rollouts.lengths.tolist(),
+                    "finished": rollouts.finished.tolist(),
+                }
+            )
+        )
+        bar.update(done + first + len(chunk), f"decoder {name}")
+    frame = pd.concat(parts, ignore_index=True)
+    if greedy:
+        frame = frame.loc[frame.index.repeat(request.samples)].reset_index(drop=True)
+        frame["sample"] = frame.index % request.samples
+    return frame[list(SAMPLE_COLUMNS)]
+
+
+def _write(frame: pd.DataFrame, path: Path, identity: str) -> None:
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), _IDENTITY: identity.encode()})
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def _record(path: Path, output: Path, step: int, decoder: str, dataset: str) -> dict:
+    """What the manifest says of one sample file: counts that a health check needs, and its checksum."""
+    frame = pd.read_parquet(path, columns=["correct", "status", "finished"])
+    return {
+        "step": step,
+        "decoder": decoder,
+        "dataset": dataset,
+        "file": str(path.relative_to(output)),
+        "sha256": sha256_of_file(path),
+        "responses": len(frame),
+        "correct": int(frame["correct"].sum()),
+        "truncated": int((~frame["finished"]).sum()),
+        "statuses": json.loads(frame["status"].value_counts().sort_index().to_json()),
+    }
+
+
+def read_samples(manifest: Path) -> pd.DataFrame:
+    """Return all samples of an evaluation with columns ``step`` and ``decoder`` added.
+
+    Raises ValueError naming the file if one is missing or is not the one the manifest describes.
+    """
+    description = json.loads(manifest.read_text(encoding="utf-8"))
+    parts = []
+    for record in description["files"]:
+        path = manifest.parent / record["file"]
+        if not path.exists() or sha256_of_file(path) != record["sha256"]:
+            raise ValueError(
+                f"{path}: missing or changed since {manifest} was written; delete the manifest to evaluate again"
+            )
+        frame = pd.read_parquet(path)
+        parts.append(frame.assign(step=record["step"], decoder=record["decoder"]))
+    return pd.concat(parts, ignore_index=True)

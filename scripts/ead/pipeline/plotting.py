@@ -1,0 +1,154 @@
+"""One visual language for every figure: a sampler has the same colour, mark and name everywhere."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from ead.pipeline.files import atomic_path
+
+# Okabe and Ito's colours, told apart with every common form of colour blindness; marks and dashes repeat
+# the distinction for print without colour. Fixed temperatures go from cold blue to hot vermilion.
+SAMPLER_STYLES: Mapping[str, dict] = {
+    "tau0.6": {"label": "τ = 0.6", "color": "#0072B2", "marker": "v", "dashes": (1, 1)},
+    "tau1.0": {"label": "τ = 1.0", "color": "#56B4E9", "marker": "s", "dashes": (3, 1)},
+    "tau1.2": {"label": "τ = 1.2", "color": "#E69F00", "marker": "^", "dashes": (5, 1, 1, 1)},
+    "ead": {"label": "EAD", "color": "#D55E00", "marker": "o", "dashes": ()},
+    "ead_tis": {"label": "EAD + TIS", "color": "#009E73", "marker": "D", "dashes": ()},
+}
+METRIC_LABELS = {
+    "pass_at_1": "Pass@1 (%)",
+    "pass_at_16": "Pass@16 (%)",
+    "worst_at_16": "Worst@16 (%)",
+}
+PRINT_WIDTH = 6.75  # inches: the text width of the paper
+
+
+def set_style() -> None:
+    """Type sizes for a figure printed at its own size; call before drawing."""
+    sns.set_theme(context="paper", style="ticks", font="DejaVu Sans")
+    plt.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "savefig.dpi": 200,
+            "font.size": 8,
+            "axes.labelsize": 8,
+            "axes.titlesize": 8.5,
+            "xtick.labelsize": 7.5,
+            "ytick.labelsize": 7.5,
+            "legend.fontsize": 7.5,
+            "axes.grid": True,
+            "grid.color": "#e6e6e6",
+            "grid.linewidth": 0.6,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "pdf.fonttype": 42,
+            "svg.hashsalt": "ead",
+        }
+    )
+
+
+def training_curves(
+    estimates: pd.DataFrame, metric_names: Sequence[str], decoder_labels: Mapping[str, str], title: str
+) -> Figure:
+    """Draw estimates by training step with their intervals: a row per metric, a column per decoder (and model)."""
+    set_style()
+    columns = list(estimates[["model", "decoder"]].drop_duplicates().itertuples(index=False, name=None))
+    models = estimates["model"].nunique()
+    figure, axes = plt.subplots(
+        len(metric_names),
+        len(columns),
+        figsize=(PRINT_WIDTH, 0.9 + 2.05 * len(metric_names)),
+        sharex=True,
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+    )
+    for column, (model, decoder) in enumerate(columns):
+        for row, metric in enumerate(metric_names):
+            panel = axes[row, column]
+            chosen = (
+                (estimates["model"] == model)
+                & (estimates["decoder"] == decoder)
+                & (estimates["metric"] == metric)
+            )
+            for sampler, curve in _in_style_order(estimates[chosen]):
+                _draw_curve(panel, curve, SAMPLER_STYLES[sampler])
+            panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+            if column == 0:
+                panel.set_ylabel(METRIC_LABELS[metric])
+            if row == 0:
+                prefix = f"{model}; " if models > 1 else ""
+                panel.set_title(f"{prefix}evaluated at {decoder_labels[decoder]}")
+            if row == len(metric_names) - 1:
+                panel.set_xlabel("training step")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=len(labels),
+        frameon=False,
+        title="training sampler",
+    )
+    figure.suptitle(f"{title}\n{_sample_sizes(estimates)}", fontsize=8.5, x=0.01, ha="left")
+    return figure
+
+
+def _in_style_order(frame: pd.DataFrame):
+    found = set(frame["sampler"])
+    unknown = found - SAMPLER_STYLES.keys()
+    if unknown:
+        raise ValueError(
+            f"no style for sampler {sorted(unknown)[0]!r}: add it to SAMPLER_STYLES in ead/pipeline/plotting.py"
+        )
+    for sampler in SAMPLER_STYLES:
+        if sampler in found:
+            yield sampler, frame[frame["sampler"] == sampler].sort_values("step")
+
+
+def _draw_curve(panel, curve: pd.DataFrame, style: Mapping) -> None:
+    panel.fill_between(
+        curve["step"], curve["low"], curve["high"], color=style["color"], alpha=0.13, linewidth=0
+    )
+    (line,) = panel.plot(
+        curve["step"],
+        curve["value"],
+        label=style["label"],
+        color=style["color"],
+        marker=style["marker"],
+        markersize=3.6,
+        linewidth=1.4,
+    )
+    if style["dashes"]:
+        line.set_dashes(style["dashes"])
+
+
+def _sample_sizes(estimates: pd.DataFrame) -> str:
+    """The line every figure carries: how much data, and what the band means."""
+    trained = estimates[estimates["step"] > 0]
+    seeds = int(trained["seeds"].min())
+    over = "problems" if seeds == 1 else "seeds and problems"
+    return (
+        f"{seeds} training seed{'s' if seeds > 1 else ''}, {int(estimates['problems'].min())} problems x "
+        f"{int(estimates['samples'].min())} samples; bands: 95% bootstrap intervals over {over}"
+    )
+
+
+def save(figure: Figure, drawn: pd.DataFrame, pdf: Path, png: Path, csv: Path) -> None:
+    """Write the figure as PDF and PNG, and what it draws as CSV; the same data give the same bytes."""
+    with atomic_path(pdf) as temporary:
+        figure.savefig(temporary, metadata={"CreationDate": None})
+    with atomic_path(png) as temporary:
+        figure.savefig(temporary)
+    with atomic_path(csv) as temporary:
+        drawn.to_csv(temporary, index=False, float_format="%.6g")
+    plt.close(figure)

@@ -1,0 +1,301 @@
+"""The run table: from experiments to resolved run configurations, and the folders a run lives in.
+
+A run is one row. Its readable name is its Snakemake wildcard
+(``model~…/algorithm~…/sampler~…/n~…/seed~…``), so two figures that need the same run share it. Its hash covers
+everything that its numbers depend on, and keys the trainer's private state: a changed configuration never
+resumes old weights, an interrupted run never starts over.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import pandas as pd
+import yaml
+
+from ead.pipeline import records
+from ead.pipeline.config import (
+    REPOSITORY,
+    Algorithm,
+    Configuration,
+    ConfigurationError,
+    CountdownData,
+    Experiment,
+    Name,
+    PretrainedModel,
+    RealData,
+    Sampler,
+    Scale,
+    Strict,
+    Training,
+    WarmStartModel,
+    load_experiments,
+    load_scale,
+    suggest,
+    validate,
+)
+from ead.pipeline.files import atomic_directory, sha256_of_file, write_json, write_parquet, write_text
+
+AXES = ("model", "algorithm", "sampler", "n", "seed")
+NAME_PATTERN = "/".join(f"{axis}~[^/]+" for axis in AXES)
+
+
+class RunConfiguration(Strict):
+    """One resolved training run: everything its numbers depend on, and nothing else."""
+
+    engine: Literal["inprocess", "verl"]
+    model: Name
+    algorithm: Name
+    sampler: Name
+    n: int
+    seed: int
+    root_seed: int
+    learning_rate: float
+    model_definition: WarmStartModel | PretrainedModel
+    # The data set that a warm start learnt from is part of what the model is.
+    model_dataset: CountdownData | None
+    dataset_definition: CountdownData | RealData
+    sampler_definition: Sampler
+    algorithm_definition: Algorithm
+    training: Training
+
+    @property
+    def name(self) -> str:
+        return "/".join(f"{axis}~{getattr(self, axis)}" for axis in AXES)
+
+    @property
+    def cell(self) -> str:
+        """The name without its seed: what figures average over."""
+        return self.name.rpartition("/")[0]
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits of the SHA-256 of the canonical JSON form."""
+        return digest(self.model_dump(mode="json"))
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the run under the paper's names, for logs and MLflow."""
+        sampler, algorithm = self.sampler_definition, self.algorithm_definition
+        schedule = {k: v for k, v in sampler.schedule.items() if k != "kind"}
+        return {
+            "model": self.model,
+            "algorithm": self.algorithm,
+            "sampler": self.sampler,
+            "n": self.n,
+            "seed": self.seed,
+            "learning_rate": self.learning_rate,
+            "batch_size": self.training.prompts,
+            "mini_batch_size": self.training.mini_batch_prompts,
+            "max_response_length": self.training.max_new_tokens,
+            "steps": self.training.steps,
+            "dataset": self.training.dataset,
+            "schedule": sampler.schedule["kind"],
+            **schedule,
+            "tis": sampler.importance.model_dump() if sampler.importance else "off",
+            "logprob_temperature": sampler.logprob_temperature,
+            **algorithm.model_dump(exclude_none=True),
+            "root_seed": self.root_seed,
+            "engine": self.engine,
+        }
+
+    def to_json(self) -> str:
+        return canonical(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunConfiguration":
+        return cls.model_validate_json(text)
+
+
+def canonical(value: Any) -> str:
+    """One text per value: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+
+
+def resolve(
+    configuration: Configuration,
+    scale: Scale,
+    *,
+    role: str,
+    algorithm: str,
+    sampler: str,
+    rollouts: int | None,
+    seed: int,
+) -> RunConfiguration:
+    """Resolve one row against the scale.
+
+    Raises ConfigurationError naming the unknown role, algorithm or sampler, or the missing learning rate.
+    """
+    for kind, name, table in (
+        ("role", role, scale.roles),
+        ("algorithm", algorithm, scale.algorithms),
+        ("sampler", sampler, scale.samplers),
+    ):
+        if name not in table:
+            raise ConfigurationError(
+                f"experiments.yaml: unknown {kind} {name!r} at this scale{suggest(name, table)}"
+            )
+    n = rollouts or scale.rollouts
+    if n not in scale.learning_rates:
+        raise ConfigurationError(f"learning_rates: no learning rate for {n} rollouts per prompt")
+    model = scale.roles[role]
+    definition = scale.models[model]
+    values = {
+        "engine": scale.engine,
+        "model": model,
+        "algorithm": algorithm,
+        "sampler": sampler,
+        "n": n,
+        "seed": seed,
+        "root_seed": configuration.root_seed,
+        "learning_rate": scale.learning_rates[n],
+        "model_definition": definition,
+        "model_dataset": scale.datasets[definition.dataset]
+        if isinstance(definition, WarmStartModel)
+        else None,
+        "dataset_definition": scale.datasets[scale.training.dataset],
+        "sampler_definition": scale.samplers[sampler],
+        "algorithm_definition": scale.algorithms[algorithm],
+        "training": scale.training,
+    }
+    return validate(RunConfiguration, values, "run")
+
+
+def expand(configuration: Configuration, scale: Scale, experiment: Experiment) -> dict[str, RunConfiguration]:
+    """Return the runs of one experiment by name, one per cell and seed."""
+    runs = {}
+    for grid in experiment.runs:
+        for role in grid.role:
+            for algorithm in grid.algorithm:
+                for sampler in grid.sampler:
+                    for rollouts in grid.rollouts:
+                        for seed in configuration.seeds:
+                            run = resolve(
+                                configuration,
+                                scale,
+                                role=role,
+                                algorithm=algorithm,
+                                sampler=sampler,
+                                rollouts=rollouts,
+                                seed=seed,
+                            )
+                            runs[run.name] = run
+    return runs
+
+
+def figures_of(run: RunConfiguration, scale_name: str) -> dict[str, Experiment]:
+    """Return the experiments of workflow/experiments.yaml that show ``run``, in the order of the file."""
+    configuration = Configuration(scale=scale_name, seeds=[run.seed], root_seed=run.root_seed)
+    scale = load_scale(scale_name)
+    return {
+        name: experiment
+        for name, experiment in load_experiments().items()
+        if run.name in expand(configuration, scale, experiment)
+    }
+
+
+class TrainingResult(Protocol):
+    """What an engine returns."""
+
+    status: str
+    steps: int
+    checkpoints: list[int]
+
+
+def mark_started(state: Path) -> float:
+    """Return when this run first started, in Unix seconds; a resumed run keeps its first start."""
+    path = state / "started.json"
+    if not path.exists():
+        write_json(path, time.time())
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def publish(
+    run: RunConfiguration,
+    state: Path,
+    output: Path,
+    result: TrainingResult,
+    *,
+    started: float,
+    tracking: Mapping[str, Any],
+) -> None:
+    """Make the run folder from the trainer's state; the manifest comes last.
+
+    Checkpoints are linked, not moved: the state stays whole, so that publishing again after a kill in between
+    gives the same folder.
+    """
+    metrics = _read_table(state / "metrics.jsonl")
+    timings = _read_table(state / "timings.jsonl")
+    write_parquet(metrics, output / "metrics.parquet")
+    write_parquet(timings, output / "timings.parquet")
+    write_text(output / "config.yaml", yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))
+    for step in result.checkpoints:
+        with atomic_directory(output / "checkpoints" / f"step_{step}") as folder:
+            for file in (state / "checkpoints" / f"step_{step}").iterdir():
+                _link(file, folder / file.name)
+    write_json(
+        output / "manifest.json",
+        {
+            "run": run.name,
+            "cell": run.cell,
+            "configuration_hash": run.hash,
+            "status": result.status,
+            "steps": result.steps,
+            "checkpoints": result.checkpoints,
+            "code": code_version(),
+            "started": started,
+            "ended": time.time(),
+            "metrics_sha256": sha256_of_file(output / "metrics.parquet"),
+            "tracking": dict(tracking),
+        },
+    )
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    return pd.DataFrame(list(records.read(path)))
+
+
+def _link(source: Path, target: Path) -> None:
+    """Hard link, or copy where the file system of the two differs."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP):
+            raise
+        shutil.copy2(source, target)
+
+
+@cache
+def code_version() -> dict[str, str | bool]:
+    """Return the commit of the checkout and whether tracked files differ from it; recorded, never hashed."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    commit = git("rev-parse", "HEAD")
+    return {
+        "commit": commit or "unknown",
+        "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
+    }
+
+
+def table(runs: Mapping[str, RunConfiguration]) -> list[dict[str, Any]]:
+    """Return the runs as rows of a table: their axes, learning rate and hash."""
+    return [
+        {**{axis: getattr(run, axis) for axis in AXES}, "learning_rate": run.learning_rate, "hash": run.hash}
+        for run in runs.values()
+    ]

@@ -1,0 +1,62 @@
+"""Evaluate the checkpoints of a run, or a model: sample, grade, keep every response."""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from ead.pipeline.evaluate import EvaluationRequest, evaluate
+from ead.pipeline.files import sha256_of_file, write_json
+from ead.pipeline.runs import code_version
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--subject", required=True, help="name of the run or model")
+    parser.add_argument("--request", required=True, help="JSON of ead.pipeline.evaluate.EvaluationRequest")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--run", type=Path, help="manifest of a finished run: all its checkpoints are evaluated"
+    )
+    source.add_argument("--model", type=Path, help="manifest of a model: it is evaluated as step 0")
+    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="manifest; samples are written beside it")
+    parser.add_argument("--progress", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    torch.set_num_threads(arguments.threads)
+    transformers_logging.disable_progress_bar()
+    request = EvaluationRequest.model_validate_json(arguments.request)
+    if arguments.run is None:
+        checkpoints = {0: arguments.model.parent}
+    else:
+        steps = json.loads(arguments.run.read_text(encoding="utf-8"))["checkpoints"]
+        checkpoints = {step: arguments.run.parent / "checkpoints" / f"step_{step}" for step in steps}
+    records = evaluate(
+        request,
+        checkpoints,
+        arguments.dataset,
+        arguments.output.parent,
+        label=f"evaluation of {arguments.subject}",
+        progress=arguments.progress,
+        workers=arguments.threads,
+    )
+    write_json(
+        arguments.output,
+        {
+            "subject": arguments.subject,
+            "request": request.model_dump(mode="json"),
+            "dataset_sha256": sha256_of_file(arguments.dataset),
+            "code": code_version(),
+            "files": records,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Draw a figure of estimates by training step."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from ead.pipeline import plotting
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--estimates", type=Path, required=True)
+    parser.add_argument("--metrics", nargs="+", required=True, help="panels, from top to bottom")
+    parser.add_argument("--decoder-labels", required=True, help="JSON: decoder -> its name in figures")
+    parser.add_argument("--title", required=True)
+    parser.add_argument("--pdf", type=Path, required=True)
+    parser.add_argument("--png", type=Path, required=True)
+    parser.add_argument("--csv", type=Path, required=True)
+    arguments = parser.parse_args()
+
+    estimates = pd.read_parquet(arguments.estimates)
+    shown = [metric for metric in arguments.metrics if metric in set(estimates["metric"])]
+    figure = plotting.training_curves(estimates, shown, json.loads(arguments.decoder_labels), arguments.title)
+    plotting.save(figure, estimates, arguments.pdf, arguments.png, arguments.csv)
+
+
+if __name__ == "__main__":
+    main()

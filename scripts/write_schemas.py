@@ -1,0 +1,16 @@
+"""Regenerate config.yaml (keeping its values) and workflow/schemas/ from the typed model."""
+
+from ead.pipeline.config import REPOSITORY, read_yaml, render_configuration, schemas
+from ead.pipeline.files import write_json, write_text
+
+
+def main() -> None:
+    path = REPOSITORY / "config.yaml"
+    write_text(path, render_configuration(read_yaml(path) if path.exists() else None))
+    for name, schema in schemas().items():
+        write_json(REPOSITORY / "workflow" / "schemas" / name, schema)
+    write_text(REPOSITORY / "workflow" / "schemas" / "config.default.yaml", render_configuration())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+# What every rule file uses: the validated configuration, the run table, and helpers for wildcards.
+
+import json
+import sys
+
+from snakemake.exceptions import WorkflowError
+
+from ead.pipeline import runs as run_table
+from ead.pipeline.config import (
+    ConfigurationError,
+    CountdownData,
+    PretrainedModel,
+    RealData,
+    WarmStartModel,
+    load_configuration,
+    load_experiments,
+    load_scale,
+    suggest,
+)
+from ead.pipeline.evaluate import EvaluationRequest
+
+try:
+    configuration = load_configuration(config)
+    scale = load_scale(configuration.scale)
+    experiments = load_experiments()
+    for name in configuration.experiments:
+        if name not in experiments:
+            raise ConfigurationError(
+                f"config.yaml: experiments: unknown experiment {name!r}{suggest(name, experiments)}"
+            )
+    runs_of = {name: run_table.expand(configuration, scale, experiment) for name, experiment in experiments.items()}
+except ConfigurationError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = configuration.paths.results
+REPORTS = f"{configuration.paths.reports}/{configuration.scale}"
+SCALE = f"{RESULTS}/{configuration.scale}"
+PYTHON = configuration.interpreters.cpu or sys.executable
+runs = {name: run for table in runs_of.values() for name, run in table.items()}
+
+
+wildcard_constraints:
+    run=run_table.NAME_PATTERN,
+    model=r"[^/]+",
+    dataset=r"[^/]+",
+    figure=r"[^/]+",
+
+
+def run_of(wildcards):
+    """The resolved configuration of the run that a job is about."""
+    if wildcards.run not in runs:
+        raise WorkflowError(
+            f"no experiment defines the run {wildcards.run!r} with the seeds {configuration.seeds}"
+        )
+    return runs[wildcards.run]
+
+
+def definition_json(table, name):
+    """The definition of a data set or model as a job's parameter: a change of it re-runs that job."""
+    return table[name].model_dump_json()
+
+
+def dataset_file(name):
+    """Where a data set of the scale is written; real ones carry their name in workflow/datasets.yaml."""
+    definition = scale.datasets[name]
+    stem = definition.source if isinstance(definition, RealData) else name
+    folder = f"{RESULTS}/data" if isinstance(definition, RealData) else f"{SCALE}/data"
+    return f"{folder}/{stem}.parquet"
+
+
+def model_manifest(name):
+    """Imported models are the same at every scale; trained ones belong to their scale."""
+    folder = RESULTS if isinstance(scale.models[name], PretrainedModel) else SCALE
+    return f"{folder}/models/{name}/manifest.json"
+
+
+def figure_files(figure):
+    return [f"{REPORTS}/figures/{figure}.{suffix}" for suffix in ("pdf", "png", "csv")]

@@ -1,0 +1,76 @@
+# Evaluation, apart from training: every checkpoint of a run with every decoder of the scale.
+
+
+def evaluation_request(evaluation):
+    """What to sample, as a job's parameter. A sample file that the request still describes is kept."""
+    definition = scale.datasets[evaluation.dataset]
+    return EvaluationRequest(
+        dataset=evaluation.dataset,
+        limit=definition.limit,
+        samples=evaluation.samples,
+        max_new_tokens=evaluation.max_new_tokens,
+        decoders={name: scale.decoders[name] for name in evaluation.decoders},
+        verifier_timeout_s=evaluation.verifier_timeout_s,
+        root_seed=configuration.root_seed,
+    ).model_dump_json()
+
+
+def evaluation_of_model(wildcards):
+    return scale.real_lm if scale.real_lm and wildcards.model == scale.real_lm.model else scale.evaluation
+
+
+rule evaluate_run:
+    input:
+        run=f"{SCALE}/runs/{{run}}/manifest.json",
+        dataset=dataset_file(scale.evaluation.dataset),
+    output:
+        manifest=f"{SCALE}/evaluations/{{run}}/manifest.json",
+    params:
+        request=evaluation_request(scale.evaluation),
+        progress=f"{SCALE}/progress/evaluate/{{run}}.json",
+    log:
+        f"{SCALE}/logs/evaluate/{{run}}.log",
+    benchmark:
+        f"{SCALE}/benchmarks/evaluate/{{run}}.tsv"
+    threads: 1
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "{PYTHON:q} scripts/evaluate.py"
+        " --subject {wildcards.run:q}"
+        " --request {params.request:q}"
+        " --run {input.run:q}"
+        " --dataset {input.dataset:q}"
+        " --output {output.manifest:q}"
+        " --progress {params.progress:q}"
+        " --threads {threads}"
+        " > {log:q} 2>&1"
+
+
+rule evaluate_model:
+    """A model as it comes: the base model is step 0 of all its runs."""
+    input:
+        model=lambda wildcards: model_manifest(wildcards.model),
+        dataset=lambda wildcards: dataset_file(evaluation_of_model(wildcards).dataset),
+    output:
+        manifest=f"{SCALE}/evaluations/model~{{model}}/manifest.json",
+    params:
+        request=lambda wildcards: evaluation_request(evaluation_of_model(wildcards)),
+        progress=f"{SCALE}/progress/evaluate/model~{{model}}.json",
+    log:
+        f"{SCALE}/logs/evaluate/model~{{model}}.log",
+    benchmark:
+        f"{SCALE}/benchmarks/evaluate/model~{{model}}.tsv"
+    threads: 2
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "{PYTHON:q} scripts/evaluate.py"
+        " --subject model~{wildcards.model:q}"
+        " --request {params.request:q}"
+        " --model {input.model:q}"
+        " --dataset {input.dataset:q}"
+        " --output {output.manifest:q}"
+        " --progress {params.progress:q}"
+        " --threads {threads}"
+        " > {log:q} 2>&1"

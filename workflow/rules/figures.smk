@@ -1,0 +1,50 @@
+# Figures: each as PDF, PNG and the CSV of what is drawn, and as a target by its name (`snakemake fig04`).
+
+DECODER_LABELS = json.dumps({name: decoder.label for name, decoder in scale.decoders.items()})
+
+
+rule plot_training_curves:
+    input:
+        f"{SCALE}/analyses/{{figure}}.parquet",
+    output:
+        pdf=f"{REPORTS}/figures/{{figure}}.pdf",
+        png=report(
+            f"{REPORTS}/figures/{{figure}}.png",
+            caption="../report/training_curves.rst",
+            category="Figures",
+            labels=lambda wildcards: {
+                "figure": wildcards.figure,
+                "shows": experiments[wildcards.figure].title,
+            },
+        ),
+        csv=f"{REPORTS}/figures/{{figure}}.csv",
+    params:
+        metrics=lambda wildcards: " ".join(experiments[wildcards.figure].metrics),
+        title=lambda wildcards: experiments[wildcards.figure].title,
+        scale=scale.description,
+        decoder_labels=DECODER_LABELS,
+    log:
+        f"{SCALE}/logs/figures/{{figure}}.log",
+    benchmark:
+        f"{SCALE}/benchmarks/figures/{{figure}}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "{PYTHON:q} scripts/plot_training_curves.py"
+        " --estimates {input:q}"
+        " --metrics {params.metrics}"
+        " --decoder-labels {params.decoder_labels:q}"
+        " --title {params.title:q}"
+        " --pdf {output.pdf:q}"
+        " --png {output.png:q}"
+        " --csv {output.csv:q}"
+        " > {log:q} 2>&1"
+
+
+for figure in experiments:
+
+    rule:
+        name:
+            figure
+        input:
+            figure_files(figure),

@@ -1,0 +1,82 @@
+# Training: one job per run. The trainer keeps its state outside the declared outputs, because Snakemake
+# deletes the outputs of a job that failed; the manifest is written last.
+
+
+def run_parameters(wildcards):
+    return run_of(wildcards).to_json()
+
+
+def state_folder(wildcards):
+    return f"{SCALE}/state/{run_of(wildcards).hash}"
+
+
+rule train:
+    input:
+        model=lambda wildcards: model_manifest(run_of(wildcards).model),
+        dataset=lambda wildcards: dataset_file(run_of(wildcards).training.dataset),
+    output:
+        manifest=f"{SCALE}/runs/{{run}}/manifest.json",
+        configuration=f"{SCALE}/runs/{{run}}/config.yaml",
+        metrics=f"{SCALE}/runs/{{run}}/metrics.parquet",
+        timings=f"{SCALE}/runs/{{run}}/timings.parquet",
+        checkpoints=directory(f"{SCALE}/runs/{{run}}/checkpoints"),
+    params:
+        run=run_parameters,
+        state=state_folder,
+        tracking=f"--tracking-uri '{configuration.tracking.uri}'" if configuration.tracking.uri else "",
+        tracking_folder=f"{RESULTS}/mlflow",
+        progress=f"{SCALE}/progress/{{run}}.json",
+    log:
+        f"{SCALE}/logs/train/{{run}}.log",
+    benchmark:
+        f"{SCALE}/benchmarks/train/{{run}}.tsv"
+    threads: 1
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "{PYTHON:q} scripts/train.py"
+        " --run {params.run:q}"
+        " --model {input.model:q}"
+        " --dataset {input.dataset:q}"
+        " --output {output.manifest:q}"
+        " --state {params.state:q}"
+        " --scale {configuration.scale}"
+        " {params.tracking}"
+        " --tracking-folder {params.tracking_folder:q}"
+        " --progress {params.progress:q}"
+        " --threads {threads}"
+        " > {log:q} 2>&1"
+
+
+def reported_runs():
+    """The runs of the experiments that config.yaml switches on, each once."""
+    return list(dict.fromkeys(run for name in configuration.experiments for run in runs_of[name]))
+
+
+rule ingest_runs:
+    """Add to MLflow, once and by one writer, what the streams of the trainings missed; then the figures."""
+    input:
+        manifests=[f"{SCALE}/runs/{run}/manifest.json" for run in reported_runs()],
+        figures=[f"{REPORTS}/figures/{name}.png" for name in configuration.experiments],
+    output:
+        f"{RESULTS}/mlflow/ingested_{configuration.scale}.json",
+    params:
+        runs=[f"{SCALE}/runs/{run}" for run in reported_runs()],
+        figures=[
+            f"{experiments[name].group}={REPORTS}/figures/{name}.png" for name in configuration.experiments
+        ],
+        store=["--uri", configuration.tracking.uri] if configuration.tracking.uri else ["--local", f"{RESULTS}/mlflow"],
+    log:
+        f"{SCALE}/logs/ingest_runs.log",
+    benchmark:
+        f"{SCALE}/benchmarks/ingest_runs.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "{PYTHON:q} scripts/ingest_runs.py"
+        " --run {params.runs:q}"
+        " {params.store:q}"
+        " --state {SCALE:q}/state"
+        " --figure {params.figures:q}"
+        " --report {output:q}"
+        " > {log:q} 2>&1"

@@ -11,6 +11,8 @@ from math import comb
 import numpy as np
 import torch
 
+_LEAST_PROBABILITY = 1e-200  # below it, products of probabilities might underflow
+
 
 def pass_at_k(n: np.ndarray | int, c: np.ndarray | int, k: np.ndarray | int) -> np.ndarray | float:
     """Return the probability that at least one of ``k`` responses out of ``n``, ``c`` correct, is correct.
@@ -97,7 +99,7 @@ def _majority(labels: list[tuple[int, float]], n: int, sizes: np.ndarray) -> np.
     smallest, largest = int(sizes.min()), int(sizes.max())
     pmf = _BinomialTable(n, rate=min((smallest + largest) / (2 * n), 1 - 1 / (2 * n)))
     total = pmf.row(n, largest + 1)
-    if total[sizes].min() < 1e-200 and smallest < largest:
+    if total[sizes].min() < _LEAST_PROBABILITY and smallest < largest:
         upper = sizes > (smallest + largest) // 2
         result = np.empty(len(sizes))
         result[upper], result[~upper] = (

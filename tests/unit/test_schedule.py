@@ -6,9 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from ead.schedule import PARAMETERS, Annealed, Fixed, ReverseAnnealed, annealed_temperature, from_config
 from hypothesis import given
 from hypothesis import strategies as st
+
+from ead.schedule import PARAMETERS, Annealed, Fixed, ReverseAnnealed, annealed_temperature, from_config
 
 TOLERANCE = 1e-12
 

@@ -1,0 +1,189 @@
+"""Intervals for a benchmark mean and for paired differences, over problems and over training seeds.
+
+Scores are laid out ``[..., seeds, problems]``: one number per training seed and problem, for instance its
+exact Pass@16; every seed is scored on the same problems. Leading axes (checkpoints, samplers) are separate
+estimates that share their resamples, so a curve is resampled as a whole.
+
+Two things vary: which problems the benchmark holds and which seeds were trained. A replicate of the mean is
+``mean + (problem part + seed part) * sqrt(df / chi2_df)``, and an interval holds the replicates' percentiles:
+
+- problem part: problems are resampled with replacement, for all seeds at once, since the seeds share them;
+  resampling them seed by seed would count one hard problem as several. Drawing ``P - 1`` of the ``P`` makes
+  the variance exactly the unbiased ``s^2 / P`` (Rao and Wu 1988).
+- seed part: normal, with the variance of the seeds' means over ``S``; two to five seeds are too few to
+  resample.
+- the last factor gives the replicates Student's tails, because both variances are estimates; ``df`` is
+  Satterthwaite's, ``S - 1`` where seeds dominate and ``P - 1`` where problems do.
+
+Seed-by-problem noise enters both parts, which errs on the wide side; ``docs/method.md`` has the measured
+coverage.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+_WEIGHTS_PER_CHUNK = 2**22  # 32 MB of resampling weights at a time
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, or a mean difference, with its interval; floats, or arrays over the leading axes.
+
+    Attributes:
+        value: the estimate.
+        low, high: the interval that covers the true value with probability ``confidence``.
+        standard_error: of ``value``, over problems and, from two seeds on, over seeds.
+        p_value: two-sided, for the hypothesis that the true value is ``null``; it is below
+            ``1 - confidence`` where the interval excludes ``null``.
+        null, confidence, seeds, problems: what was asked for and the size of the data. With one seed the
+            estimate is conditional on that seed.
+    """
+
+    value: float | np.ndarray
+    low: float | np.ndarray
+    high: float | np.ndarray
+    standard_error: float | np.ndarray
+    p_value: float | np.ndarray
+    null: float
+    confidence: float
+    seeds: int
+    problems: int
+
+
+def bootstrap(
+    scores: np.ndarray,
+    *,
+    generator: np.random.Generator,
+    confidence: float = 0.95,
+    replicates: int = 4000,
+    null: float = 0.0,
+) -> Estimate:
+    """Estimate the mean over seeds and problems of ``scores``, shape ``[..., seeds, problems]``.
+
+    With one seed this is the bootstrap over problems; with one problem (a per-run number such as the response
+    length) it is Student's interval over seeds. Memory is bounded whatever the sizes.
+
+    Raises:
+        ValueError: fewer than two axes, neither two seeds nor two problems, a score that is not finite, or an
+            option out of range.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.ndim < 2 or scores.shape[-2] * scores.shape[-1] < 2:
+        raise ValueError(
+            "scores must have shape [..., seeds, problems] with two seeds or two problems at least, "
+            f"found {scores.shape}"
+        )
+    if not np.isfinite(scores).all():
+        where = tuple(np.argwhere(~np.isfinite(scores))[0].tolist())
+        raise ValueError(f"scores must be finite, found {scores[where]} at index {where}")
+    if not 0 < confidence < 1 or replicates < 100:
+        raise ValueError(
+            f"expected 0 < confidence < 1 and replicates >= 100, found {confidence!r} and {replicates!r}"
+        )
+
+    leading, (seeds, problems) = scores.shape[:-2], scores.shape[-2:]
+    scores = scores.reshape(-1, seeds, problems)
+    value = scores.mean(axis=(1, 2))
+    by_problem, by_seed = scores.mean(axis=1), scores.mean(axis=2)
+    problem_variance, seed_variance = _variance_of_mean(by_problem), _variance_of_mean(by_seed)
+    variance = problem_variance + seed_variance
+    spread = stats.norm.ppf(_probabilities(replicates, generator)) * np.sqrt(seed_variance)
+    if problems > 1:
+        spread += _resampled_means(by_problem - value[:, None], replicates, generator)
+    denominator = problem_variance**2 / max(problems - 1, 1) + seed_variance**2 / max(seeds - 1, 1)
+    freedom = np.divide(variance**2, denominator, out=np.ones_like(variance), where=denominator > 0)
+    spread *= np.sqrt(freedom / stats.chi2.ppf(_probabilities(replicates, generator), freedom))
+
+    low, high = np.quantile(value + spread, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    below = (value + spread <= null).sum(axis=0)
+    above = (value + spread >= null).sum(axis=0)
+    p_value = np.minimum(1.0, 2 * (np.minimum(below, above) + 1) / (replicates + 1))
+    arrays = (value, low, high, np.sqrt(variance), p_value)
+    shaped = [array.reshape(leading) if leading else float(array[0]) for array in arrays]
+    return Estimate(*shaped, null=null, confidence=confidence, seeds=seeds, problems=problems)
+
+
+def paired_difference(
+    treatment: np.ndarray,
+    control: np.ndarray,
+    *,
+    generator: np.random.Generator,
+    confidence: float = 0.95,
+    replicates: int = 4000,
+    null: float = 0.0,
+) -> Estimate:
+    """Estimate the mean of ``treatment - control``, paired by problem and by position on the seed axis.
+
+    Both have shape ``[..., seeds, problems]``, with the same seeds and problems in the same order; leading
+    axes broadcast. Pairing removes what makes a problem hard for both. ``null`` is the margin the difference
+    is tested against. Otherwise as :func:`bootstrap`.
+
+    Raises:
+        ValueError: the numbers of seeds or problems differ; and as :func:`bootstrap`.
+    """
+    treatment, control = np.asarray(treatment, dtype=np.float64), np.asarray(control, dtype=np.float64)
+    if treatment.shape[-2:] != control.shape[-2:]:
+        raise ValueError(
+            "treatment and control must have the same seeds and problems, "
+            f"found shapes {treatment.shape} and {control.shape}"
+        )
+    return bootstrap(
+        treatment - control, generator=generator, confidence=confidence, replicates=replicates, null=null
+    )
+
+
+def minimum_detectable_effect(estimate: Estimate, power: float = 0.8) -> float | np.ndarray:
+    """Return the true difference from ``null`` that such data would establish with probability ``power``.
+
+    Half the interval's width (what a difference must exceed) plus ``z_power`` standard errors.
+
+    Raises:
+        ValueError: ``power`` is not within (0, 1).
+    """
+    if not 0 < power < 1:
+        raise ValueError(f"power must be within (0, 1), found {power!r}")
+    return (estimate.high - estimate.low) / 2 + stats.norm.ppf(power) * estimate.standard_error
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Return Holm's adjusted p-values: rejecting those <= alpha keeps the family-wise error at alpha.
+
+    Raises:
+        ValueError: not one-dimensional, or a value outside [0, 1].
+    """
+    p_values = np.asarray(p_values, dtype=np.float64)
+    if p_values.ndim != 1 or not ((p_values >= 0) & (p_values <= 1)).all():
+        raise ValueError(f"p-values must be a one-dimensional array within [0, 1], found {p_values!r}")
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1)).clip(max=1)
+    return adjusted
+
+
+def _variance_of_mean(values: np.ndarray) -> np.ndarray:
+    """Return the estimated variance of the mean along the last axis; 0 where there is a single value."""
+    count = values.shape[-1]
+    return values.var(axis=-1, ddof=1) / count if count > 1 else np.zeros(values.shape[:-1])
+
+
+def _probabilities(count: int, generator: np.random.Generator) -> np.ndarray:
+    """Return evenly spaced probabilities in random order, a column: draws without Monte-Carlo noise."""
+    return (generator.permutation(count)[:, None] + 0.5) / count
+
+
+def _resampled_means(deviations: np.ndarray, replicates: int, generator: np.random.Generator) -> np.ndarray:
+    """Average ``deviations`` ``[estimates, problems]`` over resampled problems: ``[replicates, estimates]``.
+
+    The resamples are rows of a weight matrix, so that all estimates are one matrix product.
+    """
+    problems = deviations.shape[1]
+    means = np.empty((replicates, len(deviations)))
+    chunk = max(1, _WEIGHTS_PER_CHUNK // problems)
+    for start in range(0, replicates, chunk):
+        rows = min(chunk, replicates - start)
+        drawn = generator.integers(problems, size=(rows, problems - 1)) + problems * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * problems).reshape(rows, problems)
+        means[start : start + rows] = (counts / (problems - 1)) @ deviations.T
+    return means

@@ -156,7 +156,11 @@ def _convolve(states: np.ndarray, row: np.ndarray) -> np.ndarray:
 
 
 def resampled_best_at_k(
-    correct: np.ndarray, k: int, *, draws: int | None = None, generator: np.random.Generator | None = None
+    correct: np.ndarray,
+    k: int,
+    *,
+    draws: int | None = None,
+    generator: np.random.Generator | np.random.RandomState | None = None,
 ) -> np.ndarray | float:
     """Return the expected best of ``k`` responses drawn *with replacement* from each prompt's ``n`` (D05).
 
@@ -168,7 +172,8 @@ def resampled_best_at_k(
         k: size of each draw, >= 1; may exceed ``n``.
         draws: ``None`` for the exact expectation; else the mean over this many resamples, shared by all
             prompts as in the framework (which takes 1000).
-        generator: source of the resamples; required with ``draws``.
+        generator: source of the resamples; required with ``draws``. ``numpy.random.RandomState(42)`` and 1000
+            draws give verl's number to the last digit.
 
     Returns:
         Shape ``[...]``, a float for a single prompt.
@@ -180,7 +185,11 @@ def resampled_best_at_k(
 
 
 def resampled_worst_at_k(
-    correct: np.ndarray, k: int, *, draws: int | None = None, generator: np.random.Generator | None = None
+    correct: np.ndarray,
+    k: int,
+    *,
+    draws: int | None = None,
+    generator: np.random.Generator | np.random.RandomState | None = None,
 ) -> np.ndarray | float:
     """Return the expected worst of ``k`` drawn with replacement; see :func:`resampled_best_at_k`."""
     return _resampled(correct, k, draws, generator, np.min)

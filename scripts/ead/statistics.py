@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-_WEIGHTS_PER_CHUNK = 2**22  # 32 MB of resampling weights at a time
+_WEIGHTS_PER_CHUNK = 2**22  # resampling weights held at a time, 100 MB with their working copies
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Estimate:
         value: the estimate.
         low, high: the interval that covers the true value with probability ``confidence``.
         standard_error: of ``value``, over problems and, from two seeds on, over seeds.
-        p_value: two-sided, for the hypothesis that the true value is ``null``; it is below
-            ``1 - confidence`` where the interval excludes ``null``.
+        p_value: two-sided, for the hypothesis that the true value is ``null``, by inverting the interval: it
+            falls below ``1 - confidence`` where the interval begins to exclude ``null``.
         null, confidence, seeds, problems: what was asked for and the size of the data. With one seed the
             estimate is conditional on that seed.
     """
@@ -63,7 +63,8 @@ def bootstrap(
     """Estimate the mean over seeds and problems of ``scores``, shape ``[..., seeds, problems]``.
 
     With one seed this is the bootstrap over problems; with one problem (a per-run number such as the response
-    length) it is Student's interval over seeds. Memory is bounded whatever the sizes.
+    length) it is Student's interval over seeds. Scores that do not vary at all give an interval of no width.
+    Resampling weights are held in parts: memory grows with replicates x estimates, not with x problems.
 
     Raises:
         ValueError: fewer than two axes, neither two seeds nor two problems, a score that is not finite, or an

@@ -140,6 +140,11 @@ def test_resampling_in_chunks_changes_nothing(monkeypatch):
     assert np.array_equal(bootstrap(scores, generator=_rng(12)).low, whole.low)
 
 
+def test_scores_that_do_not_vary_have_no_width_and_no_significance():
+    estimate = bootstrap(np.zeros((3, 20)), generator=_rng(22))
+    assert (estimate.low, estimate.high, estimate.p_value) == (0, 0, 1)
+
+
 def test_more_confidence_is_wider():
     scores = _rng(13).random((3, 40))
     widths = [

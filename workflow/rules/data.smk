@@ -1,7 +1,5 @@
 # Real data sets: prepared into the one schema, and compared with each other. docs/data.md describes them.
 
-import json
-
 from ead.pipeline.data.table import load_datasets
 
 try:
@@ -25,21 +23,25 @@ rule prepare_dataset:
     output:
         data=f"{RESULTS}/data/{{real_dataset}}.parquet",
         card=f"{RESULTS}/data/{{real_dataset}}.card.json",
-    wildcard_constraints:
-        real_dataset="|".join(real_datasets),
-    params:
-        entry=dataset_entry,
-        source=f"--real-data '{configuration.paths.real_data}'" if configuration.paths.real_data else "",
     log:
         f"{RESULTS}/logs/prepare_dataset/{{real_dataset}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/prepare_dataset/{{real_dataset}}.tsv"
+    wildcard_constraints:
+        real_dataset="|".join(real_datasets),
     conda:
         "../../envs/cpu.yaml"
+    params:
+        entry=dataset_entry,
+        source=(
+            ["--real-data", configuration.paths.real_data]
+            if configuration.paths.real_data
+            else []
+        ),
     shell:
         "{PYTHON:q} scripts/prepare_dataset.py"
         " --dataset {wildcards.real_dataset:q}"
-        " {params.source}"
+        " {params.source:q}"
         " --output {output.data:q}"
         " --card {output.card:q}"
         " > {log:q} 2>&1"
@@ -51,13 +53,13 @@ rule check_contamination:
         evaluation=f"{RESULTS}/data/{{evaluation_dataset}}.parquet",
     output:
         f"{RESULTS}/data/contamination/{{training_dataset}}~{{evaluation_dataset}}.json",
-    wildcard_constraints:
-        training_dataset="[^/~]+",
-        evaluation_dataset="[^/~]+",
     log:
         f"{RESULTS}/logs/check_contamination/{{training_dataset}}~{{evaluation_dataset}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/check_contamination/{{training_dataset}}~{{evaluation_dataset}}.tsv"
+    wildcard_constraints:
+        training_dataset="[^/~]+",
+        evaluation_dataset="[^/~]+",
     conda:
         "../../envs/cpu.yaml"
     shell:

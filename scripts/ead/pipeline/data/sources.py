@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from ead.pipeline.data.adapters import BadRow
 from ead.pipeline.data.schema import DatasetError
-from ead.pipeline.data.table import HubSource, LocalSource
+from ead.pipeline.data.table import HubFiles, LocalSource
 from ead.pipeline.files import sha256_of_file
 
 
@@ -42,7 +42,7 @@ def local_files(source: LocalSource, folder: str | Path) -> list[SourceFile]:
 
 
 def hub_files(
-    source: HubSource,
+    source: HubFiles,
     *,
     cache: str | Path | None = None,
     accept_unpinned: bool = False,
@@ -80,7 +80,7 @@ def hub_files(
     return revision, files
 
 
-def _download(source: HubSource, name: str, cache: str | Path | None, kind: str) -> Path:
+def _download(source: HubFiles, name: str, cache: str | Path | None, kind: str) -> Path:
     import httpx  # the hub client's own HTTP library; imported here since local files do not need it
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (

@@ -38,14 +38,19 @@ class LocalSource(Strict):
     adapter: AdapterName = Field(description="file layout (ead.pipeline.data.adapters)")
 
 
-class HubSource(Strict):
-    """Files of a data set repository on its hub."""
+class HubFiles(Strict):
+    """Files of a repository on its hub."""
 
     repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
     revision: Commit | None = Field(description="commit; null where none could be verified")
     files: dict[str, Sha256 | None] = Field(
         min_length=1, description="file -> SHA-256; null where it could not be verified"
     )
+
+
+class HubSource(HubFiles):
+    """Files of a data set repository on its hub, and what they hold."""
+
     rows: PositiveInt = Field(description="rows in all files together; any other number is an error")
     adapter: AdapterName = Field(description="file layout (ead.pipeline.data.adapters)")
 

@@ -1,0 +1,89 @@
+# Models: published ones are imported (the same at every scale), base models of a scale are trained.
+
+from ead.pipeline.pretrained import load_models
+
+try:
+    pretrained_models = load_models()
+    for alias, definition in scale.models.items():
+        if (
+            isinstance(definition, PretrainedModel)
+            and definition.source not in pretrained_models
+        ):
+            raise ConfigurationError(
+                f"{configuration.scale}.yaml: models.{alias}.source: unknown pretrained model "
+                f"{definition.source!r}{suggest(definition.source, pretrained_models)}"
+            )
+except ConfigurationError as error:
+    raise WorkflowError(str(error)) from None
+
+imported_models = [
+    name
+    for name, definition in scale.models.items()
+    if isinstance(definition, PretrainedModel)
+]
+
+
+def pretrained_source(wildcards):
+    return scale.models[wildcards.imported_model].source
+
+
+def pretrained_entry(wildcards):
+    """The model's entry as a job's parameter: a change of it imports the model again."""
+    return pretrained_models[pretrained_source(wildcards)].model_dump_json()
+
+
+rule import_model:
+    output:
+        f"{RESULTS}/models/{{imported_model}}/manifest.json",
+    log:
+        f"{RESULTS}/logs/import_model/{{imported_model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/import_model/{{imported_model}}.tsv"
+    wildcard_constraints:
+        imported_model="|".join(imported_models) or "none",
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        source=pretrained_source,
+        entry=pretrained_entry,
+        downloads=f"{RESULTS}/downloads",
+    shell:
+        "{PYTHON:q} scripts/import_model.py"
+        " --source {params.source:q}"
+        " --output {output:q}"
+        " --downloads {params.downloads:q}"
+        " > {log:q} 2>&1"
+
+
+rule train_base_model:
+    input:
+        lambda wildcards: dataset_file(scale.models[wildcards.base_model].dataset),
+    output:
+        f"{SCALE}/models/{{base_model}}/manifest.json",
+    log:
+        f"{SCALE}/logs/train_base_model/{{base_model}}.log",
+    benchmark:
+        f"{SCALE}/benchmarks/train_base_model/{{base_model}}.tsv"
+    wildcard_constraints:
+        base_model="|".join(
+            name
+            for name, model in scale.models.items()
+            if isinstance(model, WarmStartModel)
+        )
+        or "none",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 2
+    params:
+        definition=lambda wildcards: definition_json(scale.models, wildcards.base_model),
+        progress=f"{SCALE}/progress/train_base_model/{{base_model}}.json",
+    shell:
+        "{PYTHON:q} scripts/train_base_model.py"
+        " --name {wildcards.base_model:q}"
+        " --definition {params.definition:q}"
+        " --root-seed {configuration.root_seed}"
+        " --dataset {input:q}"
+        " --output {output:q}"
+        " --progress {params.progress:q}"
+        " --threads {threads}"
+        " > {log:q} 2>&1"

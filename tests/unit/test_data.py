@@ -1,0 +1,523 @@
+"""Real data sets: schema, adapters, table, preparation. Small files made here, and the real ones if present."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from ead.pipeline.config import ConfigurationError
+from ead.pipeline.data import SCHEMA, DatasetError, make_row, read_dataset, write_dataset
+from ead.pipeline.data.adapters import ADAPTERS, BadRow, Skip, last_boxed
+from ead.pipeline.data.prepare import prepare_dataset
+from ead.pipeline.data.prompts import PROMPTS
+from ead.pipeline.data.table import DatasetEntry, LocalSource, find_dataset, load_datasets
+
+TABLE = load_datasets()
+
+
+def row(number: int = 0, **changes) -> dict:
+    values = {
+        "data_source": "made_up",
+        "prompt": [{"role": "user", "content": f"What is {number} + 1?"}],
+        "ground_truth": str(number + 1),
+        "id": f"made_up/{number}",
+        "index": number,
+        "split": "test",
+        "details": {"problem": f"What is {number} + 1?"},
+    }
+    return make_row(**(values | changes))
+
+
+# --- schema ------------------------------------------------------------------------------------------------
+
+
+def test_a_data_set_is_read_as_it_was_written(tmp_path):
+    rows = [row(number) for number in range(5)]
+    write_dataset(rows, tmp_path / "made_up.parquet")
+    frame = read_dataset(tmp_path / "made_up.parquet")
+    assert list(frame.columns) == SCHEMA.names
+    assert frame.to_dict("records") == rows
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        write_dataset([row(number) for number in range(100)], tmp_path / f"{name}.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_a_prompt_of_a_megabyte_passes(tmp_path):
+    long = "x" * 2**20
+    write_dataset([row(prompt=[{"role": "user", "content": long}])], tmp_path / "long.parquet")
+    assert read_dataset(tmp_path / "long.parquet").prompt[0][0]["content"] == long
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": []}, "column 'prompt': wanted a non-empty list"),
+        ({"prompt": [{"role": "user", "content": " "}]}, r"column 'prompt\[0\].content': is empty"),
+        ({"prompt": [{"role": "teacher", "content": "?"}]}, "role 'teacher' is not one of system, user"),
+        ({"ground_truth": ""}, "column 'reward_model.ground_truth': is empty"),
+        ({"ground_truth": 2}, "column 'reward_model.ground_truth': wanted text, found 2"),
+        ({"ground_truth": "\ud800"}, "column 'reward_model.ground_truth': not encodable as UTF-8"),
+        ({"index": True}, "column 'extra_info.index': wanted an integer"),
+        ({"id": "made_up/0"}, "column 'extra_info.id': already used by row 0"),
+    ],
+)
+def test_a_wrong_row_is_named_and_nothing_is_written(tmp_path, changes, message):
+    path = tmp_path / "made_up.parquet"
+    with pytest.raises(DatasetError, match=rf"{path}: row 1 \(id .*{message}"):
+        write_dataset([row(0), row(1, **changes)], path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_and_unknown_fields_are_named(tmp_path):
+    wrong = row() | {"answer": "1"}
+    del wrong["ability"]
+    with pytest.raises(
+        DatasetError, match=r"row 0 .*missing fields \['ability'\], unknown fields \['answer'\]"
+    ):
+        write_dataset([wrong], tmp_path / "made_up.parquet")
+
+
+def test_an_empty_data_set_is_an_error(tmp_path):
+    with pytest.raises(DatasetError, match="has no rows"):
+        write_dataset([], tmp_path / "made_up.parquet")
+
+
+def test_reading_says_what_is_wrong_with_a_file(tmp_path):
+    path = tmp_path / "made_up.parquet"
+    with pytest.raises(FileNotFoundError, match="no such data set"):
+        read_dataset(path)
+    write_dataset([row(number) for number in range(50)], path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DatasetError, match="not a readable Parquet file.*truncated"):
+        read_dataset(path)
+    pd.DataFrame({"data_source": [1], "question": ["?"]}).to_parquet(path)
+    with pytest.raises(DatasetError) as caught:
+        read_dataset(path)
+    assert "column 'data_source' is int64, wanted string" in str(caught.value)
+    assert "column 'prompt' is missing" in str(caught.value)
+    assert "column 'question' is not part of the schema" in str(caught.value)
+
+
+def test_reading_names_a_duplicate_id_and_bytes_that_are_no_text(tmp_path):
+    path = tmp_path / "made_up.parquet"
+    pq.write_table(pa.Table.from_pylist([row(0), row(1), row(0)], schema=SCHEMA), path)
+    with pytest.raises(DatasetError, match=r"row 2 \(id 'made_up/0'\).*already used by row 0"):
+        read_dataset(path)
+    table = pa.Table.from_pylist([row(0), row(1)], schema=SCHEMA)
+    bytes_as_text = pa.array([b"made_up", b"made\xff"]).view(pa.string())
+    pq.write_table(table.set_column(0, SCHEMA.field("data_source"), bytes_as_text), path)
+    with pytest.raises(DatasetError, match="row 1, column 'data_source': not UTF-8 text"):
+        read_dataset(path)
+
+
+# --- adapters ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        (r"so $\boxed{5}$ or rather $\boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
+        (r"$\boxed{\left\{1, 2\right\}}$", r"\left\{1, 2\right\}"),
+        (r"$\boxed 7$ apples", "7"),
+        (r"\fbox{no}", "no"),
+        (
+            "\\boxed{\n\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}\n}",
+            "\n\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}\n",
+        ),
+    ],
+)
+def test_the_last_box_is_the_answer(solution, answer):
+    assert last_boxed(solution) == answer
+
+
+@given(st.recursive(st.text("ab1 ", max_size=4), lambda inner: st.builds("{{{}}}{}".format, inner, inner)))
+def test_any_balanced_text_in_a_box_comes_back(content):
+    assert last_boxed(rf"\boxed{{no}} then \boxed{{{content}}} done") == content
+
+
+@pytest.mark.parametrize(("solution", "reason"), [("5", "no_answer"), (r"\boxed{5", "malformed_answer")])
+def test_a_solution_without_a_closed_box_is_a_bad_row(solution, reason):
+    with pytest.raises(BadRow) as caught:
+        last_boxed(solution)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("adapter", "source", "problem", "answer"),
+    [
+        ("gsm8k", {"question": "Q ", "answer": "48/2=24\n#### 1,024"}, "Q", "1024"),
+        (
+            "math500",
+            {"problem": "Q", "answer": r"\$5", "unique_id": "u", "subject": "s", "level": 2},
+            "Q",
+            r"\$5",
+        ),
+        ("aime", {"id": 60, "problem": "Q", "answer": "073"}, "Q", "73"),
+        ("amc", {"id": 0, "question": "Q", "answer": 27.0, "url": "u"}, "Q", "27"),
+        (
+            "dapo",
+            {
+                "prompt": [{"role": "user", "content": PROMPTS["dapo"].messages("Q $x$?")[0]["content"]}],
+                "reward_model": {"style": "rule", "ground_truth": "-34"},
+            },
+            "Q $x$?",
+            "-34",
+        ),
+        (
+            "olympiadbench",
+            {
+                "id": 1,
+                "question": "Q",
+                "final_answer": ["$69$,$84$"],
+                "subfield": "Algebra",
+                "answer_type": "Numerical",
+                "is_multiple_answer": True,
+                "unit": None,
+                "error": None,
+            },
+            "Q",
+            "69,84",
+        ),
+        ("numina_math_cot", {"source": "amc_aime", "problem": "Q", "solution": r"\boxed{3}"}, "Q", "3"),
+    ],
+)
+def test_adapters_find_problem_and_answer(adapter, source, problem, answer):
+    found = ADAPTERS[adapter](source)
+    assert (found.text, found.answer) == (problem, answer)
+
+
+def test_multiple_choice_shows_lettered_choices():
+    found = ADAPTERS["mmlu"]({"question": "Q", "choices": ["1", "2", "3", "4"], "answer": 2, "subject": "s"})
+    assert found.asked == "Q\n\nA) 1\nB) 2\nC) 3\nD) 4"
+    assert (found.text, found.answer) == ("Q", "C")
+
+
+@pytest.mark.parametrize("answer", [4, -1, "C", True, None])
+def test_an_answer_that_is_no_choice_is_a_bad_row(answer):
+    with pytest.raises(BadRow, match="wanted an index below 4"):
+        ADAPTERS["mmlu"]({"question": "Q", "choices": list("abcd"), "answer": answer, "subject": "s"})
+
+
+@pytest.mark.parametrize("problem", ["Prove that $1 = 1$.", "Give a proof.", "Show that it holds."])
+def test_numina_proofs_are_skipped(problem):
+    with pytest.raises(Skip, match="proof"):
+        ADAPTERS["numina_math_cot"]({"source": "olympiads", "problem": problem, "solution": r"\boxed{1}"})
+
+
+def test_a_missing_column_says_which_are_there():
+    with pytest.raises(BadRow, match="column 'question' is missing; found problem, answer"):
+        ADAPTERS["gsm8k"]({"problem": "Q", "answer": "#### 1"})
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_prompt_templates_keep_the_problem(name):
+    messages = PROMPTS[name].messages("What is $1 + 1$?")
+    assert [message["role"] for message in messages] in (["user"], ["system", "user"])
+    assert "What is $1 + 1$?" in messages[-1]["content"]
+
+
+def test_the_prompt_of_the_public_recipe():
+    system, user = PROMPTS["minimal_rl"].messages("P")
+    assert system["content"] == r"Please reason step by step, and put your final answer within \boxed{}."
+    assert user["content"] == r"P Let's think step by step and output the final answer within \boxed{}."
+
+
+# --- table -------------------------------------------------------------------------------------------------
+
+
+def test_the_table_pins_every_local_copy_and_says_what_it_could_not_verify():
+    unpinned = {
+        name
+        for name, entry in TABLE.items()
+        if entry.hub and (entry.hub.revision is None or None in entry.hub.files.values())
+    }
+    assert unpinned == {"minerva_math", "olympiadbench", "mmlu_dev", "numina_math_cot"}
+    assert {name for name, entry in TABLE.items() if entry.local is None} == {"numina_math_cot"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("sha256: abc", r"table.yaml: datasets.d.local.sha256: .*, found 'abc'"),
+        ("licnce: MIT", r"table.yaml: unknown key 'datasets.d.licnce' \(did you mean 'licence'\?\)"),
+        ("prompt: minimal", r"unknown name \(did you mean 'minimal_rl'\?\)"),
+        ("adapter: gsm9k", r"unknown name \(did you mean 'gsm8k'\?\)"),
+        ("rows: many", r"datasets.d.local.rows: .*, found 'many'"),
+    ],
+)
+def test_a_wrong_entry_is_named(tmp_path, change, message):
+    entry = f"""
+        d:
+          title: D
+          licence: MIT
+          role: evaluation
+          split: test
+          prompt: minimal_rl
+          unique: false
+          local: {{file: d.jsonl, sha256: {"0" * 64}, origin: here, rows: 1, adapter: gsm8k}}
+    """
+    key = change.split(":")[0]
+    if f"{key}:" not in entry:
+        entry = entry.replace("          role:", f"          {change}\n          role:")
+    else:
+        entry = re.sub(rf"{key}: [^,}}\n]+", change, entry)
+    (tmp_path / "table.yaml").write_text(entry)
+    with pytest.raises(ConfigurationError, match=message):
+        load_datasets(tmp_path / "table.yaml")
+
+
+def test_an_unknown_data_set_gets_a_hint():
+    with pytest.raises(ConfigurationError, match=r"unknown data set 'gsm8k' \(did you mean 'gsm8k_test'\?\)"):
+        find_dataset("gsm8k", TABLE)
+
+
+# --- preparation -------------------------------------------------------------------------------------------
+
+
+def gsm8k_line(number: int) -> str:
+    return json.dumps({"question": f"What is {number} + 1?", "answer": f"#### {number + 1}"})
+
+
+def entry_for(path: Path, rows: int, adapter: str = "gsm8k", **changes) -> DatasetEntry:
+    values = {
+        "title": "D",
+        "licence": "MIT",
+        "role": "training",
+        "split": "train",
+        "prompt": "minimal_rl",
+        "unique": False,
+        "local": LocalSource(
+            file=path.name,
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            origin="the test",
+            rows=rows,
+            adapter=adapter,
+        ),
+    }
+    return DatasetEntry(**(values | changes))
+
+
+def prepare(path: Path, entry: DatasetEntry, **options) -> dict:
+    folder = path.parent
+    return prepare_dataset(
+        "d", entry, folder / "out" / "d.parquet", folder / "out" / "d.card.json", real_data=folder, **options
+    )
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    path = tmp_path / "d.jsonl"
+    path.write_text("\n".join(gsm8k_line(number) for number in range(4)) + "\n")
+    return path
+
+
+def test_preparing_writes_the_data_set_and_its_card_reproducibly(source):
+    card = prepare(source, entry_for(source, 4))
+    out = source.parent / "out"
+    first = (out / "d.parquet").read_bytes(), (out / "d.card.json").read_bytes()
+    assert prepare(source, entry_for(source, 4)) == card == json.loads((out / "d.card.json").read_text())
+    assert ((out / "d.parquet").read_bytes(), (out / "d.card.json").read_bytes()) == first
+    assert card["rows"] == {"read": 4, "kept": 4, "dropped": 0}
+    frame = read_dataset(out / "d.parquet")
+    assert list(frame.reward_model) == [{"style": "rule", "ground_truth": str(n + 1)} for n in range(4)]
+    assert [extra["id"] for extra in frame.extra_info] == ["d/0", "d/1", "d/2", "d/3"]
+    assert frame.prompt[0] == PROMPTS["minimal_rl"].messages("What is 0 + 1?")
+    assert card["example"] == frame.iloc[0].to_dict()
+
+
+def test_a_checksum_that_differs_stops_before_anything_is_written(source):
+    entry = entry_for(source, 4)
+    source.write_text(source.read_text() + gsm8k_line(4) + "\n")
+    found = hashlib.sha256(source.read_bytes()).hexdigest()
+    with pytest.raises(
+        DatasetError, match=f"d.jsonl: .*\n  expected {entry.local.sha256}\n  found    {found}"
+    ):
+        prepare(source, entry)
+    assert not (source.parent / "out").exists()
+
+
+def test_a_missing_local_file_says_what_to_do(source):
+    entry = entry_for(source, 4)
+    source.unlink()
+    with pytest.raises(
+        DatasetError, match=r"d.jsonl: no such file. Copy it there from the test, or set paths.real_data"
+    ):
+        prepare(source, entry)
+
+
+def test_another_number_of_rows_than_the_table_says_is_an_error(source):
+    with pytest.raises(DatasetError, match="read 4 rows, the table says 5"):
+        prepare(source, entry_for(source, 5))
+
+
+BAD_LINES = {
+    "not_json": b'{"question": "cut off',
+    "not_utf8": b'{"question": "\xff", "answer": "#### 1"}',
+    "not_an_object": b"[1, 2]",
+    "missing_column": b'{"question": "Q"}',
+    "wrong_type": b'{"question": 5, "answer": "#### 1"}',
+    "empty_problem": b'{"question": "  ", "answer": "#### 1"}',
+    "empty_answer": b'{"question": "Q", "answer": "so #### "}',
+    "no_answer": b'{"question": "Q", "answer": "so 5"}',
+}
+
+
+@pytest.mark.parametrize("reason", BAD_LINES)
+def test_a_bad_row_is_an_error_that_names_it_or_is_dropped_and_counted(source, reason):
+    source.write_bytes(source.read_bytes() + BAD_LINES[reason] + b"\n" + gsm8k_line(5).encode() + b"\n")
+    with pytest.raises(DatasetError, match=r"d: d.jsonl: row 4 \(line 5\): .*on_bad_row: drop"):
+        prepare(source, entry_for(source, 6))
+    assert not (source.parent / "out").exists()
+    card = prepare(source, entry_for(source, 6, on_bad_row="drop"))
+    assert card["rows"] == {"read": 6, "kept": 5, "dropped": 1}
+    assert card["dropped"] == {reason: {"count": 1, "rows": "4"}}
+    frame = read_dataset(source.parent / "out" / "d.parquet")
+    assert [extra["index"] for extra in frame.extra_info] == [0, 1, 2, 3, 5]
+
+
+def test_half_of_a_surrogate_pair_is_a_bad_row(source):
+    source.write_text(source.read_text() + r'{"question": "\ud83d?", "answer": "#### 1"}' + "\n")
+    with pytest.raises(DatasetError, match=r"row 4 \(line 5\): column 'question': not UTF-8 text"):
+        prepare(source, entry_for(source, 5))
+
+
+def test_a_blank_line_in_the_middle_is_a_bad_row(source):
+    source.write_text(gsm8k_line(0) + "\n\n" + gsm8k_line(1) + "\n")
+    with pytest.raises(DatasetError, match=r"row 1 \(line 2\): not JSON"):
+        prepare(source, entry_for(source, 3))
+
+
+def test_no_row_left_is_an_error(source):
+    source.write_text('{"text": 1}\n' * 3)
+    with pytest.raises(DatasetError, match=r"no row is left; dropped \{'missing_column': 3\}"):
+        prepare(source, entry_for(source, 3, on_bad_row="drop"))
+
+
+def test_repeated_problems_are_dropped_once_and_contradictory_ones_altogether(source):
+    lines = [gsm8k_line(0), gsm8k_line(1), gsm8k_line(0), gsm8k_line(2), gsm8k_line(0), gsm8k_line(0)]
+    lines.append(gsm8k_line(1).replace("#### 2", "#### 3"))
+    source.write_text("\n".join(lines))
+    card = prepare(source, entry_for(source, 7, unique=True))
+    assert card["dropped"] == {
+        "contradictory_answers": {"count": 2, "rows": "1, 6"},
+        "duplicate_problem": {"count": 3, "rows": "2, 4-5"},
+    }
+    assert prepare(source, entry_for(source, 7, unique=False))["rows"]["kept"] == 7
+
+
+def test_long_problems_are_dropped_where_a_tokenizer_is_configured(source):
+    tokenizer = Tokenizer(models.WordLevel({"?": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(source.parent / "tokenizer.json"))
+    source.write_text(gsm8k_line(0) + "\n" + json.dumps({"question": "word " * 6, "answer": "#### 1"}))
+    entry = entry_for(source, 2, max_problem_tokens=5)
+    card = prepare(source, entry, tokenizer=source.parent)
+    assert card["dropped"] == {"too_long": {"count": 1, "rows": "1"}}
+    assert card["length_filter"]["applied"]
+    card = prepare(source, entry)
+    assert card["rows"]["kept"] == 2
+    assert card["length_filter"] == {
+        "applied": False,
+        "reason": "no tokenizer is configured",
+        "max_problem_tokens": 5,
+    }
+    with pytest.raises(DatasetError, match="no such tokenizer"):
+        prepare(source, entry, tokenizer=source.parent / "nowhere")
+
+
+def parquet_source(tmp_path: Path, table: pa.Table) -> Path:
+    path = tmp_path / "d.parquet"
+    pq.write_table(table, path)
+    return path
+
+
+def test_a_truncated_parquet_file_is_named(tmp_path):
+    path = parquet_source(tmp_path, pa.table({"question": ["Q"] * 1000, "answer": ["#### 1"] * 1000}))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DatasetError, match=f"{path}: not a readable Parquet file after row 0"):
+        prepare(path, entry_for(path, 1000))
+
+
+def test_bytes_in_parquet_that_are_no_text_are_a_bad_row(tmp_path):
+    question = pa.array([b"Q0", b"Q\xff", b"Q2"]).view(pa.string())
+    path = parquet_source(tmp_path, pa.table({"question": question, "answer": ["#### 1"] * 3}))
+    with pytest.raises(DatasetError, match="d.parquet: row 1: not UTF-8 text"):
+        prepare(path, entry_for(path, 3))
+    assert prepare(path, entry_for(path, 3, on_bad_row="drop"))["dropped"] == {
+        "not_utf8": {"count": 1, "rows": "1"}
+    }
+
+
+def test_numina_rows_without_a_checkable_answer_are_counted(tmp_path):
+    rows = [
+        ("algebra", "What is $1 + 1$?", r"It is $\boxed{2}$."),
+        ("olympiads", "Prove that $1 + 1 = 2$.", "Clear. $\\blacksquare$"),
+        ("cn_k12", "What is $2 + 2$?", "It is 4."),
+        ("cn_k12", "What is $3 + 3$?", r"It is \boxed{}."),
+        ("orca_math", "What is $1 + 1$?", r"\boxed{2}"),
+    ]
+    columns = [pa.array(list(column)) for column in zip(*rows, strict=True)]
+    messages = pa.array([[{"role": "user", "content": "unused"}]] * len(rows))
+    table = pa.table([*columns, messages], names=["source", "problem", "solution", "messages"])
+    path = parquet_source(tmp_path, table)
+    numina = TABLE["numina_math_cot"]
+    entry = entry_for(path, 5, "numina_math_cot", unique=numina.unique, on_bad_row=numina.on_bad_row)
+    card = prepare(path, entry)
+    assert {reason: dropped["rows"] for reason, dropped in card["dropped"].items()} == {
+        "proof": "1",
+        "no_answer": "2",
+        "empty_answer": "3",
+        "duplicate_problem": "4",
+    }
+    assert card["rows"]["kept"] == 1
+
+
+def test_without_any_source_that_can_be_used_the_entry_is_named(source):
+    with pytest.raises(DatasetError, match="d: the table has only a local copy"):
+        prepare_dataset("d", entry_for(source, 4), source.parent / "o", source.parent / "c", real_data=None)
+
+
+def test_an_entry_needs_a_source():
+    with pytest.raises(ValueError, match="needs `local`, `hub` or both"):
+        DatasetEntry(
+            title="D", licence="MIT", role="training", split="train", prompt="dapo", unique=False, hub=None
+        )
+
+
+# --- the real files ----------------------------------------------------------------------------------------
+
+EXPECTED_DROPPED = {
+    "dapo_math_17k": {"contradictory_answers": 24, "duplicate_problem": 650},
+    "math_train": {"empty_answer": 2},
+}
+
+
+@pytest.mark.parametrize("name", [name for name, entry in TABLE.items() if entry.local])
+def test_real_data_sets_are_prepared_whole(name, real_data, tmp_path):
+    card = prepare_dataset(
+        name, TABLE[name], tmp_path / "d.parquet", tmp_path / "d.json", real_data=real_data
+    )
+    dropped = {reason: found["count"] for reason, found in card["dropped"].items()}
+    assert dropped == EXPECTED_DROPPED.get(name, {})
+    assert card["rows"]["kept"] == TABLE[name].local.rows - sum(dropped.values())
+    assert len(read_dataset(tmp_path / "d.parquet")) == card["rows"]["kept"]
+
+
+def test_answers_extracted_from_math_solutions_equal_the_published_ones(real_data):
+    """MATH-500 publishes answers and solutions: the last box of each solution is the answer."""
+    lines = (real_data / "math500.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 500
+    for line in map(json.loads, lines):
+        assert re.sub(r"\s", "", last_boxed(line["solution"])) == re.sub(r"\s", "", line["answer"])

@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 
 import torch
-from transformers.utils import logging as transformers_logging
 
-from ead.pipeline.evaluate import EvaluationRequest, evaluate
+from ead.pipeline.config import EvaluationRequest
+from ead.pipeline.evaluate import evaluate
 from ead.pipeline.files import sha256_of_file, write_json
 from ead.pipeline.runs import code_version
 
@@ -30,7 +30,6 @@ def main() -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     torch.set_num_threads(arguments.threads)
-    transformers_logging.disable_progress_bar()
     request = EvaluationRequest.model_validate_json(arguments.request)
     if arguments.run is None:
         checkpoints = {0: arguments.model.parent}

@@ -48,13 +48,14 @@ def main() -> None:
         figures[experiment].append(Path(file))
 
     place = mlflow.Store.local(arguments.local) if arguments.local else mlflow.Store(arguments.uri, None)
-    runs = mlflow.ingest(place, arguments.run)
+    ingested = mlflow.ingest(place, arguments.run)
+    runs = ingested["runs"]
+    counts = ("points", "parameters", "artifacts")
+    totals = {key: sum(run[key] for run in runs.values()) for key in counts}
     report = {
         "store": place.tracking_uri,
-        "totals": {
-            key: sum(run[key] for run in runs.values()) for key in ("points", "parameters", "artifacts")
-        },
-        "runs": runs,
+        "totals": totals,
+        **ingested,
         "closed_as_killed": mlflow.close_killed(place, arguments.state) if arguments.state else [],
         "figures": mlflow.add_figures(place, figures),
     }
@@ -63,8 +64,8 @@ def main() -> None:
     for name, run in runs.items():
         if run["differing"]:
             print(f"{name}: {run['differing']} values in MLflow differ from the file", file=sys.stderr)
-    totals = ", ".join(f"{count} {what}" for what, count in report["totals"].items())
-    print(f"{len(runs)} runs in {place.tracking_uri}; added {totals}")
+    added = ", ".join(f"{count} {what}" for what, count in totals.items())
+    print(f"{len(runs)} runs in {place.tracking_uri}; added {added}")
 
 
 if __name__ == "__main__":

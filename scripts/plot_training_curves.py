@@ -21,8 +21,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     estimates = pd.read_parquet(arguments.estimates)
-    shown = [metric for metric in arguments.metrics if metric in set(estimates["metric"])]
-    figure = plotting.training_curves(estimates, shown, json.loads(arguments.decoder_labels), arguments.title)
+    figure = plotting.training_curves(
+        estimates, arguments.metrics, json.loads(arguments.decoder_labels), arguments.title
+    )
     plotting.save(figure, estimates, arguments.pdf, arguments.png, arguments.csv)
 
 

@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 
 import torch
-from transformers.utils import logging as transformers_logging
+from filelock import FileLock
 
 from ead.integrations.mlflow import RunDescription, RunStream, Store
 from ead.pipeline.engines import inprocess
@@ -33,12 +33,11 @@ def main() -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     torch.set_num_threads(arguments.threads)
-    transformers_logging.disable_progress_bar()
     run = RunConfiguration.from_json(arguments.run)
     version = code_version()
     figures = figures_of(run, arguments.scale)
     tracking = RunDescription(
-        experiment=next(iter(figures.values())).group,
+        experiment=next((figure.group for figure in figures.values()), "unlisted"),
         cell=run.cell,
         run=run.name,
         configuration_hash=run.hash,
@@ -57,7 +56,9 @@ def main() -> None:
     started = mark_started(arguments.state)
     logging.info("run %s, configuration %s", run.name, run.hash)
     logging.info("%s", json.dumps(run.parameters()))
-    with RunStream(store, tracking, arguments.state / "metrics.jsonl", arguments.output.parent):
+    # A workflow that was killed may have left this training running: wait for it, then go on from its state.
+    lock = FileLock(arguments.state / "lock")
+    with lock, RunStream(store, tracking, arguments.state / "metrics.jsonl", arguments.output.parent):
         result = inprocess.train(
             run,
             model=arguments.model.parent,

@@ -4,12 +4,10 @@ import argparse
 from pathlib import Path
 
 import torch
-from transformers.utils import logging as transformers_logging
 
-from ead import seeds
 from ead.pipeline import warmstart
 from ead.pipeline.config import WarmStartModel
-from ead.pipeline.countdown import Demonstrator, Problem
+from ead.pipeline.countdown import Problem
 from ead.pipeline.data import read_dataset
 from ead.pipeline.files import atomic_directory, sha256_of_file, write_json
 from ead.pipeline.progress import Progress
@@ -28,42 +26,21 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
-    transformers_logging.disable_progress_bar()
     definition = WarmStartModel.model_validate_json(arguments.definition)
     problems = [
         Problem(tuple(problem.details["numbers"]), int(problem.answer))
         for problem in problems_of(read_dataset(arguments.dataset))
     ]
-    tokenizer = warmstart.build_tokenizer()
-    model = warmstart.build_model(
-        tokenizer,
-        hidden_size=definition.hidden_size,
-        layers=definition.layers,
-        heads=definition.heads,
-        mlp_size=definition.mlp_size,
-        max_positions=definition.max_positions,
-        seed=seeds.derive(arguments.root_seed, "warm start", "weights"),
-    )
-    settings = warmstart.WarmStart(
-        steps=definition.steps,
-        batch_size=definition.batch_size,
-        learning_rate=definition.learning_rate,
-        warmup_steps=definition.warmup_steps,
-    )
-    demonstrator = Demonstrator(definition.skill, definition.surrender, definition.max_attempts)
     with Progress(arguments.progress, f"base model {arguments.name}", definition.steps, "step") as bar:
-        losses = warmstart.train(
-            model,
-            tokenizer,
+        model, losses = warmstart.train(
+            definition,
             problems,
-            demonstrator,
-            settings,
             root_seed=arguments.root_seed,
             report=lambda step, loss: bar.update(step, f"loss {loss:.3f} nats"),
         )
     with atomic_directory(arguments.output.parent) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        model.save(folder)
+        warmstart.write_tokenizer(folder)
         write_json(
             folder / arguments.output.name,
             {

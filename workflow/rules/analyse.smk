@@ -27,7 +27,7 @@ rule estimate_curves:
     conda:
         "../../envs/cpu.yaml"
     shell:
-        "{PYTHON:q} scripts/estimate_curves.py"
+        "{PYTHON:q} {SCRIPTS:q}/estimate_curves.py"
         " --runs {params.runs:q}"
         " --evaluations {SCALE:q}/evaluations"
         " --metrics {params.metrics}"

@@ -9,6 +9,7 @@ from ead.pipeline import runs as run_table
 from ead.pipeline.config import (
     ConfigurationError,
     CountdownData,
+    EvaluationRequest,
     PretrainedModel,
     RealData,
     WarmStartModel,
@@ -17,11 +18,10 @@ from ead.pipeline.config import (
     load_scale,
     suggest,
 )
-from ead.pipeline.evaluate import EvaluationRequest
 
 try:
     configuration = load_configuration(config)
-    scale = load_scale(configuration.scale)
+    scale = load_scale(configuration.scale, configuration.overrides)
     experiments = load_experiments()
     for name in configuration.experiments:
         if name not in experiments:
@@ -35,6 +35,7 @@ except ConfigurationError as error:
 RESULTS = configuration.paths.results
 REPORTS = f"{configuration.paths.reports}/{configuration.scale}"
 SCALE = f"{RESULTS}/{configuration.scale}"
+SCRIPTS = f"{workflow.basedir}/scripts"
 PYTHON = configuration.interpreters.cpu or sys.executable
 runs = {name: run for table in runs_of.values() for name, run in table.items()}
 

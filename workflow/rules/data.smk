@@ -39,7 +39,7 @@ rule prepare_dataset:
             else []
         ),
     shell:
-        "{PYTHON:q} scripts/prepare_dataset.py"
+        "{PYTHON:q} {SCRIPTS:q}/prepare_dataset.py"
         " --dataset {wildcards.real_dataset:q}"
         " {params.source:q}"
         " --output {output.data:q}"
@@ -63,7 +63,7 @@ rule check_contamination:
     conda:
         "../../envs/cpu.yaml"
     shell:
-        "{PYTHON:q} scripts/check_contamination.py"
+        "{PYTHON:q} {SCRIPTS:q}/check_contamination.py"
         " --training {input.training:q}"
         " --evaluation {input.evaluation:q}"
         " --output {output:q}"

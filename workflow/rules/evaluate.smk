@@ -36,7 +36,7 @@ rule evaluate_run:
     conda:
         "../../envs/cpu.yaml"
     shell:
-        "{PYTHON:q} scripts/evaluate.py"
+        "{PYTHON:q} {SCRIPTS:q}/evaluate.py"
         " --subject {wildcards.run:q}"
         " --request {params.request:q}"
         " --run {input.run:q}"
@@ -65,7 +65,7 @@ rule evaluate_model:
     conda:
         "../../envs/cpu.yaml"
     shell:
-        "{PYTHON:q} scripts/evaluate.py"
+        "{PYTHON:q} {SCRIPTS:q}/evaluate.py"
         " --subject model~{wildcards.model:q}"
         " --request {params.request:q}"
         " --model {input.model:q}"

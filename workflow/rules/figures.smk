@@ -30,7 +30,7 @@ rule plot_training_curves:
     conda:
         "../../envs/cpu.yaml"
     shell:
-        "{PYTHON:q} scripts/plot_training_curves.py"
+        "{PYTHON:q} {SCRIPTS:q}/plot_training_curves.py"
         " --estimates {input:q}"
         " --metrics {params.metrics}"
         " --decoder-labels {params.decoder_labels:q}"

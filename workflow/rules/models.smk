@@ -48,7 +48,7 @@ rule import_model:
         entry=pretrained_entry,
         downloads=f"{RESULTS}/downloads",
     shell:
-        "{PYTHON:q} scripts/import_model.py"
+        "{PYTHON:q} {SCRIPTS:q}/import_model.py"
         " --source {params.source:q}"
         " --output {output:q}"
         " --downloads {params.downloads:q}"
@@ -73,12 +73,12 @@ rule train_base_model:
         or "none",
     conda:
         "../../envs/cpu.yaml"
-    threads: 2
+    threads: 1
     params:
         definition=lambda wildcards: definition_json(scale.models, wildcards.base_model),
         progress=f"{SCALE}/progress/train_base_model/{{base_model}}.json",
     shell:
-        "{PYTHON:q} scripts/train_base_model.py"
+        "{PYTHON:q} {SCRIPTS:q}/train_base_model.py"
         " --name {wildcards.base_model:q}"
         " --definition {params.definition:q}"
         " --root-seed {configuration.root_seed}"

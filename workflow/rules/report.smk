@@ -26,7 +26,7 @@ if scale.real_lm:
         conda:
             "../../envs/cpu.yaml"
         shell:
-            "{PYTHON:q} scripts/tabulate_evaluation.py"
+            "{PYTHON:q} {SCRIPTS:q}/tabulate_evaluation.py"
             " --evaluation {input:q}"
             " --decoder-labels {params.decoder_labels:q}"
             " --samples {params.samples}"

@@ -34,7 +34,7 @@ rule train:
     conda:
         "../../envs/cpu.yaml"
     shell:
-        "{PYTHON:q} scripts/train.py"
+        "{PYTHON:q} {SCRIPTS:q}/train.py"
         " --run {params.run:q}"
         " --model {input.model:q}"
         " --dataset {input.dataset:q}"
@@ -73,7 +73,7 @@ rule ingest_runs:
     conda:
         "../../envs/cpu.yaml"
     shell:
-        "{PYTHON:q} scripts/ingest_runs.py"
+        "{PYTHON:q} {SCRIPTS:q}/ingest_runs.py"
         " --run {params.runs:q}"
         " {params.store:q}"
         " --state {SCALE:q}/state"

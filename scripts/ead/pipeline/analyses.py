@@ -13,10 +13,10 @@ from ead.pipeline.runs import RunConfiguration
 CONFIDENCE = 0.95
 METRICS = {
     "pass_at_1": lambda n, c: metrics.pass_at_k(n, c, 1),
-    "pass_at_16": lambda n, c: metrics.pass_at_k(n, c, 16),
-    "worst_at_16": lambda n, c: metrics.worst_at_k(n, c, 16),
+    "pass_at_k": lambda n, c: metrics.pass_at_k(n, c, n),
+    "worst_at_k": lambda n, c: metrics.worst_at_k(n, c, n),
 }
-"""Name -> score of problems from their numbers of responses ``n`` and correct responses ``c``."""
+"""Name -> score of problems from their numbers of responses ``n`` and correct responses ``c``; k is n."""
 
 
 def correct_counts(manifests: Sequence[Path]) -> pd.DataFrame:
@@ -44,7 +44,7 @@ def training_curves(
     Args:
         cells: cell name -> its runs (one per seed) and their evaluation manifests.
         base_models: model name -> evaluation manifest of the model before training.
-        metric_names: keys of ``METRICS``; those that need more samples than were drawn are left out.
+        metric_names: keys of ``METRICS``.
 
     Returns:
         One row per cell, decoder, metric and step: ``value``, ``low``, ``high`` (95 percent, by
@@ -60,9 +60,6 @@ def training_curves(
             trained = step > 0
             totals, right = (_matrix(part, column)[: None if trained else 1] for column in ("size", "sum"))
             for metric in metric_names:
-                samples = int(totals.min())
-                if samples < _samples_needed(metric):
-                    continue
                 scores = METRICS[metric](totals, right)
                 estimate = statistics.bootstrap(
                     scores,
@@ -83,15 +80,11 @@ def training_curves(
                         "low": estimate.low,
                         "high": estimate.high,
                         "problems": estimate.problems,
-                        "samples": samples,
+                        "samples": int(totals.min()),
                         "seeds": estimate.seeds,
                     }
                 )
     return pd.DataFrame(rows)
-
-
-def _samples_needed(metric: str) -> int:
-    return int(metric.rpartition("_")[2])
 
 
 def _matrix(part: pd.DataFrame, column: str) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The trainer's private state: atomic, checksummed, never resumed by another run.
 
-A state is a pair of files in one folder: ``step_000030.safetensors`` and, written after it, ``step_000030.json``
-with the checksum and the identity of the run. The newest whole pair is resumed; a damaged one is reported and
-the one before it is taken. An identity that differs is refused, not resumed.
+A state is a pair of files in one folder: ``step_000030.safetensors`` and, written after it,
+``step_000030.json`` with the checksum and the identity of the run. The newest whole pair is resumed; a
+damaged one is reported and the one before it is taken. An identity that differs is refused, not resumed.
 """
 
 import json

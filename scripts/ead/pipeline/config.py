@@ -109,6 +109,10 @@ class Configuration(Strict):
     experiments: Annotated[list[Name], AfterValidator(_unique)] = Field(
         ["fig04"], description="entries of workflow/experiments.yaml that `all` makes"
     )
+    overrides: dict[str, Any] = Field(
+        {},
+        description="laid over workflow/scales/{scale}.yaml, e.g. {samplers: {ead: {schedule: {tau_max: 1.3}}}}",
+    )
     paths: Paths = Paths()
     tracking: Tracking = Tracking()
     interpreters: Interpreters = Interpreters()
@@ -245,6 +249,18 @@ class RealLanguageModel(Evaluation):
     """The same evaluation with a published language model on real problems."""
 
     model: Name
+
+
+class EvaluationRequest(Strict):
+    """What to draw from every checkpoint; plain data, so that a rule can carry it."""
+
+    dataset: Name
+    limit: int | None = None
+    samples: int
+    max_new_tokens: int
+    decoders: dict[Name, Decoder]
+    verifier_timeout_s: float
+    root_seed: int
 
 
 class Scale(Strict):
@@ -429,14 +445,19 @@ def load_configuration(values: Mapping[str, Any], source: str = "config.yaml") -
     return validate(Configuration, dict(values), source)
 
 
-def load_scale(name: str, folder: Path = REPOSITORY / "workflow" / "scales") -> Scale:
-    """Read ``{folder}/{name}.yaml``; its ``extends`` names a scale whose values it overrides."""
+def load_scale(name: str, overrides: Mapping[str, Any] | None = None) -> Scale:
+    """Read ``workflow/scales/{name}.yaml`` with ``overrides`` laid over it.
+
+    The file's ``extends`` names a scale whose values it overrides in the same way.
+    """
+    folder = REPOSITORY / "workflow" / "scales"
     path = folder / f"{name}.yaml"
     values = read_yaml(path)
     if "extends" in values:
         base = values.pop("extends")
         values = merge(read_yaml(folder / f"{base}.yaml"), values)
-    return validate(Scale, values, f"{folder.name}/{path.name}")
+    source = f"{folder.name}/{path.name}" + (" with config.yaml's overrides" if overrides else "")
+    return validate(Scale, merge(values, overrides or {}), source)
 
 
 def load_experiments(path: Path = REPOSITORY / "workflow" / "experiments.yaml") -> dict[str, Experiment]:

@@ -208,5 +208,7 @@ def grade(response: str, numbers: Sequence[int], target: int) -> Verdict:
     used = Counter(int(number) for number in re.findall(r"\d+", boxed))
     correct = value == target and used == Counter(numbers)
     # In a majority vote the right value with the wrong numbers is an answer of its own.
-    vote = " ".join(boxed.split()) if value is None or (value == target and not correct) else str(value)
+    vote = " ".join(boxed.split()) if value is None else str(value)
+    if value == target and not correct:
+        vote += " from other numbers"
     return Verdict(correct=correct, status="ok", extracted=boxed.strip(), canonical=vote)

@@ -15,13 +15,15 @@ import pyarrow.parquet as pq
 
 from ead import schedule, seeds
 from ead.pipeline import policy
-from ead.pipeline.config import Decoder, Name, Strict
+from ead.pipeline.config import EvaluationRequest
 from ead.pipeline.data import read_dataset
 from ead.pipeline.files import atomic_path, sha256_of_file
 from ead.pipeline.generate import generate
 from ead.pipeline.progress import Progress
 from ead.pipeline.rewards import Grader, Problem, problems_of
 from ead.pipeline.runs import digest
+from ead.pipeline.tokenizer import Tokenizer
+from ead.pipeline.transformer import Transformer
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +39,6 @@ SAMPLE_COLUMNS = {
     "tokens": "length of the response, the end-of-sequence token included",
     "finished": "false where the token limit cut the response",
 }
-
-
-class EvaluationRequest(Strict):
-    """What to draw from every checkpoint; plain data, so that a rule can carry it."""
-
-    dataset: Name
-    limit: int | None = None
-    samples: int
-    max_new_tokens: int
-    decoders: dict[Name, Decoder]
-    verifier_timeout_s: float
-    root_seed: int
 
 
 def evaluate(
@@ -85,7 +75,7 @@ def evaluate(
                     }
                 )
                 if stored_identity(path) != identity:
-                    loaded = loaded or policy.load(folder)
+                    loaded = loaded or (Transformer.load(folder), Tokenizer(folder))
                     done = len(records) * len(problems)
                     frame = _sample(request, name, decoder, problems, *loaded, grader, bar, done)
                     _write(frame, path, identity)

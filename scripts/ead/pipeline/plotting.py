@@ -26,8 +26,8 @@ SAMPLER_STYLES: Mapping[str, dict] = {
 }
 METRIC_LABELS = {
     "pass_at_1": "Pass@1 (%)",
-    "pass_at_16": "Pass@16 (%)",
-    "worst_at_16": "Worst@16 (%)",
+    "pass_at_k": "Pass@{k} (%)",
+    "worst_at_k": "Worst@{k} (%)",
 }
 PRINT_WIDTH = 6.75  # inches: the text width of the paper
 
@@ -84,7 +84,7 @@ def training_curves(
                 _draw_curve(panel, curve, SAMPLER_STYLES[sampler])
             panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
             if column == 0:
-                panel.set_ylabel(METRIC_LABELS[metric])
+                panel.set_ylabel(METRIC_LABELS[metric].format(k=int(estimates["samples"].min())))
             if row == 0:
                 prefix = f"{model}; " if models > 1 else ""
                 panel.set_title(f"{prefix}evaluated at {decoder_labels[decoder]}")

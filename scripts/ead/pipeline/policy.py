@@ -1,36 +1,24 @@
-"""The policy being trained: loading it, encoding prompts, and log-probabilities with gradients."""
+"""The policy being trained: encoding prompts, decoding responses, log-probabilities with gradients."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ead.pipeline.rewards import Problem
+from ead.pipeline.tokenizer import Tokenizer
+from ead.pipeline.transformer import Transformer
 
 
-def load(folder: Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model and its tokenizer from a local folder in Hugging Face format (safetensors, no remote code)."""
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-    )
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def encode(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def encode(problems: Sequence[Problem], tokenizer: Tokenizer) -> list[list[int]]:
     """Return each problem's prompt as token ids, through the tokenizer's chat template."""
-    return [
-        tokenizer.apply_chat_template(problem.messages, add_generation_prompt=True, return_dict=False)
-        for problem in problems
-    ]
+    return [tokenizer.encode_chat(problem.messages) for problem in problems]
 
 
-def decode(tokens: Tensor, mask: Tensor, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return the text of each response, special tokens left out."""
-    rows = [row[kept].tolist() for row, kept in zip(tokens, mask, strict=True)]
-    return tokenizer.batch_decode(rows, skip_special_tokens=True)
+def decode(tokens: Tensor, mask: Tensor, tokenizer: Tokenizer) -> list[str]:
+    """Return the text of each response [B, T], special tokens left out."""
+    return tokenizer.decode([row[:n] for row, n in zip(tokens.tolist(), mask.sum(-1).tolist(), strict=True)])
 
 
 def micro_batches(widths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
@@ -49,7 +37,7 @@ def micro_batches(widths: Sequence[int], token_budget: int) -> Iterator[list[int
 
 
 def response_logprobs(
-    model: PreTrainedModel,
+    model: Transformer,
     prompts: Sequence[Sequence[int]],
     tokens: Tensor,
     mask: Tensor,
@@ -67,10 +55,10 @@ def response_logprobs(
         for prompt, row, n in zip(prompts, tokens, responses, strict=True)
     ]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+    hidden = model(ids)
     row, position = mask.nonzero(as_tuple=True)
     # The token at response position t is predicted one column earlier.
-    logits = model.lm_head(hidden[row, lengths[row] + position - 1]).float()
+    logits = model.logits(hidden[row, lengths[row] + position - 1])
     if temperatures is not None:
         logits = logits / temperatures.to(logits)[position].unsqueeze(-1)
     chosen = torch.log_softmax(logits, -1).gather(-1, tokens[row, position].to(logits.device).unsqueeze(-1))

@@ -4,121 +4,114 @@ The supervised warm start plays the role of the pretrained model in the paper: i
 some problems some of the time, which reinforcement learning can then improve.
 """
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.utils.rnn import pad_sequence
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ead import seeds
+from ead.pipeline.config import WarmStartModel
 from ead.pipeline.countdown import VOCABULARY, Demonstrator, Problem
+from ead.pipeline.transformer import Shape, Transformer
 
 PAD, EOS = "<pad>", "<eos>"
+WORDS = {word: index for index, word in enumerate([PAD, EOS, *VOCABULARY])}
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+INITIAL_SCALE = 0.05
 IGNORED = -100  # torch's cross-entropy skips labels with this value
 
 
-@dataclass(frozen=True)
-class WarmStart:
-    """Hyperparameters of the supervised warm start (AdamW, linear warm-up, linear decay to zero)."""
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    warmup_steps: int
-    betas: tuple[float, float] = (0.9, 0.98)
-
-
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word of the task; an unknown word is an error. Its size is the model's vocabulary."""
-    words = {word: index for index, word in enumerate([PAD, EOS, *VOCABULARY])}
-    tokenizer = Tokenizer(models.WordLevel(words))
+def write_tokenizer(folder: Path) -> None:
+    """Write a tokenizer in Hugging Face format: one token per word of the task, an unknown word is an error."""
+    tokenizer = Tokenizer(models.WordLevel(WORDS))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token=EOS,
-        pad_token=PAD,
-        chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
-    )
+    tokenizer.add_special_tokens([PAD, EOS])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": EOS,
+        "pad_token": PAD,
+        "clean_up_tokenization_spaces": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 
-def build_model(
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    hidden_size: int,
-    layers: int,
-    heads: int,
-    mlp_size: int,
-    max_positions: int,
-    seed: int,
-) -> LlamaForCausalLM:
-    """Return a randomly initialised model with tied embeddings, reproducible from ``seed``."""
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=hidden_size,
-            intermediate_size=mlp_size,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            max_position_embeddings=max_positions,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            initializer_range=0.05,
-        )
-    )
+def build_model(definition: WarmStartModel, generator: torch.Generator) -> Transformer:
+    """Return a randomly initialised model. Its vocabulary is the tokenizer's, as vLLM and verl require."""
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": len(WORDS),
+        "hidden_size": definition.hidden_size,
+        "intermediate_size": definition.mlp_size,
+        "num_hidden_layers": definition.layers,
+        "num_attention_heads": definition.heads,
+        "num_key_value_heads": definition.heads,
+        "head_dim": definition.hidden_size // definition.heads,
+        "max_position_embeddings": definition.max_positions,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": WORDS[EOS],
+        "pad_token_id": WORDS[PAD],
+        "initializer_range": INITIAL_SCALE,
+        "dtype": "float32",
+    }
+    model = Transformer(Shape.from_config(config), config)
+    model.initialise(generator, INITIAL_SCALE)
+    return model
 
 
 def train(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
+    definition: WarmStartModel,
     problems: Sequence[Problem],
-    demonstrator: Demonstrator,
-    settings: WarmStart,
     *,
     root_seed: int,
     report: Callable[[int, float], None] = lambda step, loss: None,
-) -> list[float]:
-    """Train ``model`` in place on demonstrations for ``problems``; return the loss (nats per token) by step."""
+) -> tuple[Transformer, list[float]]:
+    """Train a model on demonstrations for ``problems``; return it and the loss (nats per token) by step.
+
+    AdamW with linear warm-up and linear decay to zero; only response tokens count.
+    """
+    model = build_model(definition, seeds.torch_generator(root_seed, "warm start", "weights"))
     rng = seeds.generator(root_seed, "warm start", "demonstrations")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=settings.betas)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / settings.warmup_steps, 1 - step / settings.steps),
+    demonstrator = Demonstrator(definition.skill, definition.surrender, definition.max_attempts)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=definition.learning_rate, betas=(0.9, 0.98))
+    rates = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / definition.warmup_steps, 1 - step / definition.steps)
     )
     losses = []
-    model.train()
-    for step in range(settings.steps):
-        batch = [problems[i] for i in rng.integers(len(problems), size=settings.batch_size)]
-        inputs, labels = _batch(batch, demonstrator, tokenizer, rng)
-        logits = model(input_ids=inputs, attention_mask=inputs != tokenizer.pad_token_id).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED
-        )
+    for step in range(definition.steps):
+        batch = [problems[i] for i in rng.integers(len(problems), size=definition.batch_size)]
+        inputs, labels = _batch([(p.prompt, demonstrator.respond(p, rng)) for p in batch])
+        kept = labels[:, 1:] != IGNORED
+        logits = model.logits(model(inputs)[:, :-1][kept])
+        loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][kept])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
+        rates.step()
         losses.append(loss.item())
         report(step + 1, losses[-1])
-    return losses
+    return model, losses
 
 
-def _batch(problems, demonstrator, tokenizer, rng):
+def _batch(pairs: Sequence[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded token ids [B, L] and labels [B, L] that leave out the prompt and the padding."""
     inputs, labels = [], []
-    for problem in problems:
-        prompt = tokenizer.encode(problem.prompt)
-        response = [*tokenizer.encode(demonstrator.respond(problem, rng)), tokenizer.eos_token_id]
-        inputs.append(torch.tensor(prompt + response))
-        labels.append(torch.tensor([IGNORED] * len(prompt) + response))
+    for prompt, response in pairs:
+        asked = [WORDS[word] for word in prompt.split()]
+        answered = [*(WORDS[word] for word in response.split()), WORDS[EOS]]
+        inputs.append(torch.tensor(asked + answered))
+        labels.append(torch.tensor([IGNORED] * len(asked) + answered))
     return (
-        pad_sequence(inputs, batch_first=True, padding_value=tokenizer.pad_token_id),
+        pad_sequence(inputs, batch_first=True, padding_value=WORDS[PAD]),
         pad_sequence(labels, batch_first=True, padding_value=IGNORED),
     )

@@ -1,7 +1,7 @@
 """The in-process engine: reinforcement learning of a small language model in one readable loop.
 
-One step: take prompts, draw n rollouts each with the run's sampler, grade them, standardise the rewards within
-each prompt's group, and take one clipped policy-gradient step per mini-batch. With TIS each token's loss is
+One step: take prompts, draw n rollouts each with the run's sampler, grade them, standardise the rewards
+within each prompt's group, and take one clipped policy-gradient step per mini-batch. With TIS each token's loss is
 weighted by the truncated ratio of the policy to the distribution that was really sampled from.
 
 Left out on purpose, as in the paper's comparison: dynamic sampling and length penalties. The old
@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 
 from ead import importance, metrics, objective, schedule, seeds
 from ead.pipeline import policy, records
@@ -31,6 +30,8 @@ from ead.pipeline.generate import Rollouts, generate
 from ead.pipeline.progress import Progress
 from ead.pipeline.rewards import Grader, Problem, problems_of
 from ead.pipeline.runs import RunConfiguration
+from ead.pipeline.tokenizer import Tokenizer
+from ead.pipeline.transformer import Transformer
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +82,11 @@ class Trainer:
         self.problems = problems_of(read_dataset(dataset))
         if len(self.problems) < self.settings.prompts:
             raise ValueError(
-                f"{dataset}: {len(self.problems)} problems, but training.prompts asks for {self.settings.prompts} a step"
+                f"{dataset}: {len(self.problems)} problems, training.prompts asks for {self.settings.prompts}"
             )
-        self.model, self.tokenizer = policy.load(model)
+        self.model, self.tokenizer = Transformer.load(model), Tokenizer(model)
         self.prompts = policy.encode(self.problems, self.tokenizer)
-        self.reference = policy.load(model)[0] if run.algorithm_definition.kl_coefficient else None
+        self.reference = Transformer.load(model) if run.algorithm_definition.kl_coefficient else None
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=run.learning_rate,
@@ -101,7 +102,6 @@ class Trainer:
                 "model": sha256_of_file(model / "model.safetensors"),
                 "dataset": sha256_of_file(dataset),
                 "torch": torch.__version__,
-                "transformers": transformers.__version__,
                 "format": STATE_FORMAT,
             },
         )
@@ -308,8 +308,8 @@ class Trainer:
         # The records must be on the disk before the state that says they are.
         records.flush(self.folder / "metrics.jsonl")
         with atomic_directory(self.folder / "checkpoints" / f"step_{self.step}") as temporary:
-            self.model.save_pretrained(temporary)
-            self.tokenizer.save_pretrained(temporary)
+            self.model.save(temporary)
+            self.tokenizer.save(temporary)
         names = dict(self.model.named_parameters())
         tensors = {f"model/{name}": parameter.detach() for name, parameter in names.items()}
         for name, parameter in names.items():

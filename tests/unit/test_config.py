@@ -1,0 +1,121 @@
+"""The typed configuration: shipped files are valid, generated files are current, mistakes are explained."""
+
+import copy
+
+import pytest
+import yaml
+
+from ead.pipeline import config
+from ead.pipeline.config import REPOSITORY, Configuration, ConfigurationError, Scale, load_configuration
+from ead.pipeline.runs import RunConfiguration, expand
+
+SHIPPED_SCALES = sorted(path.stem for path in (REPOSITORY / "workflow" / "scales").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED_SCALES)
+def test_every_shipped_scale_resolves_every_run(name):
+    scale = config.load_scale(name)
+    user = Configuration(scale=name, seeds=[0, 1])
+    runs = {}
+    for experiment in config.load_experiments().values():
+        runs |= expand(user, scale, experiment)
+    assert runs
+    for run in runs.values():
+        assert RunConfiguration.from_json(run.to_json()) == run
+
+
+def test_generated_files_are_current():
+    folder = REPOSITORY / "workflow" / "schemas"
+    for name, schema in config.schemas().items():
+        assert yaml.safe_load((folder / name).read_text()) == schema, f"{name}: run `make config`"
+    default = (folder / "config.default.yaml").read_text()
+    assert default == config.render_configuration(), "config.default.yaml: run `make config`"
+
+
+def test_config_yaml_has_every_key_and_comment_of_the_model():
+    """The values are the user's; everything else is generated."""
+    text = (REPOSITORY / "config.yaml").read_text()
+    assert text == config.render_configuration(yaml.safe_load(text)), "config.yaml: run `make config`"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"scal": "cpu"}, ["config.yaml", "'scal'", "did you mean 'scale'"]),
+        ({"scale": "big"}, ["scale", "'mini', 'cpu', 'gpu1' or 'paper'", "'big'"]),
+        ({"seeds": [0, 0]}, ["seeds", "0 more than once"]),
+        ({"seeds": []}, ["seeds", "at least 1"]),
+        ({"seeds": "0"}, ["seeds", "list", "'0'"]),
+        ({"seeds": [-1]}, ["seeds.0", "greater than or equal to 0", "-1"]),
+        ({"root_seed": 1.5}, ["root_seed", "integer", "1.5"]),
+        ({"paths": {"result": "x"}}, ["'paths.result'", "did you mean 'results'"]),
+        ({"paths": {"results": ""}}, ["paths.results", "at least 1 character"]),
+        ({"experiments": ["fig04", "fig04"]}, ["experiments", "'fig04' more than once"]),
+        ({"experiments": ["../x"]}, ["experiments.0", "pattern"]),
+    ],
+)
+def test_a_wrong_choice_is_explained(values, words):
+    with pytest.raises(ConfigurationError) as caught:
+        load_configuration(values)
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert len(message.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def cpu():
+    return config.read_yaml(REPOSITORY / "workflow" / "scales" / "cpu.yaml")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("training.step", 3, ["unknown key 'training.step'", "'steps'"]),
+        ("training.steps", "60", ["training.steps", "integer", "'60'"]),
+        ("training.steps", 55, ["steps (55)", "checkpoint_every (10)"]),
+        ("training.prompts", 33, ["prompts (33)", "mini_batch_prompts (16)"]),
+        ("training.dataset", "countdown", ["training.dataset", "unknown dataset 'countdown'"]),
+        ("training.betas", [0.9], ["training.betas.1", "missing"]),
+        ("rollouts", 5, ["learning_rates", "rollouts = 5"]),
+        ("roles.small", "tinny", ["roles.small", "unknown model 'tinny'", "did you mean 'tiny'"]),
+        ("models.tiny.dataset", "gsm8k_test", ["models.tiny.dataset", "countdown problems only"]),
+        ("models.tiny.skill", 1.5, ["models.tiny.skill", "less than 1", "1.5"]),
+        ("samplers.ead.schedule.tau_min", 1.5, ["samplers.ead.schedule", "tau_max", "tau_min = 1.5"]),
+        ("samplers.ead.schedule.tau_min", 0, ["samplers.ead.schedule", "tau_min", "greater than 0"]),
+        ("samplers.ead.schedule.kind", "cosine", ["samplers.ead.schedule", "'cosine'", "annealed"]),
+        ("samplers.ead_tis.importance.cap", -2.0, ["samplers.ead_tis.importance.cap", "greater than 0"]),
+        ("samplers.ead_tis.importance.level", "word", ["importance.level", "'token' or 'sequence'", "'word'"]),
+        ("algorithms.dapo.clip_low", -0.1, ["algorithms.dapo.clip_low", "greater than 0"]),
+        ("evaluation.decoders", ["tau2"], ["evaluation.decoders", "unknown decoder 'tau2'"]),
+        ("evaluation.samples", 0, ["evaluation.samples", "greater than 0"]),
+        ("datasets.countdown_test.numbers", 5, ["datasets.countdown_test.numbers", "3 or 4", "5"]),
+        ("engine", "trl", ["engine", "'inprocess' or 'verl'", "'trl'"]),
+    ],
+)
+def test_a_wrong_scale_is_explained(cpu, path, value, words):
+    values = copy.deepcopy(cpu)
+    *parents, key = path.split(".")
+    table = values
+    for parent in parents:
+        # "tau0.6" and its like hold a dot; none of the paths above goes through one.
+        table = table[parent]
+    table[key] = value
+    with pytest.raises(ConfigurationError) as caught:
+        config.validate(Scale, values, "cpu.yaml")
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_repeated_key_is_an_error(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("a: 1\nb: {c: 1, c: 2}\n")
+    with pytest.raises(ConfigurationError, match="'c' appears twice"):
+        config.read_yaml(path)
+
+
+def test_a_file_that_is_no_yaml_is_named(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("a: [1\n")
+    with pytest.raises(ConfigurationError, match=r"x\.yaml: not valid YAML"):
+        config.read_yaml(path)
+    with pytest.raises(ConfigurationError, match="no such file"):
+        config.read_yaml(tmp_path / "absent.yaml")

@@ -1,0 +1,147 @@
+"""The in-process sampler: distribution, recorded log-probabilities, order, end of sequence."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from ead import seeds
+from ead.pipeline import warmstart
+from ead.pipeline.config import load_scale
+from ead.pipeline.generate import generate
+from ead.schedule import Annealed, Fixed, ReverseAnnealed
+
+SCHEDULES = [Fixed(0.6), Annealed(d0=6, alpha=0, start=2), ReverseAnnealed(reading="mirrored", d0=6, start=1)]
+PROMPTS = [[100, 5, 8, 9], [101, 7], [100, 3, 3, 3]]
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A random model whose next-token distributions are uneven."""
+    definition = load_scale("mini").models["tiny"]
+    model = warmstart.build_model(definition, seeds.torch_generator(0, "weights"))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(6.0)
+    return model.eval()
+
+
+def draw(model, schedule, *, seed=0, samples=4, prompts=PROMPTS, **options):
+    options = {"max_new_tokens": 16, "record": True} | options
+    generator = torch.Generator().manual_seed(seed)
+    return generate(model, prompts, schedule, samples=samples, generator=generator, **options)
+
+
+def reference_logits(model, prompt, response):
+    with torch.no_grad():
+        return model.logits(model(torch.tensor([[*prompt, *response]])))[0, len(prompt) - 1 : -1].double()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_recorded_values_are_those_of_an_independent_forward_pass(model, schedule):
+    step = 3
+    rollouts = draw(model, schedule, step=step)
+    for row, prompt in enumerate([p for p in PROMPTS for _ in range(4)]):
+        n = int(rollouts.lengths[row])
+        response = rollouts.tokens[row, :n]
+        logits = reference_logits(model, prompt, response.tolist())
+        tau = torch.from_numpy(schedule.temperature(np.arange(n), step))[:, None]
+        for temperature, logprobs, entropy in (
+            (tau, rollouts.behaviour_logprobs, rollouts.behaviour_entropy),
+            (1.0, rollouts.policy_logprobs, rollouts.entropy),
+        ):
+            expected = torch.log_softmax(logits / temperature, -1)
+            chosen = expected.gather(-1, response[:, None])[:, 0]
+            torch.testing.assert_close(logprobs[row, :n].double(), chosen, atol=1e-4, rtol=0)
+            expected_entropy = torch.special.entr(expected.exp()).sum(-1)
+            torch.testing.assert_close(entropy[row, :n].double(), expected_entropy, atol=1e-4, rtol=0)
+        assert not rollouts.behaviour_logprobs[row, n:].any()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_samples_follow_the_tempered_distribution_at_every_position(model, schedule):
+    """Chi-square of the token at each position, given the prefix drawn so far, over many draws."""
+    prompt, prefix, draws = PROMPTS[0], [], 20_000
+    p_values = []
+    for t in range(6):
+        rollouts = _continue(model, schedule, prompt, prefix, draws)
+        logits = reference_logits(model, prompt, [*prefix, 0])[-1]
+        expected = torch.softmax(logits / schedule.temperature(t), -1).numpy() * draws
+        found = np.bincount(rollouts, minlength=len(expected))
+        common = expected >= 5
+        observed = np.append(found[common], found[~common].sum())
+        predicted = np.append(expected[common], expected[~common].sum())
+        keep = predicted > 0
+        p_values.append(stats.chisquare(observed[keep], predicted[keep] * draws / predicted.sum()).pvalue)
+        prefix.append(int(np.argmax(np.where(np.arange(len(found)) > 1, found, 0))))
+    # Fixed seeds: this either always passes or never does; the bound is a family-wise 1 in 10,000.
+    assert min(p_values) > 1e-4 / len(p_values), p_values
+
+
+def _continue(model, schedule, prompt, prefix, draws):
+    """Draw the token after ``prefix`` many times, at the prefix's position in the schedule."""
+
+    class Shifted:
+        def temperature(self, position, step=0):
+            return schedule.temperature(np.asarray(position) + len(prefix), step)
+
+    rollouts = generate(
+        model,
+        [[*prompt, *prefix]],
+        Shifted(),
+        samples=draws,
+        max_new_tokens=1,
+        generator=torch.Generator().manual_seed(len(prefix)),
+        batch_rows=draws,
+    )
+    return rollouts.tokens[:, 0].numpy()
+
+
+def test_a_row_draws_the_same_whatever_it_is_batched_with(model):
+    together = draw(model, SCHEDULES[1], batch_rows=1024)
+    apart = draw(model, SCHEDULES[1], batch_rows=4)
+    assert torch.equal(together.tokens, apart.tokens)
+    assert torch.equal(together.mask, apart.mask)
+
+
+def test_the_same_seed_repeats_and_another_does_not(model):
+    assert torch.equal(draw(model, SCHEDULES[0]).tokens, draw(model, SCHEDULES[0]).tokens)
+    other = draw(model, SCHEDULES[0], seed=1)
+    first = draw(model, SCHEDULES[0])
+    width = min(other.tokens.shape[1], first.tokens.shape[1])
+    assert not torch.equal(other.tokens[:, :width], first.tokens[:, :width])
+
+
+def test_greedy_takes_the_most_likely_token(model):
+    rollouts = generate(model, PROMPTS, None, samples=1, max_new_tokens=8, generator=None)
+    for row, prompt in enumerate(PROMPTS):
+        n = int(rollouts.lengths[row])
+        response = rollouts.tokens[row, :n].tolist()
+        assert reference_logits(model, prompt, response).argmax(-1).tolist() == response
+
+
+def test_a_response_ends_with_its_end_token_or_at_the_limit(model):
+    rollouts = draw(model, Fixed(1.0), samples=64)
+    eos = model.shape.eos[0]
+    assert rollouts.finished.any() and not rollouts.finished.all()
+    for tokens, mask, finished in zip(rollouts.tokens, rollouts.mask, rollouts.finished, strict=True):
+        response = tokens[mask].tolist()
+        assert (response[-1] == eos) == bool(finished)
+        assert eos not in response[:-1]
+        assert finished or len(response) == 16
+
+
+def test_top_p_keeps_the_nucleus(model):
+    rollouts = draw(model, Fixed(1.0), samples=400, prompts=PROMPTS[:1], max_new_tokens=1, top_p=0.5)
+    probabilities = torch.softmax(reference_logits(model, PROMPTS[0], [0])[-1], -1)
+    ordered, order = probabilities.sort(descending=True)
+    nucleus = set(order[: int((ordered.cumsum(0) < 0.5).sum()) + 1].tolist())
+    assert set(rollouts.tokens[:, 0].tolist()) <= nucleus
+
+
+def test_bad_requests_are_refused(model):
+    with pytest.raises(ValueError, match="empty"):
+        draw(model, Fixed(1.0), prompts=[[]])
+    with pytest.raises(ValueError, match="positions"):
+        draw(model, Fixed(1.0), max_new_tokens=10_000)

@@ -1,0 +1,102 @@
+"""The run table: names, hashes, what a change touches."""
+
+import copy
+
+import pytest
+
+from ead.pipeline import config
+from ead.pipeline.config import Configuration, ConfigurationError, Scale
+from ead.pipeline.runs import expand, figures_of, resolve
+
+
+@pytest.fixture(scope="module")
+def values():
+    return config.read_yaml(config.REPOSITORY / "workflow" / "scales" / "cpu.yaml")
+
+
+def hashes(values, **choices):
+    scale = config.validate(Scale, values, "cpu.yaml")
+    runs = expand(Configuration(**choices), scale, config.load_experiments()["fig04"])
+    return {name: run.hash for name, run in runs.items()}
+
+
+def changed(values, change):
+    other = copy.deepcopy(values)
+    change(other)
+    before, after = hashes(values), hashes(other)
+    assert before.keys() == after.keys()
+    return {name.split("/")[2].removeprefix("sampler~") for name in before if before[name] != after[name]}
+
+
+EVERY_SAMPLER = {"tau0.6", "tau1.0", "tau1.2", "ead", "ead_tis"}
+
+
+def test_one_number_of_one_sampler_changes_that_cell_only(values):
+    def change(scale):
+        scale["samplers"]["ead"] = {"schedule": {**scale["samplers"]["ead"]["schedule"], "tau_max": 1.3}}
+
+    assert changed(values, change) == {"ead"}
+
+
+def test_the_cap_of_tis_changes_the_cell_with_tis_only(values):
+    assert changed(values, lambda scale: scale["samplers"]["ead_tis"]["importance"].update(cap=3.0)) == {
+        "ead_tis"
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda scale: scale["training"].update(steps=80),
+        lambda scale: scale["models"]["tiny"].update(skill=0.6),
+        lambda scale: scale["datasets"]["countdown_train"].update(test_share=0.3),
+        lambda scale: scale["learning_rates"].update({8: 1e-4}),
+    ],
+)
+def test_what_every_run_depends_on_changes_every_run(values, change):
+    assert changed(values, change) == EVERY_SAMPLER
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda scale: scale["evaluation"].update(samples=8),
+        lambda scale: scale["learning_rates"].update({16: 1e-3}),
+        lambda scale: scale["decoders"]["greedy"].update(label="other"),
+        lambda scale: scale.update(description="other"),
+        lambda scale: scale["samplers"].update(unused={"schedule": {"kind": "fixed", "tau": 2.0}}),
+    ],
+)
+def test_what_no_run_depends_on_changes_none(values, change):
+    assert changed(values, change) == set()
+
+
+def test_a_seed_more_keeps_the_runs_that_exist(values):
+    one, two = hashes(values, seeds=[0]), hashes(values, seeds=[0, 1])
+    assert one.items() <= two.items()
+    assert len(two) == 2 * len(one) == len(set(two.values()))
+
+
+def test_a_run_is_named_by_its_axes(values):
+    scale = config.validate(Scale, values, "cpu.yaml")
+    row = {"role": "small", "algorithm": "dapo", "sampler": "ead", "rollouts": None, "seed": 3}
+    run = resolve(Configuration(), scale, **row)
+    assert run.name == "model~tiny/algorithm~dapo/sampler~ead/n~8/seed~3"
+    assert run.cell == "model~tiny/algorithm~dapo/sampler~ead/n~8"
+    assert list(figures_of(run, "cpu"))[0] == "fig04"
+
+
+@pytest.mark.parametrize(
+    ("axis", "value", "message"),
+    [
+        ("role", "huge", "unknown role 'huge'"),
+        ("algorithm", "dappo", r"unknown algorithm 'dappo'.*did you mean 'dapo'"),
+        ("sampler", "ead_tsi", r"unknown sampler 'ead_tsi'.*did you mean 'ead_tis'"),
+        ("rollouts", 7, "no learning rate for 7 rollouts"),
+    ],
+)
+def test_an_unknown_name_is_explained(values, axis, value, message):
+    scale = config.validate(Scale, values, "cpu.yaml")
+    row = {"role": "small", "algorithm": "dapo", "sampler": "ead", "rollouts": None, "seed": 0}
+    with pytest.raises(ConfigurationError, match=message):
+        resolve(Configuration(), scale, **(row | {axis: value}))

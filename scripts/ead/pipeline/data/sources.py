@@ -1,6 +1,7 @@
 """Files of a data set: found in a local folder or fetched from a hub, checked, then read row by row."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,26 +92,37 @@ def _download(source: HubFiles, name: str, cache: str | Path | None, kind: str) 
         RevisionNotFoundError,
     )
 
+    endpoint = os.environ.get(
+        "HF_ENDPOINT", constants.ENDPOINT
+    )  # as it is now, not when the client was loaded
     where = f"{source.repository}@{source.revision or 'main'}"
+    elsewhere = {
+        "dataset": ", or set paths.real_data to a folder with local copies",
+        "model": ", or take a model that workflow/models.yaml finds elsewhere",
+    }
     try:
         path = hf_hub_download(
-            source.repository, name, repo_type=kind, revision=source.revision, cache_dir=cache
+            source.repository,
+            name,
+            repo_type=kind,
+            revision=source.revision,
+            cache_dir=cache,
+            endpoint=endpoint,
         )
     except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError: the hub did not answer at all
         raise DatasetError(
-            f"{where}: {name}: {constants.ENDPOINT} cannot be reached and the file is not in the cache. Try "
-            "again with a connection, or set paths.real_data to a folder with local copies"
+            f"{where}: {name}: {endpoint} cannot be reached and the file is not in the cache. Try "
+            f"again with a connection{elsewhere[kind]}"
         ) from error
     except EntryNotFoundError as error:
         raise DatasetError(f"{where}: the repository has no file {name!r}; correct the table") from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise DatasetError(
-            f"{where}: {constants.ENDPOINT} has no such {kind} or revision, or it is not open to you"
+            f"{where}: {endpoint} has no such {kind} or revision, or it is not open to you"
         ) from error
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise DatasetError(
-            f"{where}: {name}: the download from {constants.ENDPOINT} broke off ({error}); run it again, it "
-            "goes on where it stopped"
+            f"{where}: {name}: the download from {endpoint} broke off ({error}); run it again"
         ) from error
     return Path(path)
 

@@ -1,0 +1,89 @@
+"""A small server on 127.0.0.1 in the layout of the Hugging Face hub, for tests of the download path."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from urllib.parse import unquote
+
+COMMIT = "c0ffee" + "0" * 34
+
+
+class HubServer:
+    """Serves ``files``: (kind, repository) -> {file name: bytes}; every repository has the one ``COMMIT``.
+
+    ``cut_after`` makes it break connections after that many bytes of a file. ``requests`` lists what was asked.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[tuple[str, str], dict[str, bytes]] = {}
+        self.cut_after: int | None = None
+        self.requests: list[str] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        Thread(target=self._server.serve_forever, daemon=True).start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def find(self, path: str) -> tuple[bytes | None, str]:
+        """Return the bytes of ``/[datasets/]{owner}/{name}/resolve/{revision}/{file}``, or the hub's error code."""
+        kind, rest = ("dataset", path[10:]) if path.startswith("/datasets/") else ("model", path[1:])
+        owner, name, verb, revision, file = rest.split("/", 4)
+        files = self.files.get((kind, f"{owner}/{name}"))
+        if files is None or verb != "resolve":
+            return None, "RepoNotFound"
+        if revision not in ("main", COMMIT):
+            return None, "RevisionNotFound"
+        if file not in files:
+            return None, "EntryNotFound"
+        return files[file], ""
+
+    def _handler(hub) -> type[BaseHTTPRequestHandler]:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_HEAD(self) -> None:
+                self.answer(with_body=False)
+
+            def do_GET(self) -> None:
+                self.answer(with_body=True)
+
+            def answer(self, with_body: bool) -> None:
+                path = unquote(self.path)
+                hub.requests.append(f"{self.command} {path}")
+                content, code = hub.find(path) if "/resolve/" in path else (None, "RepoNotFound")
+                self.send_response(404 if content is None else 200)
+                self.send_header("X-Repo-Commit", COMMIT)
+                if content is None:
+                    self.send_header("X-Error-Code", code)
+                    content = b""
+                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                if with_body and hub.cut_after is not None:
+                    self.wfile.write(content[: hub.cut_after])
+                    self.wfile.flush()
+                    self.close_connection = True
+                elif with_body:
+                    self.wfile.write(content)
+
+            def log_message(self, *arguments) -> None:
+                """Say nothing."""
+
+        return Handler
+
+
+@contextmanager
+def hub_server() -> Iterator[HubServer]:
+    """Run a ``HubServer`` for the time of the ``with`` block."""
+    server = HubServer()
+    try:
+        yield server
+    finally:
+        server.stop()

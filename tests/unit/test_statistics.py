@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ead.statistics import bootstrap, holm, minimum_detectable_effect, paired_difference
+from ead.statistics import _resampled_means, bootstrap, holm, minimum_detectable_effect, paired_difference
 
 
 def _rng(seed=0):
@@ -84,6 +84,14 @@ def test_one_seed_is_the_bootstrap_over_problems():
     )
     assert (estimate.seeds, estimate.problems) == (1, 400)
     assert type(estimate.low) is float
+
+
+def test_resampled_means_have_the_unbiased_variance():
+    """Of few problems too, where drawing all P of them would give (P - 1) / P of it."""
+    scores = np.array([[0.0, 0.2, 0.9, 1.0]])
+    means = _resampled_means(scores - scores.mean(), 40_000, _rng(23))
+    assert means.mean() == pytest.approx(0, abs=0.005)
+    assert means.var() == pytest.approx(scores.var(ddof=1) / 4, rel=0.03)
 
 
 def test_one_number_per_run_is_students_interval():

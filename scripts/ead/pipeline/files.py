@@ -53,9 +53,9 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
             path.replace(old)
         temporary.replace(path)
         _flush(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

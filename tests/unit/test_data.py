@@ -204,6 +204,26 @@ def test_multiple_choice_shows_lettered_choices():
     assert (found.text, found.answer) == ("Q", "C")
 
 
+@pytest.mark.parametrize(
+    ("published", "answer"),
+    [
+        ("4.5e33", r"4.5 \times 10^{33}"),
+        ("1e-5", r"1 \times 10^{-5}"),
+        ("-1./3", "-1/3"),
+        ("np.arcsin(10/13)", r"\arcsin(10/13)"),
+    ],
+)
+def test_minerva_answers_in_program_notation_become_latex(published, answer):
+    found = ADAPTERS["minerva_solution"]({"problem": "Q", "solution": rf"\boxed{{{published}}}", "type": "t"})
+    assert (found.answer, found.published_answer) == (answer, published)
+
+
+@pytest.mark.parametrize("published", ["1.6", "e^{-2t}", "2e", r"3e^{x}", r"\frac{1}{2}", "0.5", "I(0)"])
+def test_other_minerva_answers_stay(published):
+    found = ADAPTERS["minerva_solution"]({"problem": "Q", "solution": rf"\boxed{{{published}}}", "type": "t"})
+    assert (found.answer, found.published_answer) == (published, None)
+
+
 @pytest.mark.parametrize("answer", [4, -1, "C", True, None])
 def test_an_answer_that_is_no_choice_is_a_bad_row(answer):
     with pytest.raises(BadRow, match="wanted an index below 4"):
@@ -511,6 +531,7 @@ def test_real_data_sets_are_prepared_whole(name, real_data, tmp_path):
     )
     dropped = {reason: found["count"] for reason, found in card["dropped"].items()}
     assert dropped == EXPECTED_DROPPED.get(name, {})
+    assert card["answers_rewritten"] == (61 if name == "minerva_math" else 0)
     assert card["rows"]["kept"] == TABLE[name].local.rows - sum(dropped.values())
     assert len(read_dataset(tmp_path / "d.parquet")) == card["rows"]["kept"]
 

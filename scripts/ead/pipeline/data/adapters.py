@@ -35,6 +35,7 @@ class Problem:
     text: str
     answer: str
     choices: tuple[str, ...] = ()
+    published_answer: str | None = None  # where ``answer`` is written in another notation
     id: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
@@ -56,6 +57,7 @@ class Adapter:
     choices: str | None = None
     details: tuple[str, ...] = ()
     clean: Callable[[str], str] = str.strip
+    rewrite: Callable[[str], str] = lambda answer: answer
     skip: Callable[[str], str | None] = lambda problem: None
 
     @property
@@ -84,9 +86,11 @@ class Adapter:
             *((self.choices, c) for c in choices),
         ):
             _encodable(text, path)
+        rewritten = self.rewrite(answer)
         return Problem(
             text=problem,
-            answer=answer,
+            answer=rewritten,
+            published_answer=None if rewritten == answer else answer,
             choices=choices,
             id=None if self.id is None else str(_value(row, self.id)),
             details={path.split(".")[-1]: _value(row, path) for path in self.details},
@@ -142,6 +146,17 @@ def last_boxed(solution: Any) -> str:
     raise BadRow("malformed_answer", r"the last \boxed{ of the solution is not closed")
 
 
+def without_program_notation(answer: str) -> str:
+    r"""Minerva: some answers are written as in a program (``4.5e33``, ``-1./3``, ``np.arcsin(x)``).
+
+    A grader reads ``4.5e33`` as LaTeX, 4.5 times Euler's number times 33, and no right answer equals that.
+    """
+    if number := re.fullmatch(r"([+-]?\d+(?:\.\d*)?)e([+-]?\d+)", answer):
+        return rf"{number[1]} \times 10^{{{int(number[2])}}}"
+    answer = re.sub(r"(\d)\.(?=/)", r"\1", answer)
+    return answer.replace("np.", "\\")
+
+
 _PROOF = re.compile(r"\b(?:prove|proof|show that|demonstrate that)\b", re.IGNORECASE)
 
 
@@ -168,8 +183,10 @@ ADAPTERS: dict[str, Adapter] = {
     "aime": Adapter("problem", "answer", integer, id="id"),
     "aime_nemo": Adapter("problem", "expected_answer", integer, id="id"),
     "amc": Adapter("question", "answer", integer, id="id", details=("url",)),
-    "minerva": Adapter("question", "answer", as_given),
-    "minerva_solution": Adapter("problem", "solution", last_boxed, details=("type",)),
+    "minerva": Adapter("question", "answer", as_given, rewrite=without_program_notation),
+    "minerva_solution": Adapter(
+        "problem", "solution", last_boxed, details=("type",), rewrite=without_program_notation
+    ),
     "olympiadbench": Adapter(
         "question",
         "final_answer",

@@ -88,7 +88,7 @@ def prepare_dataset(
             index=index,
             split=entry.split,
             ability=entry.ability,
-            details={"problem": problem.text, **problem.details},
+            details=_details(problem),
         )
         for index, problem in sorted(problems.items())
     ]
@@ -106,6 +106,7 @@ def prepare_dataset(
         "prompt": {"template": entry.prompt, **vars(template)},
         "rows": {"read": read, "kept": len(rows), "dropped": read - len(rows)},
         "dropped": dropped.summary(),
+        "answers_rewritten": sum(problem.published_answer is not None for problem in problems.values()),
         "on_bad_row": entry.on_bad_row,
         "unique": entry.unique,
         "length_filter": length_filter,
@@ -185,6 +186,13 @@ def _drop_long(
             dropped.add("too_long", index)
             del problems[index]
     return {"applied": True, "max_problem_tokens": limit, "tokenizer_sha256": sha256_of_file(path)}
+
+
+def _details(problem: Problem) -> dict[str, Any]:
+    details = {"problem": problem.text, **problem.details}
+    if problem.published_answer is not None:
+        details["published_answer"] = problem.published_answer
+    return details
 
 
 def _ranges(rows: Sequence[int]) -> str:

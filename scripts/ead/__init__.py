@@ -2,7 +2,8 @@
 
 Three layers; imports point downwards only:
 
-1. method, numpy and torch only: ``schedule``, ``importance``, ``objective``, ``metrics``, ``statistics``, ``seeds``, ``verifier``
+1. method, arrays in and out: ``schedule``, ``importance``, ``objective``, ``metrics``, ``statistics``,
+   ``seeds``, ``verifier``
 2. ``integrations``, one file per host library
 3. ``pipeline``, what the Snakemake workflow runs
 """

@@ -72,7 +72,7 @@ def cpu():
     [
         ("training.step", 3, ["unknown key 'training.step'", "'steps'"]),
         ("training.steps", "60", ["training.steps", "integer", "'60'"]),
-        ("training.steps", 55, ["steps (55)", "checkpoint_every (10)"]),
+        ("training.steps", 55, ["steps (55)", "checkpoint_every (8)"]),
         ("training.prompts", 33, ["prompts (33)", "mini_batch_prompts (16)"]),
         ("training.dataset", "countdown", ["training.dataset", "unknown dataset 'countdown'"]),
         ("training.betas", [0.9], ["training.betas.1", "missing"]),
@@ -84,7 +84,11 @@ def cpu():
         ("samplers.ead.schedule.tau_min", 0, ["samplers.ead.schedule", "tau_min", "greater than 0"]),
         ("samplers.ead.schedule.kind", "cosine", ["samplers.ead.schedule", "'cosine'", "annealed"]),
         ("samplers.ead_tis.importance.cap", -2.0, ["samplers.ead_tis.importance.cap", "greater than 0"]),
-        ("samplers.ead_tis.importance.level", "word", ["importance.level", "'token' or 'sequence'", "'word'"]),
+        (
+            "samplers.ead_tis.importance.level",
+            "word",
+            ["importance.level", "'token' or 'sequence'", "'word'"],
+        ),
         ("algorithms.dapo.clip_low", -0.1, ["algorithms.dapo.clip_low", "greater than 0"]),
         ("evaluation.decoders", ["tau2"], ["evaluation.decoders", "unknown decoder 'tau2'"]),
         ("evaluation.samples", 0, ["evaluation.samples", "greater than 0"]),

@@ -28,7 +28,10 @@ try:
             raise ConfigurationError(
                 f"config.yaml: experiments: unknown experiment {name!r}{suggest(name, experiments)}"
             )
-    runs_of = {name: run_table.expand(configuration, scale, experiment) for name, experiment in experiments.items()}
+    runs_of = {
+        name: run_table.expand(configuration, scale, experiment)
+        for name, experiment in experiments.items()
+    }
 except ConfigurationError as error:
     raise WorkflowError(str(error)) from None
 

@@ -16,7 +16,11 @@ def evaluation_request(evaluation):
 
 
 def evaluation_of_model(wildcards):
-    return scale.real_lm if scale.real_lm and wildcards.model == scale.real_lm.model else scale.evaluation
+    return (
+        scale.real_lm
+        if scale.real_lm and wildcards.model == scale.real_lm.model
+        else scale.evaluation
+    )
 
 
 rule evaluate_run:
@@ -25,16 +29,16 @@ rule evaluate_run:
         dataset=dataset_file(scale.evaluation.dataset),
     output:
         manifest=f"{SCALE}/evaluations/{{run}}/manifest.json",
-    params:
-        request=evaluation_request(scale.evaluation),
-        progress=f"{SCALE}/progress/evaluate/{{run}}.json",
     log:
         f"{SCALE}/logs/evaluate/{{run}}.log",
     benchmark:
         f"{SCALE}/benchmarks/evaluate/{{run}}.tsv"
-    threads: 1
     conda:
         "../../envs/cpu.yaml"
+    threads: 1
+    params:
+        request=evaluation_request(scale.evaluation),
+        progress=f"{SCALE}/progress/evaluate/{{run}}.json",
     shell:
         "{PYTHON:q} {SCRIPTS:q}/evaluate.py"
         " --subject {wildcards.run:q}"
@@ -54,16 +58,16 @@ rule evaluate_model:
         dataset=lambda wildcards: dataset_file(evaluation_of_model(wildcards).dataset),
     output:
         manifest=f"{SCALE}/evaluations/model~{{model}}/manifest.json",
-    params:
-        request=lambda wildcards: evaluation_request(evaluation_of_model(wildcards)),
-        progress=f"{SCALE}/progress/evaluate/model~{{model}}.json",
     log:
         f"{SCALE}/logs/evaluate/model~{{model}}.log",
     benchmark:
         f"{SCALE}/benchmarks/evaluate/model~{{model}}.tsv"
-    threads: 2
     conda:
         "../../envs/cpu.yaml"
+    threads: lambda wildcards: 2 if isinstance(scale.models[wildcards.model], PretrainedModel) else 1
+    params:
+        request=lambda wildcards: evaluation_request(evaluation_of_model(wildcards)),
+        progress=f"{SCALE}/progress/evaluate/model~{{model}}.json",
     shell:
         "{PYTHON:q} {SCRIPTS:q}/evaluate.py"
         " --subject model~{wildcards.model:q}"

@@ -1,7 +1,9 @@
 # Synthetic problems of the small scales.
 
 synthetic_datasets = {
-    name: definition for name, definition in scale.datasets.items() if isinstance(definition, CountdownData)
+    name: definition
+    for name, definition in scale.datasets.items()
+    if isinstance(definition, CountdownData)
 }
 
 
@@ -9,16 +11,18 @@ rule generate_problems:
     output:
         data=f"{SCALE}/data/{{synthetic_dataset}}.parquet",
         card=f"{SCALE}/data/{{synthetic_dataset}}.card.json",
-    wildcard_constraints:
-        synthetic_dataset="|".join(synthetic_datasets) or "none",
-    params:
-        definition=lambda wildcards: definition_json(scale.datasets, wildcards.synthetic_dataset),
     log:
         f"{SCALE}/logs/generate_problems/{{synthetic_dataset}}.log",
     benchmark:
         f"{SCALE}/benchmarks/generate_problems/{{synthetic_dataset}}.tsv"
+    wildcard_constraints:
+        synthetic_dataset="|".join(synthetic_datasets) or "none",
     conda:
         "../../envs/cpu.yaml"
+    params:
+        definition=lambda wildcards: definition_json(
+            scale.datasets, wildcards.synthetic_dataset
+        ),
     shell:
         "{PYTHON:q} {SCRIPTS:q}/generate_problems.py"
         " --name {wildcards.synthetic_dataset:q}"

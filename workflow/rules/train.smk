@@ -20,19 +20,23 @@ rule train:
         metrics=f"{SCALE}/runs/{{run}}/metrics.parquet",
         timings=f"{SCALE}/runs/{{run}}/timings.parquet",
         checkpoints=directory(f"{SCALE}/runs/{{run}}/checkpoints"),
-    params:
-        run=run_parameters,
-        state=state_folder,
-        tracking=f"--tracking-uri '{configuration.tracking.uri}'" if configuration.tracking.uri else "",
-        tracking_folder=f"{RESULTS}/mlflow",
-        progress=f"{SCALE}/progress/{{run}}.json",
     log:
         f"{SCALE}/logs/train/{{run}}.log",
     benchmark:
         f"{SCALE}/benchmarks/train/{{run}}.tsv"
-    threads: 1
     conda:
         "../../envs/cpu.yaml"
+    threads: 1
+    params:
+        run=run_parameters,
+        state=state_folder,
+        tracking=(
+            f"--tracking-uri '{configuration.tracking.uri}'"
+            if configuration.tracking.uri
+            else ""
+        ),
+        tracking_folder=f"{RESULTS}/mlflow",
+        progress=f"{SCALE}/progress/{{run}}.json",
     shell:
         "{PYTHON:q} {SCRIPTS:q}/train.py"
         " --run {params.run:q}"
@@ -50,7 +54,11 @@ rule train:
 
 def reported_runs():
     """The runs of the experiments that config.yaml switches on, each once."""
-    return list(dict.fromkeys(run for name in configuration.experiments for run in runs_of[name]))
+    return list(
+        dict.fromkeys(
+            run for name in configuration.experiments for run in runs_of[name]
+        )
+    )
 
 
 rule ingest_runs:
@@ -60,18 +68,23 @@ rule ingest_runs:
         figures=[f"{REPORTS}/figures/{name}.png" for name in configuration.experiments],
     output:
         f"{RESULTS}/mlflow/ingested_{configuration.scale}.json",
-    params:
-        runs=[f"{SCALE}/runs/{run}" for run in reported_runs()],
-        figures=[
-            f"{experiments[name].group}={REPORTS}/figures/{name}.png" for name in configuration.experiments
-        ],
-        store=["--uri", configuration.tracking.uri] if configuration.tracking.uri else ["--local", f"{RESULTS}/mlflow"],
     log:
         f"{SCALE}/logs/ingest_runs.log",
     benchmark:
         f"{SCALE}/benchmarks/ingest_runs.tsv"
     conda:
         "../../envs/cpu.yaml"
+    params:
+        runs=[f"{SCALE}/runs/{run}" for run in reported_runs()],
+        figures=[
+            f"{experiments[name].group}={REPORTS}/figures/{name}.png"
+            for name in configuration.experiments
+        ],
+        store=(
+            ["--uri", configuration.tracking.uri]
+            if configuration.tracking.uri
+            else ["--local", f"{RESULTS}/mlflow"]
+        ),
     shell:
         "{PYTHON:q} {SCRIPTS:q}/ingest_runs.py"
         " --run {params.runs:q}"

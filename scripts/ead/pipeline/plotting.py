@@ -45,6 +45,7 @@ def set_style() -> None:
             "xtick.labelsize": 7.5,
             "ytick.labelsize": 7.5,
             "legend.fontsize": 7.5,
+            "legend.title_fontsize": 7.5,
             "axes.grid": True,
             "grid.color": "#e6e6e6",
             "grid.linewidth": 0.6,
@@ -82,7 +83,7 @@ def training_curves(
             )
             for sampler, curve in _in_style_order(estimates[chosen]):
                 _draw_curve(panel, curve, SAMPLER_STYLES[sampler])
-            panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+            panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
             if column == 0:
                 panel.set_ylabel(METRIC_LABELS[metric].format(k=int(estimates["samples"].min())))
             if row == 0:

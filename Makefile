@@ -1,0 +1,61 @@
+# `make reproduce` and `make test` are all a newcomer needs; both build .venv first.
+
+PYTHON ?= python3
+CORES ?= all
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help reproduce real-lm mlflow test test-seams lint format config pins clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.venv/ready: envs/cpu.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement envs/cpu.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+reproduce: .venv/ready  ## everything that config.yaml asks for, from data to report; run it again to go on
+	$(BIN)/python scripts/reproduce.py --cores $(CORES)
+
+real-lm: .venv/ready  ## evaluate a published language model on real problems, then the report
+	$(BIN)/python scripts/reproduce.py --cores $(CORES) all real_lm
+
+mlflow: .venv/ready  ## browse the runs at http://127.0.0.1:5000
+	$(BIN)/python scripts/browse_runs.py
+
+test: .venv/ready lint  ## the quick tests: units and the mini workflow
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/integration tests/unit
+
+.venv-verl-cpu/ready: envs/verl-cpu.txt pyproject.toml
+	$(PYTHON) -m venv .venv-verl-cpu
+	.venv-verl-cpu/bin/python -m pip install --quiet --no-deps --requirement envs/verl-cpu.txt
+	.venv-verl-cpu/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+test-seams: .venv/ready .venv-verl-cpu/ready  ## the real seams: verl and vLLM on CPUs
+	.venv-verl-cpu/bin/python -m pytest tests/verl
+
+lint: .venv/ready  ## style of Python and Snakemake files
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+
+format: .venv/ready  ## apply that style
+	$(BIN)/ruff check --quiet --fix .
+	$(BIN)/ruff format --quiet .
+	$(BIN)/snakefmt Snakefile workflow
+
+config: .venv/ready  ## rewrite config.yaml and workflow/schemas from the typed model
+	$(BIN)/python scripts/write_schemas.py
+
+pins:  ## resolve envs/cpu.in anew and export the pinned list
+	$(PYTHON) -m venv --clear .venv-pins
+	.venv-pins/bin/python -m pip install --quiet --requirement envs/cpu.in
+	echo '# Pinned export of cpu.in for Python 3.11: `make pins` writes it.' > envs/cpu.txt
+	.venv-pins/bin/python -m pip freeze | sed 's/^torch==\([0-9.]*\).*/torch==\1/' >> envs/cpu.txt
+	rm -rf .venv-pins
+
+clean:  ## remove the environments (results stay)
+	rm -rf .venv .venv-verl-cpu .venv-pins

@@ -1,0 +1,37 @@
+"""Open the MLflow UI of the configured store on 127.0.0.1: what `make mlflow` does."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from ead.integrations.mlflow import Store
+from ead.pipeline.config import load_configuration, read_yaml
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", default="5000")
+    arguments = parser.parse_args()
+    configuration = load_configuration(read_yaml(Path("config.yaml")))
+    if configuration.tracking.uri:
+        print(f"the runs are on the tracking server: {configuration.tracking.uri}")
+        return 0
+    folder = Path(configuration.paths.results) / "mlflow"
+    if not (folder / "mlflow.db").exists():
+        print(f"{folder}: no runs yet; `make reproduce` makes them", file=sys.stderr)
+        return 1
+    store = Store.local(folder)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", arguments.port]
+    command += [
+        "--backend-store-uri",
+        store.tracking_uri,
+        "--artifacts-destination",
+        str(store.artifact_root),
+    ]
+    print(f"http://127.0.0.1:{arguments.port}  (Ctrl-C ends it)", flush=True)
+    return os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""kill -9 in the middle of a training, and of the whole workflow: the same bits come out."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+RUN = "model~tiny/algorithm~dapo/sampler~ead_tis/n~4/seed~0"
+
+
+def bits(workflow):
+    folder = workflow.folder / "results/mini/runs" / RUN
+    return (
+        (folder / "metrics.parquet").read_bytes(),
+        (folder / "checkpoints/step_4/model.safetensors").read_bytes(),
+    )
+
+
+@pytest.fixture
+def untrained(reproduced, tmp_path):
+    """A copy of the finished workflow in which one run has never been trained."""
+    copy = type(reproduced)(tmp_path / "copy")
+    shutil.copytree(reproduced.folder, copy.folder)
+    shutil.rmtree(copy.folder / "results/mini/runs" / RUN)
+    shutil.rmtree(copy.folder / "results/mini/state" / configuration_hash(reproduced))
+    return copy
+
+
+def configuration_hash(workflow):
+    manifest = workflow.folder / "results/mini/runs" / RUN / "manifest.json"
+    return json.loads(manifest.read_text())["configuration_hash"]
+
+
+KILL_POINTS = {
+    "before the first step": lambda state: (state / "started.json").exists(),
+    "after step 1, before a checkpoint": lambda state: lines(state) >= 1,
+    "at the first checkpoint": lambda state: (state / "checkpoints/step_2").exists(),
+    "after step 3": lambda state: lines(state) >= 3,
+    "at the last checkpoint": lambda state: (state / "checkpoints/step_4").exists(),
+}
+
+
+def lines(state):
+    path = state / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+@pytest.mark.parametrize("point", KILL_POINTS)
+def test_a_workflow_killed_in_a_training_ends_with_the_same_bits(untrained, reproduced, point):
+    state = untrained.folder / "results/mini/state" / configuration_hash(reproduced)
+    target = f"results/mini/runs/{RUN}/manifest.json"
+    process = subprocess.Popen(
+        untrained.command(target),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=untrained.environment,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not KILL_POINTS[point](state):
+        assert process.poll() is None, "the training ended before the kill"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (untrained.folder / target).exists(), "a killed training left a manifest"
+
+    untrained.run("--unlock")
+    untrained.run("--rerun-incomplete", target)
+    assert bits(untrained) == bits(reproduced)

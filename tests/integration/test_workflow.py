@@ -1,0 +1,128 @@
+"""The mini workflow: the whole way, what a change re-runs, and mistakes that end it before it starts."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+import yaml
+
+SAMPLERS = ["tau0.6", "tau1.0", "tau1.2", "ead", "ead_tis"]
+
+
+def run_folder(workflow, sampler):
+    return workflow.folder / f"results/mini/runs/model~tiny/algorithm~dapo/sampler~{sampler}/n~4/seed~0"
+
+
+def test_every_artefact_is_there(reproduced):
+    for sampler in SAMPLERS:
+        folder = run_folder(reproduced, sampler)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert (manifest["status"], manifest["steps"], manifest["checkpoints"]) == ("finished", 4, [2, 4])
+        assert len(pd.read_parquet(folder / "metrics.parquet")) == 4
+        assert yaml.safe_load((folder / "config.yaml").read_text())["sampler"] == sampler
+        for step in (2, 4):
+            assert (folder / f"checkpoints/step_{step}/model.safetensors").exists()
+    for suffix in ("pdf", "png", "csv"):
+        assert (reproduced.folder / f"reports/mini/figures/fig04.{suffix}").stat().st_size > 0
+
+
+def test_the_figure_shows_every_cell_step_metric_and_decoder_with_its_interval(reproduced):
+    drawn = pd.read_csv(reproduced.folder / "reports/mini/figures/fig04.csv")
+    combinations = {"sampler": 5, "decoder": 2, "metric": 2, "step": 3}
+    assert {column: drawn[column].nunique() for column in combinations} == combinations
+    assert len(drawn) == 5 * 2 * 2 * 3
+    assert (drawn["low"] <= drawn["value"]).all() and (drawn["value"] <= drawn["high"]).all()
+    assert (drawn["problems"] == 20).all() and (drawn["samples"] == 4).all()
+
+
+def test_the_numbers_in_the_figure_are_those_of_the_samples(reproduced):
+    """Pass@4 and Worst@4 by hand, from the response table."""
+    drawn = pd.read_csv(reproduced.folder / "reports/mini/figures/fig04.csv")
+    row = drawn[(drawn.sampler == "ead") & (drawn.decoder == "tau1.0") & (drawn.step == 4)]
+    name = run_folder(reproduced, "ead").relative_to(reproduced.folder / "results/mini/runs")
+    samples = pd.read_parquet(
+        reproduced.folder / "results/mini/evaluations" / name / "step_4/tau1.0/countdown_test.parquet"
+    )
+    by_problem = samples.groupby("problem")["correct"]
+    assert row[row.metric == "pass_at_k"].value.item() == pytest.approx(by_problem.any().mean())
+    assert row[row.metric == "worst_at_k"].value.item() == pytest.approx(by_problem.all().mean())
+
+
+def test_a_second_run_has_nothing_to_do(reproduced):
+    assert reproduced.planned() == {}
+
+
+def test_the_report_is_one_file_with_the_figure(reproduced):
+    report = reproduced.folder / "report.html"
+    reproduced.run("--report", str(report))
+    text = report.read_text()
+    assert "fig04" in text and "Pass@16 and Worst@16 by training step" in text
+
+
+def test_one_number_of_one_sampler_reruns_its_cell_and_what_depends_on_it(reproduced):
+    change = {"samplers": {"ead": {"schedule": {"tau_max": 1.3}}}}
+    assert reproduced.planned(overrides=change) == {
+        "train": 1,
+        "evaluate_run": 1,
+        "estimate_curves": 1,
+        "plot_training_curves": 1,
+        "ingest_runs": 1,
+        "all": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--set-threads", "train=2"), ("--set-resources", "train:mem_mb=2000"), ("--cores", "1")],
+    ids=["threads", "memory", "cores"],
+)
+def test_threads_and_memory_rerun_nothing(reproduced, arguments):
+    assert reproduced.planned(*arguments) == {}
+
+
+def test_a_seed_more_trains_only_that_seed(reproduced):
+    planned = reproduced.planned(seeds=[0, 1])
+    assert (planned["train"], planned["evaluate_run"]) == (5, 5)
+    assert "train_base_model" not in planned and "generate_problems" not in planned
+
+
+def test_a_new_decoder_redraws_nothing_that_exists(reproduced, tmp_path):
+    """The evaluation job runs again, but only the new decoder's samples are drawn."""
+    copy = type(reproduced)(tmp_path / "copy")
+    shutil.copytree(reproduced.folder, copy.folder)
+    copy.configure(overrides={"evaluation": {"decoders": ["tau1.0", "tau0.6", "greedy"]}})
+    samples = sorted((copy.folder / "results/mini/evaluations").rglob("*.parquet"))
+    before = {path: path.stat().st_mtime_ns for path in samples}
+    target = "results/mini/evaluations/model~tiny/manifest.json"
+    copy.run(target)
+    assert {path: path.stat().st_mtime_ns for path in samples} == before
+    files = json.loads((copy.folder / target).read_text())["files"]
+    greedy = next(file for file in files if file["decoder"] == "greedy")
+    frame = pd.read_parquet((copy.folder / target).parent / greedy["file"])
+    assert (frame.groupby("problem")["response"].nunique() == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"scal": "mini"}, "unknown key 'scal'"),
+        ({"seeds": "0"}, "seeds: Input should be a valid list"),
+        ({"experiments": ["fig4"]}, "unknown experiment 'fig4' (did you mean 'fig04'?)"),
+        ({"overrides": {"roles": {"small": "tinny"}}}, "unknown model 'tinny' (did you mean 'tiny'?)"),
+        (
+            {"overrides": {"models": {"smollm2": {"source": "NoSuch/Model"}}}},
+            "unknown pretrained model 'NoSuch/Model'",
+        ),
+        ({"overrides": {"datasets": {"gsm8k_test": {"source": "gsm9k"}}}}, "unknown data set 'gsm9k'"),
+        ({"overrides": {"training": {"steps": "4"}}}, "training.steps: Input should be a valid integer"),
+    ],
+)
+def test_a_mistake_ends_the_workflow_before_any_job_and_names_the_key(fresh, values, words):
+    fresh.configure(**values)
+    done = fresh.run(check=False)
+    assert done.returncode != 0
+    message = done.stdout + done.stderr
+    assert words in message
+    assert "Traceback" not in message
+    assert not (fresh.folder / "results").exists()

@@ -1,0 +1,203 @@
+"""Evaluation samples and the estimates made from them."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ead import metrics
+from ead.pipeline import analyses, countdown, evaluate, plotting, warmstart
+from ead.pipeline.config import Configuration, Decoder, EvaluationRequest, load_experiments, load_scale
+from ead.pipeline.data import write_dataset
+from ead.pipeline.files import write_json
+from ead.pipeline.runs import expand
+
+TAU1 = Decoder(schedule={"kind": "fixed", "tau": 1.0}, label="τ = 1.0")
+GREEDY = Decoder(schedule=None, label="greedy")
+
+
+def request(**changes):
+    values = {
+        "dataset": "test",
+        "samples": 3,
+        "max_new_tokens": 24,
+        "decoders": {"tau1.0": TAU1},
+        "verifier_timeout_s": 10.0,
+        "root_seed": 0,
+    }
+    return EvaluationRequest(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    definition = load_scale("mini").models["tiny"].model_copy(update={"steps": 30})
+    problems = countdown.generate_problems(3, "test", root_seed=0, test_share=0.2, limit=6)
+    model, _ = warmstart.train(definition, problems, root_seed=0)
+    (folder / "model").mkdir()
+    model.save(folder / "model")
+    warmstart.write_tokenizer(folder / "model")
+    write_dataset(countdown.dataset_rows(problems, "test", "test"), folder / "test.parquet")
+    return folder
+
+
+def run(world, output, asked):
+    return evaluate.evaluate(
+        asked, {0: world / "model"}, world / "test.parquet", output, label="x", progress=None, workers=1
+    )
+
+
+def test_one_row_per_response_and_the_counts_of_the_manifest(world, tmp_path):
+    (record,) = run(world, tmp_path, request())
+    frame = pd.read_parquet(tmp_path / record["file"])
+    assert list(frame.columns) == list(evaluate.SAMPLE_COLUMNS)
+    assert len(frame) == record["responses"] == 18
+    assert frame.groupby("problem").size().eq(3).all() and sorted(frame["sample"].unique()) == [0, 1, 2]
+    assert record["correct"] == frame["correct"].sum()
+    assert record["truncated"] == (~frame["finished"]).sum()
+    assert sum(record["statuses"].values()) == 18
+
+
+def test_samples_repeat_to_the_byte(world, tmp_path):
+    first = run(world, tmp_path / "a", request())
+    assert first == run(world, tmp_path / "b", request())
+
+
+def test_what_is_there_is_kept_and_what_changed_is_drawn_again(world, tmp_path):
+    (before,) = run(world, tmp_path, request())
+    path = tmp_path / before["file"]
+    stamp = path.stat().st_mtime_ns
+    run(world, tmp_path, request(decoders={"tau1.0": TAU1, "greedy": GREEDY}))
+    assert path.stat().st_mtime_ns == stamp
+    run(world, tmp_path, request(samples=4))
+    assert len(pd.read_parquet(path)) == 24
+
+
+def test_a_truncated_sample_file_is_never_taken_for_a_result(world, tmp_path):
+    (before,) = run(world, tmp_path, request())
+    path = tmp_path / before["file"]
+    path.write_bytes(path.read_bytes()[:100])
+    (after,) = run(world, tmp_path, request())
+    assert after == before
+
+
+def test_greedy_samples_are_all_the_same(world, tmp_path):
+    (record,) = run(world, tmp_path, request(decoders={"greedy": GREEDY}))
+    frame = pd.read_parquet(tmp_path / record["file"])
+    assert (frame.groupby("problem")["response"].nunique() == 1).all()
+    assert len(frame) == 18
+
+
+def test_a_sample_file_that_changed_after_its_manifest_is_refused(world, tmp_path):
+    records = run(world, tmp_path, request())
+    manifest = tmp_path / "manifest.json"
+    write_json(manifest, {"files": records})
+    assert len(evaluate.read_samples(manifest)) == 18
+    (tmp_path / records[0]["file"]).unlink()
+    with pytest.raises(ValueError, match="missing or changed"):
+        evaluate.read_samples(manifest)
+
+
+# --- estimates -----------------------------------------------------------------------------------------------
+
+
+def write_evaluation(folder, correct_by_step, decoder="tau1.0"):
+    """A hand-made evaluation: step -> correct [problems, samples]."""
+    records = []
+    for step, correct in correct_by_step.items():
+        problems, samples = correct.shape
+        frame = pd.DataFrame(
+            {
+                "problem": np.repeat([f"p{i}" for i in range(problems)], samples),
+                "sample": np.tile(np.arange(samples), problems),
+                "response": "",
+                "extracted": None,
+                "vote": None,
+                "correct": correct.ravel(),
+                "status": "ok",
+                "tokens": 5,
+                "finished": True,
+            }
+        )
+        path = folder / f"step_{step}" / decoder / "test.parquet"
+        evaluate._write(frame, path, "identity")
+        records.append(evaluate._record(path, folder, step, decoder, "test"))
+    write_json(folder / "manifest.json", {"files": records})
+    return folder / "manifest.json"
+
+
+@pytest.fixture
+def evaluations(tmp_path):
+    rng = np.random.default_rng(0)
+    base = write_evaluation(tmp_path / "base", {0: rng.random((30, 4)) < 0.3})
+    configuration = Configuration(scale="mini", seeds=[0, 1])
+    cells = {}
+    for index, run in enumerate(
+        expand(configuration, load_scale("mini"), load_experiments()["fig04"]).values()
+    ):
+        samples = {step: rng.random((30, 4)) < 0.3 + step / 20 for step in (2, 4)}
+        manifest = write_evaluation(tmp_path / f"run{index}", samples)
+        cells.setdefault(run.cell, []).append((run, manifest))
+    return cells, {"tiny": base}
+
+
+def test_estimates_are_the_exact_estimators_with_their_intervals(evaluations):
+    cells, base = evaluations
+    table = analyses.training_curves(cells, base, ["pass_at_1", "pass_at_k", "worst_at_k"], root_seed=0)
+    assert len(table) == 5 * 3 * 3
+    assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
+    cell, members = next(iter(cells.items()))
+    samples = pd.concat([evaluate.read_samples(manifest) for _, manifest in members], keys=[0, 1])
+    at_four = samples[samples["step"] == 4].groupby([pd.Grouper(level=0), "problem"])["correct"]
+    row = table[(table.cell == cell) & (table.step == 4)].set_index("metric")["value"]
+    assert row["pass_at_1"] == pytest.approx(at_four.mean().mean())
+    assert row["pass_at_k"] == pytest.approx(at_four.any().mean())
+    assert row["worst_at_k"] == pytest.approx(at_four.all().mean())
+    trained = table[table.step > 0]
+    assert (trained["seeds"] == 2).all() and (table[table.step == 0]["seeds"] == 1).all()
+    again = analyses.training_curves(cells, base, ["pass_at_1", "pass_at_k", "worst_at_k"], root_seed=0)
+    pd.testing.assert_frame_equal(table, again)
+
+
+def test_seeds_that_were_evaluated_on_different_problems_are_refused(evaluations, tmp_path):
+    cells, base = evaluations
+    cell, members = next(iter(cells.items()))
+    other = write_evaluation(tmp_path / "other", {2: np.ones((29, 4), bool), 4: np.ones((29, 4), bool)})
+    with pytest.raises(ValueError, match="different problems"):
+        analyses.training_curves(
+            {cell: [members[0], (members[1][0], other)]}, base, ["pass_at_1"], root_seed=0
+        )
+
+
+def test_the_figure_is_reproducible_and_complete(evaluations, tmp_path):
+    cells, base = evaluations
+    table = analyses.training_curves(cells, base, ["pass_at_k", "worst_at_k"], root_seed=0)
+    contents = []
+    for attempt in ("a", "b"):
+        figure = plotting.training_curves(table, ["pass_at_k", "worst_at_k"], {"tau1.0": "τ = 1.0"}, "Title")
+        assert [axis.get_ylabel() for axis in figure.axes] == ["Pass@4 (%)", "Worst@4 (%)"]
+        assert all(len(axis.get_lines()) == 5 for axis in figure.axes)
+        assert "2 training seeds, 30 problems x 4 samples" in figure.get_suptitle()
+        paths = [tmp_path / f"{attempt}.{suffix}" for suffix in ("pdf", "png", "csv")]
+        plotting.save(figure, table, *paths)
+        contents.append([path.read_bytes() for path in paths])
+    assert contents[0] == contents[1]
+
+
+def test_a_sampler_without_a_style_is_named(evaluations):
+    cells, base = evaluations
+    table = analyses.training_curves(cells, base, ["pass_at_k"], root_seed=0).assign(sampler="new")
+    with pytest.raises(ValueError, match="no style for sampler 'new': add it to SAMPLER_STYLES"):
+        plotting.training_curves(table, ["pass_at_k"], {"tau1.0": "x"}, "Title")
+
+
+def test_the_summary_counts_what_a_health_check_needs(tmp_path):
+    correct = np.array([[True, False, True, True], [False, False, False, False]])
+    manifest = write_evaluation(tmp_path, {0: correct})
+    table = analyses.summary(manifest, root_seed=0, k=4)
+    (row,) = table.to_dict("records")
+    assert row["Pass@1"] == pytest.approx(3 / 8) and row["Pass@4"] == 0.5 and row["Worst@4"] == 0
+    assert (row["timeouts"], row["errors"], row["problems"], row["samples"]) == (0, 0, 2, 4)
+    assert metrics.pass_at_k(4, 3, 4) == 1
+    assert json.loads(manifest.read_text())["files"][0]["correct"] == 3

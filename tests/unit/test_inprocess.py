@@ -1,0 +1,191 @@
+"""The in-process engine: reproducible, resumable to the bit, and its step is the one that the paper states."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ead import objective, seeds
+from ead.pipeline import countdown, policy, records, warmstart
+from ead.pipeline.config import Configuration, Scale, load_experiments, load_scale, merge
+from ead.pipeline.data import write_dataset
+from ead.pipeline.engines import inprocess
+from ead.pipeline.runs import expand
+
+SIZE = {"training": {"steps": 4, "prompts": 4, "mini_batch_prompts": 2, "max_new_tokens": 24}}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A small base model that solves some problems, and a data set."""
+    folder = tmp_path_factory.mktemp("world")
+    definition = load_scale("mini").models["tiny"].model_copy(update={"steps": 40})
+    problems = countdown.generate_problems(3, "train", root_seed=0, test_share=0.2, limit=40)
+    model, _ = warmstart.train(definition, problems, root_seed=0)
+    (folder / "model").mkdir()
+    model.save(folder / "model")
+    warmstart.write_tokenizer(folder / "model")
+    write_dataset(countdown.dataset_rows(problems, "train", "train"), folder / "train.parquet")
+    return folder
+
+
+def run_of(sampler="ead_tis", **overrides):
+    values = merge(load_scale("mini").model_dump(mode="python"), merge(SIZE, overrides))
+    scale = Scale.model_validate(values)
+    runs = expand(Configuration(scale="mini"), scale, load_experiments()["fig04"])
+    return next(run for run in runs.values() if run.sampler == sampler)
+
+
+def train(world, run, state):
+    return inprocess.train(
+        run, model=world / "model", dataset=world / "train.parquet", state=state, progress=None
+    )
+
+
+def outcome(state):
+    """The bits of a training: its metrics and its last weights."""
+    weights = (state / "checkpoints" / "step_4" / "model.safetensors").read_bytes()
+    return (state / "metrics.jsonl").read_text(), weights
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world, tmp_path_factory):
+    state = tmp_path_factory.mktemp("undisturbed")
+    result = train(world, run_of(), state)
+    assert (result.status, result.steps, result.checkpoints) == ("finished", 4, [2, 4])
+    return state
+
+
+def test_training_repeats_to_the_bit(world, undisturbed, tmp_path):
+    train(world, run_of(), tmp_path)
+    assert outcome(tmp_path) == outcome(undisturbed)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_an_interrupted_training_ends_with_the_same_bits(world, undisturbed, tmp_path, steps):
+    trainer = inprocess.Trainer(run_of(), world / "model", world / "train.parquet", tmp_path, workers=1)
+    for _ in range(steps):
+        trainer.advance()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "rew')  # a kill in the middle of a write
+    train(world, run_of(), tmp_path)
+    assert outcome(tmp_path) == outcome(undisturbed)
+
+
+def test_another_configuration_is_refused(world, undisturbed):
+    with pytest.raises(RuntimeError, match="written with run ="):
+        train(world, run_of("ead"), undisturbed)
+
+
+def test_another_seed_gives_another_training(world, undisturbed, tmp_path):
+    train(world, run_of().model_copy(update={"seed": 1}), tmp_path)
+    assert outcome(tmp_path)[0] != outcome(undisturbed)[0]
+
+
+def test_samplers_share_their_prompts(world, tmp_path):
+    trainers = [
+        inprocess.Trainer(run_of(name), world / "model", world / "train.parquet", tmp_path / name, workers=1)
+        for name in ("tau0.6", "ead")
+    ]
+    first, second = ([t._prompts_of_step(step) for step in range(1, 12)] for t in trainers)
+    assert first == second
+    epoch = np.concatenate(first[:10])
+    assert len(set(epoch.tolist())) == 40  # every problem once before any comes again
+
+
+def test_metrics_are_complete_and_finite(undisturbed):
+    rows = list(records.read(undisturbed / "metrics.jsonl"))
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    for row in rows:
+        assert all(np.isfinite(value) for value in row.values())
+        assert 0 <= row["reward_mean"] <= 1
+        assert row["importance_weight_mean"] < 1 < row["importance_ratio_max"]
+
+
+def test_fixed_temperature_is_on_policy_as_the_framework_trains_it(world, tmp_path):
+    """D15: with ``sampling`` the trainer's logits are divided too, so that every weight is 1."""
+    run = run_of("tau0.6", samplers={"tau0.6": {"importance": {"level": "token", "cap": 2.0}}})
+    train(world, run, tmp_path)
+    for row in records.read(tmp_path / "metrics.jsonl"):
+        assert row["importance_ratio_mean"] == pytest.approx(1, abs=1e-6)
+        assert row["importance_ratio_max"] == pytest.approx(1, abs=1e-6)
+        assert row["entropy"] != row["entropy_at_sampling_temperature"]  # D10
+
+
+def test_micro_batches_do_not_change_the_gradient(world, tmp_path):
+    def gradient(budget):
+        run = run_of(training={"micro_batch_tokens": budget})
+        folder = tmp_path / str(budget)
+        trainer = inprocess.Trainer(run, world / "model", world / "train.parquet", folder, workers=1)
+        trainer.step = 1
+        chosen = trainer._prompts_of_step(1)
+        rollouts = trainer._rollouts(chosen)
+        # Rewards are made up: what matters is that they differ within each group.
+        rewards = (torch.arange(len(rollouts.tokens)) % 3 == 0).float()
+        advantages = objective.group_advantages(rewards, np.repeat(np.arange(4), run.n))
+        trainer._mini_batch(list(range(8)), chosen, rollouts, advantages, None)
+        return torch.cat([parameter.grad.flatten() for parameter in trainer.model.parameters()])
+
+    whole, split = gradient(100_000), gradient(64)
+    torch.testing.assert_close(split, whole, atol=1e-6, rtol=1e-4)
+    assert whole.abs().max() > 1e-4
+
+
+def test_log_probabilities_of_the_trainer_are_the_samplers(world, tmp_path):
+    trainer = inprocess.Trainer(run_of("ead"), world / "model", world / "train.parquet", tmp_path, workers=1)
+    trainer.step = 3
+    chosen = trainer._prompts_of_step(3)
+    rollouts = trainer._rollouts(chosen)
+    prompts = [trainer.prompts[i] for i in chosen for _ in range(trainer.run.n)]
+    for temperatures, recorded in (
+        (None, rollouts.policy_logprobs),
+        (
+            torch.from_numpy(trainer.schedule.temperature(np.arange(rollouts.tokens.shape[1]), 3)),
+            rollouts.behaviour_logprobs,
+        ),
+    ):
+        with torch.no_grad():
+            found = policy.response_logprobs(
+                trainer.model, prompts, rollouts.tokens, rollouts.mask, temperatures
+            )
+        torch.testing.assert_close(found, recorded, atol=1e-4, rtol=0)
+
+
+def test_a_policy_that_diverges_ends_the_run_as_a_result(world, tmp_path):
+    run = run_of()
+    trainer = inprocess.Trainer(run, world / "model", world / "train.parquet", tmp_path, workers=1)
+    trainer.advance(), trainer.advance()
+    assert trainer.saved_checkpoints() == [2]
+    assert not trainer.healthy({"loss": float("nan"), "gradient_norm": 1.0})
+    assert not trainer.healthy({"loss": 0.0, "gradient_norm": float("inf")})
+
+
+@pytest.mark.parametrize("loss", ["clip_cov", "kl_cov"])
+def test_the_other_losses_train(world, tmp_path, loss):
+    run = run_of(algorithms={"dapo": {"loss": loss}})
+    assert train(world, run, tmp_path).status == "finished"
+
+
+def test_a_penalty_to_the_reference_policy_trains(world, tmp_path):
+    run = run_of(algorithms={"dapo": {"kl_coefficient": 0.1}})
+    assert train(world, run, tmp_path).status == "finished"
+
+
+def test_too_few_problems_are_named(world, tmp_path):
+    run = run_of(training={"prompts": 64, "mini_batch_prompts": 64})
+    with pytest.raises(ValueError, match="40 problems, training.prompts asks for 64"):
+        train(world, run, tmp_path)
+
+
+def test_micro_batches_hold_every_row_once_within_the_budget():
+    widths = seeds.generator(0, "widths").integers(5, 100, size=50).tolist()
+    batches = list(policy.micro_batches(widths, 300))
+    assert sorted(row for batch in batches for row in batch) == list(range(50))
+    assert all(len(batch) * max(widths[row] for row in batch) <= 300 for batch in batches)
+    assert list(policy.micro_batches([500], 300)) == [[0]]
+
+
+def test_records_survive_json(undisturbed):
+    for line in (undisturbed / "metrics.jsonl").read_text().splitlines():
+        assert json.dumps(json.loads(line)) == line

@@ -26,7 +26,7 @@ from snakemake_logger_plugin_calm import text
 from snakemake_logger_plugin_calm.live import Picture
 from snakemake_logger_plugin_calm.state import Job, Workflow
 
-_REFRESH_S = 0.5
+_REFRESH_S = 1.0
 # What Snakemake says without an event and the view says otherwise, or nobody needs; all of it is in the log.
 _NOISE = (
     "Activating conda",

@@ -1,4 +1,4 @@
-"""The view on a terminal: what runs, how far it is, what is left. Drawn anew twice a second."""
+"""The view on a terminal: what runs, how far it is, what is left. Drawn anew once a second."""
 
 from collections import Counter
 from collections.abc import Callable

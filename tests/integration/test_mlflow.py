@@ -194,6 +194,7 @@ def test_two_trainings_that_start_at_once_share_one_store_one_experiment_and_one
     assert parent.data.params == {"tau_max": "1.2", "training.steps": "12"}
 
     children = site.runs("seed")
+    assert {child.data.tags["mlflow.runColor"] for child in children} == {parent.data.tags["mlflow.runColor"]}
     assert [child.info.run_name for child in children] == ["ead n8 seed0 dapo tiny", "ead n8 seed1 dapo tiny"]
     for seed, child in enumerate(children):
         assert child.info.status == "FINISHED"
@@ -370,7 +371,9 @@ def test_another_configuration_of_a_cell_is_another_cell(site):
     tracking.ingest(site.store, [site.finish(describe())])
     changed = describe(seed=1, tau_max=1.5)
     tracking.ingest(site.store, [site.finish(changed)])
-    assert {run.data.params["tau_max"] for run in site.runs("cell")} == {"1.2", "1.5"}
+    cells = site.runs("cell")
+    assert {run.data.params["tau_max"] for run in cells} == {"1.2", "1.5"}
+    assert len({run.data.tags["mlflow.runColor"] for run in cells}) == 2, "they can be told apart in a chart"
 
 
 def test_a_run_left_open_by_a_kill_is_closed_unless_it_is_still_written(site):
@@ -400,6 +403,7 @@ def test_figures_are_added_once_per_version(site, tmp_path):
     figure.write_bytes(b"again")
     assert tracking.add_figures(site.store, {"fig04-samplers": [figure]}) == {"fig04-samplers": 1}
     (run,) = site.runs("figures")
+    assert run.info.start_time < min(run.info.start_time for run in site.runs("seed"))
     copy = site.store.connect().download_artifacts(run.info.run_id, "fig04.png")
     assert Path(copy).read_bytes() == b"again"
 

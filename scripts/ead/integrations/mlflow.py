@@ -34,10 +34,13 @@ log = logging.getLogger(__name__)
 
 ARTIFACTS = ("config.yaml", "manifest.json")
 # The manifest's word -> MLflow's. A diverged training is a result (Figure 13); its tag `outcome` tells.
-STATUSES = {"finished": "FINISHED", "diverged": "FINISHED", "unstable": "FINISHED", "failed": "FAILED"}
+STATUSES = {"finished": "FINISHED", "diverged": "FINISHED"}
 
 DISPLAY_ORDER = ("sampler", "n", "seed", "algorithm", "model")
 SOURCE = "scripts/train.py"
+COLOUR = "mlflow.runColor"
+# Cells get these in turn and their seeds share them; MLflow's own choice may repeat. Okabe and Ito's palette.
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000")
 
 _MAX_BATCH = 1000  # MLflow's limit of metrics per request
 _MAX_PARAMETERS = 100  # and of parameters or tags
@@ -197,7 +200,7 @@ class RunStream:
         metrics_file: Path,
         run_folder: Path,
         *,
-        interval_s: float = 5.0,
+        interval_s: float = 10.0,
         close_timeout_s: float = 60.0,
     ) -> None:
         self._run = description.run
@@ -367,7 +370,10 @@ def add_figures(store: Store, figures: Mapping[str, Iterable[Path]]) -> dict[str
     for experiment, files in figures.items():
         experiment_id = _experiment(store, client, experiment)
         with store.run_lock(f"figures-{experiment_id}"):
-            run, _ = _find_or_create(store, client, experiment_id, "figures", {"role": "figures"})
+            # Older than every training, so that it stands below them in MLflow's list.
+            oldest = min((run.info.start_time for run in _find(client, [experiment_id])), default=None)
+            started = None if oldest is None else oldest / 1000 - 1
+            run, _ = _find_or_create(store, client, experiment_id, "figures", {"role": "figures"}, started)
             added[experiment] = _upload(client, run.info.run_id, map(Path, files))
             if run.info.status != "FINISHED":
                 with store.write_lock():
@@ -411,14 +417,13 @@ class _Record:
         cell_name, run_name = display_name(description.cell), display_name(description.run)
         parent, _ = _find_or_create(store, client, experiment_id, cell_name, cell, started)
         self.cell_id = parent.info.run_id
-        nested = {"mlflow.parentRunId": self.cell_id}
+        nested = {"mlflow.parentRunId": self.cell_id, COLOUR: parent.data.tags[COLOUR]}
         self._run, created = _find_or_create(store, client, experiment_id, run_name, seed, started, nested)
         self.status_before = None if created else self._run.info.status
         with store.write_lock():
             _describe(client, parent, shared, {**source, "run_name": description.cell})
-            self.parameters_added = _describe(
-                client, self._run, parameters, {**source, **tags, "run_name": description.run}
-            )
+            tags |= {**source, **nested, "run_name": description.run}
+            self.parameters_added = _describe(client, self._run, parameters, tags)
         self._known = _history(client, self._run)
 
     def reopen(self) -> None:
@@ -495,33 +500,20 @@ def _show_mean(store: Store, client: Any, cell_id: str) -> int:
     """
     from mlflow.entities import Metric
 
-    cell = client.get_run(cell_id)
-    children = _children(client, cell)
-    finished = [_history(client, child) for child in children if child.info.status == "FINISHED"]
-    if not finished:
-        return 0
-    mean = {
-        key: {step: math.fsum(each[key][step] for each in finished) / len(finished) for step in steps}
-        for key in set.intersection(*(set(each) for each in finished))
-        if (steps := set.intersection(*(set(each[key]) for each in finished)))
-    }
-    known = _history(client, cell)
-    stale = any(
-        step not in mean.get(key, {}) or not _same(value, mean[key][step])
-        for key, values in known.items()
-        for step, value in values.items()
-    )
     with store.lock():
-        if stale:
-            known, old = {}, cell
-            cell = client.create_run(
-                old.info.experiment_id, old.info.start_time, old.data.tags, run_name=old.info.run_name
-            )
-            _describe(client, cell, old.data.params, {})
-            for child in children:
-                client.set_tag(child.info.run_id, "mlflow.parentRunId", cell.info.run_id)
-            client.set_terminated(cell.info.run_id, old.info.status, old.info.end_time)
-            client.delete_run(old.info.run_id)
+        cell = client.get_run(cell_id)
+        children = _children(client, cell)
+        finished = [_history(client, child) for child in children if child.info.status == "FINISHED"]
+        if not finished:
+            return 0
+        mean = _mean(finished)
+        known = _history(client, cell)
+        if any(
+            step not in mean.get(key, {}) or not _same(value, mean[key][step])
+            for key, values in known.items()
+            for step, value in values.items()
+        ):
+            cell, known = _replace(client, cell, children), {}
         ended = max(child.info.end_time for child in children if child.info.end_time)
         points = [
             Metric(key, value, ended, step)
@@ -532,6 +524,28 @@ def _show_mean(store: Store, client: Any, cell_id: str) -> int:
         for start in range(0, len(points), _MAX_BATCH):
             client.log_batch(cell.info.run_id, metrics=points[start : start + _MAX_BATCH])
     return len(points)
+
+
+def _mean(runs: list[dict[str, dict[int, float]]]) -> dict[str, dict[int, float]]:
+    """Return the mean over runs of the metrics and steps that all of them have."""
+    mean = {}
+    for key in set.intersection(*(set(run) for run in runs)):
+        steps = set.intersection(*(set(run[key]) for run in runs))
+        mean[key] = {step: math.fsum(run[key][step] for run in runs) / len(runs) for step in steps}
+    return mean
+
+
+def _replace(client: Any, cell: Any, children: list[Any]) -> Any:
+    """Return a new run in the place of ``cell``, without its metrics, and delete the old one."""
+    info = cell.info
+    new = client.create_run(info.experiment_id, info.start_time, cell.data.tags, info.run_name)
+    _describe(client, new, cell.data.params, {})
+    for child in children:
+        client.set_tag(child.info.run_id, "mlflow.parentRunId", new.info.run_id)
+    if info.status != "RUNNING":
+        client.set_terminated(new.info.run_id, info.status, info.end_time)
+    client.delete_run(info.run_id)
+    return new
 
 
 def _children(client: Any, cell: Any) -> list[Any]:
@@ -602,8 +616,11 @@ def _find_or_create(
     with store.lock():
         if found := _find(client, [experiment_id], **identity):
             return found[0], False
+        tags = {**identity, **(tags or {})}
+        if identity["role"] == "cell":
+            tags[COLOUR] = COLOURS[len(_find(client, [experiment_id], role="cell")) % len(COLOURS)]
         start_time = None if started is None else round(1000 * started)
-        return client.create_run(experiment_id, start_time, {**identity, **(tags or {})}, name), True
+        return client.create_run(experiment_id, start_time, tags, name), True
 
 
 def _describe(client: Any, run: Any, parameters: Mapping[str, str], tags: Mapping[str, str]) -> int:

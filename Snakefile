@@ -1,4 +1,4 @@
-# Exploratory Annealed Decoding: the whole paper, at the scale that config.yaml names.
+# The EAD paper, whole, at the scale that config.yaml names.
 #
 #   snakemake            every experiment that config.yaml switches on, and the report's tables
 #   snakemake fig04      one figure, by name

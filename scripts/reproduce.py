@@ -48,13 +48,13 @@ def reproduce(configuration, targets: list[str], cores: str) -> int:
     # Nobody else runs the workflow (we hold the lock), so a lock of Snakemake's is left over from a kill.
     if any(Path(".snakemake/locks").glob("*.lock")):
         subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True)
-    progress = f"{configuration.paths.results}/{configuration.scale}/progress"
     done = subprocess.run(
         [
             *snakemake,
             *("--cores", cores),
             "--rerun-incomplete",
-            *("--logger", "calm", "--logger-calm-progress-folder", progress),
+            *("--logger", "calm"),
+            "--",
             *targets,
         ],
         check=False,

@@ -120,9 +120,25 @@ def test_a_new_decoder_redraws_nothing_that_exists(reproduced, tmp_path):
 )
 def test_a_mistake_ends_the_workflow_before_any_job_and_names_the_key(fresh, values, words):
     fresh.configure(**values)
-    done = fresh.run(check=False)
+    assert_refused(fresh, words)
+
+
+def test_a_data_set_that_is_not_what_the_table_pins_ends_the_workflow_before_any_job(
+    fresh, real_data, tmp_path
+):
+    """Here the file is cut short; a broken row is named in the same place (tests/unit/test_data.py)."""
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    lines = (real_data / "gsm8k_test.jsonl").read_text().splitlines(keepends=True)
+    (folder / "gsm8k_test.jsonl").write_text("".join(lines[:100]))
+    fresh.configure(paths={"real_data": str(folder)})
+    assert_refused(fresh, "gsm8k_test.jsonl")
+
+
+def assert_refused(workflow, words):
+    done = workflow.run(check=False)
     assert done.returncode != 0
     message = done.stdout + done.stderr
     assert words in message
     assert "Traceback" not in message
-    assert not (fresh.folder / "results").exists()
+    assert not (workflow.folder / "results").exists()

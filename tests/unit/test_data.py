@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from ead.pipeline.config import ConfigurationError
 from ead.pipeline.data import SCHEMA, DatasetError, make_row, read_dataset, write_dataset
 from ead.pipeline.data.adapters import ADAPTERS, BadRow, Skip, last_boxed
-from ead.pipeline.data.prepare import prepare_dataset
+from ead.pipeline.data.prepare import check_local_copy, prepare_dataset
 from ead.pipeline.data.prompts import PROMPTS
 from ead.pipeline.data.table import DatasetEntry, LocalSource, find_dataset, load_datasets
 
@@ -399,7 +399,11 @@ def test_a_bad_row_is_an_error_that_names_it_or_is_dropped_and_counted(source, r
     source.write_bytes(source.read_bytes() + BAD_LINES[reason] + b"\n" + gsm8k_line(5).encode() + b"\n")
     with pytest.raises(DatasetError, match=r"d: d.jsonl: row 4 \(line 5\): .*on_bad_row: drop"):
         prepare(source, entry_for(source, 6))
+    # The check before any job starts finds the same.
+    with pytest.raises(DatasetError, match=r"d: d.jsonl: row 4 \(line 5\): .*on_bad_row: drop"):
+        check_local_copy("d", entry_for(source, 6), source.parent)
     assert not (source.parent / "out").exists()
+    check_local_copy("d", entry_for(source, 6, on_bad_row="drop"), source.parent)
     card = prepare(source, entry_for(source, 6, on_bad_row="drop"))
     assert card["rows"] == {"read": 6, "kept": 5, "dropped": 1}
     assert card["dropped"] == {reason: {"count": 1, "rows": "4"}}

@@ -5,11 +5,17 @@ def evaluations_of(wildcards):
     """The evaluations that a figure of training curves needs: its runs, and their base models as step 0."""
     table = runs_of[wildcards.figure]
     models = dict.fromkeys(f"model~{run.model}" for run in table.values())
-    return [f"{SCALE}/evaluations/{subject}/manifest.json" for subject in (*models, *table)]
+    return [
+        f"{SCALE}/evaluations/{subject}/manifest.json" for subject in (*models, *table)
+    ]
 
 
 def runs_json(wildcards):
-    return "[" + ",".join(run.to_json() for run in runs_of[wildcards.figure].values()) + "]"
+    return (
+        "["
+        + ",".join(run.to_json() for run in runs_of[wildcards.figure].values())
+        + "]"
+    )
 
 
 rule estimate_curves:
@@ -17,20 +23,21 @@ rule estimate_curves:
         evaluations_of,
     output:
         f"{SCALE}/analyses/{{figure}}.parquet",
-    params:
-        runs=runs_json,
-        metrics=lambda wildcards: " ".join(experiments[wildcards.figure].metrics),
     log:
         f"{SCALE}/logs/analyses/{{figure}}.log",
     benchmark:
         f"{SCALE}/benchmarks/analyses/{{figure}}.tsv"
     conda:
         "../../envs/cpu.yaml"
+    params:
+        root_seed=configuration.root_seed,
+        runs=runs_json,
+        metrics=lambda wildcards: " ".join(experiments[wildcards.figure].metrics),
     shell:
         "{PYTHON:q} {SCRIPTS:q}/estimate_curves.py"
         " --runs {params.runs:q}"
         " --evaluations {SCALE:q}/evaluations"
         " --metrics {params.metrics}"
-        " --root-seed {configuration.root_seed}"
+        " --root-seed {params.root_seed}"
         " --output {output:q}"
         " > {log:q} 2>&1"

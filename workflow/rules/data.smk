@@ -1,5 +1,7 @@
 # Real data sets: prepared into the one schema, and compared with each other. docs/data.md describes them.
 
+from ead.pipeline.data import DatasetError
+from ead.pipeline.data.prepare import check_local_copy
 from ead.pipeline.data.table import load_datasets
 
 try:
@@ -10,7 +12,16 @@ try:
                 f"{configuration.scale}.yaml: datasets.{alias}.source: unknown data set "
                 f"{definition.source!r}{suggest(definition.source, real_datasets)}"
             )
-except ConfigurationError as error:
+    # Only the process that plans the workflow looks at the rows; its jobs would find the same.
+    if configuration.paths.real_data and workflow.is_main_process:
+        for definition in scale.datasets.values():
+            if isinstance(definition, RealData):
+                check_local_copy(
+                    definition.source,
+                    real_datasets[definition.source],
+                    configuration.paths.real_data,
+                )
+except (ConfigurationError, DatasetError) as error:
     raise WorkflowError(str(error)) from None
 
 

@@ -1,6 +1,8 @@
 # Figures: each as PDF, PNG and the CSV of what is drawn, and as a target by its name (`snakemake fig04`).
 
-DECODER_LABELS = json.dumps({name: decoder.label for name, decoder in scale.decoders.items()})
+DECODER_LABELS = json.dumps(
+    {name: decoder.label for name, decoder in scale.decoders.items()}
+)
 
 
 rule plot_training_curves:
@@ -18,17 +20,17 @@ rule plot_training_curves:
             },
         ),
         csv=f"{REPORTS}/figures/{{figure}}.csv",
-    params:
-        metrics=lambda wildcards: " ".join(experiments[wildcards.figure].metrics),
-        title=lambda wildcards: experiments[wildcards.figure].title,
-        scale=scale.description,
-        decoder_labels=DECODER_LABELS,
     log:
         f"{SCALE}/logs/figures/{{figure}}.log",
     benchmark:
         f"{SCALE}/benchmarks/figures/{{figure}}.tsv"
     conda:
         "../../envs/cpu.yaml"
+    params:
+        metrics=lambda wildcards: " ".join(experiments[wildcards.figure].metrics),
+        title=lambda wildcards: experiments[wildcards.figure].title,
+        scale=scale.description,
+        decoder_labels=DECODER_LABELS,
     shell:
         "{PYTHON:q} {SCRIPTS:q}/plot_training_curves.py"
         " --estimates {input:q}"

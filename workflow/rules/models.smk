@@ -75,13 +75,14 @@ rule train_base_model:
         "../../envs/cpu.yaml"
     threads: 1
     params:
+        root_seed=configuration.root_seed,
         definition=lambda wildcards: definition_json(scale.models, wildcards.base_model),
         progress=f"{SCALE}/progress/train_base_model/{{base_model}}.json",
     shell:
         "{PYTHON:q} {SCRIPTS:q}/train_base_model.py"
         " --name {wildcards.base_model:q}"
         " --definition {params.definition:q}"
-        " --root-seed {configuration.root_seed}"
+        " --root-seed {params.root_seed}"
         " --dataset {input:q}"
         " --output {output:q}"
         " --progress {params.progress:q}"

@@ -20,6 +20,7 @@ rule generate_problems:
     conda:
         "../../envs/cpu.yaml"
     params:
+        root_seed=configuration.root_seed,
         definition=lambda wildcards: definition_json(
             scale.datasets, wildcards.synthetic_dataset
         ),
@@ -27,7 +28,7 @@ rule generate_problems:
         "{PYTHON:q} {SCRIPTS:q}/generate_problems.py"
         " --name {wildcards.synthetic_dataset:q}"
         " --definition {params.definition:q}"
-        " --root-seed {configuration.root_seed}"
+        " --root-seed {params.root_seed}"
         " --output {output.data:q}"
         " --card {output.card:q}"
         " > {log:q} 2>&1"

@@ -13,24 +13,25 @@ if scale.real_lm:
                 category="Real language model",
                 labels={"table": f"{scale.real_lm.model} on {scale.real_lm.dataset}"},
             ),
-        params:
-            model=scale.real_lm.model,
-            dataset=scale.real_lm.dataset,
-            samples=scale.real_lm.samples,
-            max_new_tokens=scale.real_lm.max_new_tokens,
-            decoder_labels=DECODER_LABELS,
         log:
             f"{SCALE}/logs/tables/real_lm.log",
         benchmark:
             f"{SCALE}/benchmarks/tables/real_lm.tsv"
         conda:
             "../../envs/cpu.yaml"
+        params:
+            root_seed=configuration.root_seed,
+            model=scale.real_lm.model,
+            dataset=scale.real_lm.dataset,
+            samples=scale.real_lm.samples,
+            max_new_tokens=scale.real_lm.max_new_tokens,
+            decoder_labels=DECODER_LABELS,
         shell:
             "{PYTHON:q} {SCRIPTS:q}/tabulate_evaluation.py"
             " --evaluation {input:q}"
             " --decoder-labels {params.decoder_labels:q}"
             " --samples {params.samples}"
-            " --root-seed {configuration.root_seed}"
+            " --root-seed {params.root_seed}"
             " --csv {output.csv:q}"
             " --html {output.html:q}"
             " > {log:q} 2>&1"

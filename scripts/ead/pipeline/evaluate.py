@@ -28,6 +28,8 @@ from ead.pipeline.transformer import Transformer
 log = logging.getLogger(__name__)
 
 _IDENTITY = b"ead.identity"
+MAX_ROWS = 1024  # decoded together, ...
+CACHE_BYTES = 2**32  # ... and fewer where their keys and values would take more than this
 SAMPLE_COLUMNS = {
     "problem": "problem id",
     "sample": "index of the response to this problem, from 0",
@@ -98,18 +100,25 @@ def _sample(request, name, decoder, problems, model, tokenizer, grader, bar, don
     greedy = decoder.schedule is None
     # Greedy samples of one problem are all the same, so one is drawn and its row repeated.
     samples = 1 if greedy else request.samples
+    prompts = policy.encode(problems, tokenizer)
+    row_bytes = model.cache_bytes(max(map(len, prompts)) + request.max_new_tokens)
+    rows = max(samples, min(MAX_ROWS, CACHE_BYTES // row_bytes))
+    per_chunk = rows // samples
     parts = []
-    per_chunk = max(1, 1024 // samples)
     for first in range(0, len(problems), per_chunk):
         chunk = problems[first : first + per_chunk]
         rollouts = generate(
             model,
-            policy.encode(chunk, tokenizer),
+            prompts[first : first + per_chunk],
             None if greedy else schedule.from_config(decoder.schedule),
             samples=samples,
             max_new_tokens=request.max_new_tokens,
             generator=seeds.torch_generator(request.root_seed, "evaluate", request.dataset, name, first),
             top_p=decoder.top_p,
+            batch_rows=rows,
+            report=lambda share, first=first, size=len(chunk): bar.update(
+                done + first + share * size, f"decoder {name}"
+            ),
         )
         asked: list[Problem] = [problem for problem in chunk for _ in range(samples)]
         responses = policy.decode(rollouts.tokens, rollouts.mask, tokenizer)

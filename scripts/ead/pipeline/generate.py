@@ -7,8 +7,9 @@ The uniform numbers of a batch are drawn before decoding, one per row and positi
 inverting the cumulative distribution: what a row draws does not depend on when other rows finish.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -59,6 +60,7 @@ def generate(
     record: bool = False,
     logprob_temperature: str = "one",
     batch_rows: int = 1024,
+    report: Callable[[float], None] = lambda share: None,
 ) -> Rollouts:
     """Draw ``samples`` responses to each prompt; rows ``i * samples … (i + 1) * samples - 1`` answer prompt i.
 
@@ -71,6 +73,7 @@ def generate(
         record: also return log-probabilities and entropies.
         logprob_temperature: temperature of ``policy_logprobs``: ``one`` or ``sampling`` (D15).
         batch_rows: rows decoded together; bounds the memory of the cache.
+        report: called after every token with the share of the work that is done at most.
 
     Raises:
         ValueError: an empty prompt, or prompt and response exceed the model's positions.
@@ -85,6 +88,7 @@ def generate(
     for first in range(0, len(prompts), prompts_at_once):
         chunk = prompts[first : first + prompts_at_once]
         rows_of_chunk = slice(first * samples, (first + len(chunk)) * samples)
+        before, part = first / len(prompts), len(chunk) / len(prompts)
         draw = _Draw(
             temperatures=temperatures,
             uniforms=None if uniforms is None else uniforms[rows_of_chunk].to(model.device),
@@ -92,7 +96,8 @@ def generate(
             record=record,
             policy_at_sampling_temperature=logprob_temperature == "sampling",
         )
-        parts.append(_decode(model, chunk, samples, width, draw))
+        for_chunk = partial(_share_of_whole, report, before, part)
+        parts.append(_decode(model, chunk, samples, width, draw, for_chunk))
     return _concatenate(parts, model.shape.pad)
 
 
@@ -159,8 +164,17 @@ def _nucleus(logits: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(probabilities).scatter_(-1, order, ordered)
 
 
+def _share_of_whole(report: Callable[[float], None], before: float, part: float, share: float) -> None:
+    report(before + part * share)
+
+
 def _decode(
-    model: Transformer, prompts: Sequence[Sequence[int]], samples: int, width: int, draw: _Draw
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    samples: int,
+    width: int,
+    draw: _Draw,
+    report: Callable[[float], None],
 ) -> Rollouts:
     """Decode one batch to its end."""
     device, pad = model.device, model.shape.pad
@@ -195,6 +209,7 @@ def _decode(
         left = int(going.sum())
         if not left or t + 1 == width:
             break
+        report((t + 1) / width)
         column = prompt_width + t
         if left <= COMPACTION * len(rows):
             # Copying the cache costs about one step, so finished rows wait until enough have gathered.

@@ -177,6 +177,11 @@ class Transformer(nn.Module):
         shape = (len(self.layers), 2, rows, self.shape.kv_heads, length, self.shape.head_dim)
         return torch.empty(shape, dtype=self.embedding.dtype, device=self.device)
 
+    def cache_bytes(self, length: int) -> int:
+        """Memory of one row of a cache of ``length`` columns."""
+        numbers = len(self.layers) * 2 * self.shape.kv_heads * length * self.shape.head_dim
+        return numbers * self.embedding.element_size()
+
     def read(
         self, tokens: Tensor, positions: Tensor, cache: Tensor, start: int, mask: Tensor | None
     ) -> Tensor:

@@ -119,6 +119,21 @@ def prepare_dataset(
     return facts
 
 
+def check_local_copy(name: str, entry: DatasetEntry, real_data: str | Path) -> None:
+    """Read the local copy of the data set ``name`` and write nothing: the check before any job starts.
+
+    Raises ``DatasetError`` for what :func:`prepare_dataset` would refuse: a missing file, a checksum or a
+    number of rows that the table does not state, a broken row. An entry without a local copy passes.
+    """
+    if entry.local is None:
+        return
+    files = local_files(entry.local, real_data)
+    rows = read_rows(files, ADAPTERS[entry.local.adapter].columns)
+    _, read = _select(name, entry, rows, entry.local.adapter, Dropped())
+    if read != entry.local.rows:
+        raise DatasetError(f"{name}: {_names(files)}: read {read} rows, the table says {entry.local.rows}")
+
+
 def _select(
     name: str, entry: DatasetEntry, rows: Iterable[SourceRow], adapter: str, dropped: Dropped
 ) -> tuple[dict[int, Problem], int]:

@@ -417,7 +417,7 @@ class _Record:
         cell_name, run_name = display_name(description.cell), display_name(description.run)
         parent, _ = _find_or_create(store, client, experiment_id, cell_name, cell, started)
         self.cell_id = parent.info.run_id
-        nested = {"mlflow.parentRunId": self.cell_id, COLOUR: parent.data.tags[COLOUR]}
+        nested = {"mlflow.parentRunId": self.cell_id, COLOUR: parent.data.tags.get(COLOUR, COLOURS[0])}
         self._run, created = _find_or_create(store, client, experiment_id, run_name, seed, started, nested)
         self.status_before = None if created else self._run.info.status
         with store.write_lock():

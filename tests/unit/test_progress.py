@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from ead.pipeline import progress
 from ead.pipeline.progress import Progress, read, read_all
 

@@ -8,25 +8,31 @@ r"""Grading of answers: math-verify in processes with a hard time-out, or a stri
 
 What is graded (``method="math_verify"``, math-verify 0.9):
 
-- The answer is the content of the response's last balanced ``\boxed{}``. It is put back into a box of its own and read
-  with math-verify's default extraction (LaTeX, then plain expressions). A response without a box is read by the same
-  extraction in its last MAX_TAIL_CHARACTERS characters ("Answer: 5", "... is $5$", else its last number).
-- The gold answer is boxed too before it is parsed: bare golds are misgraded. A gold that holds a box is unpacked first.
-- Equal is what ``verify(gold, answer)`` says with its defaults. Two integer expressions are compared without it, by
-  ``evaluate_arithmetic``, which agrees with it.
+- The answer is the content of the response's last balanced ``\boxed{}``. It is put back into a box of its own
+  and read as a whole: ``parse`` with LatexExtractionConfig(boxed_match_priority=0) and ExprExtractionConfig(),
+  extraction_mode "first_match". A box that cannot be parsed is compared as text.
+- A response without a box is read by the same extraction, in mode "any_match" (math-verify's default), in its
+  last MAX_TAIL_CHARACTERS characters: "Answer: 5", "... is $5$", else its last number.
+- The gold answer is put into a box and read like one: bare golds are misgraded. A gold that holds a box is
+  unpacked first.
+- Equal is what ``verify(gold, answer)`` says with its defaults. Answers written like the gold, and integers or
+  integer expressions against integers, get the same verdict without it (tests/unit/test_verifier.py compares).
 
-Statuses: ``ok`` graded; ``no_answer`` nothing to grade: no box and nothing found, an empty box, or an answer longer than
-MAX_ANSWER_CHARACTERS; ``timeout`` the work on this item passed timeout_s; ``error`` math-verify raised, or its process was
-killed or used more than memory_mb. All but ``ok`` come with ``correct=False`` and touch no other item.
+Statuses: ``ok`` graded; ``no_answer`` nothing to grade: no box and nothing found, an empty box, or an answer
+longer than MAX_ANSWER_CHARACTERS; ``timeout`` the work on this item passed timeout_s; ``error`` math-verify
+raised, or its process was killed or used more than memory_mb. All but ``ok`` have ``correct=False``, and no item
+touches another.
 
-``method="string_match"`` is the grader of the authors' release (D09): both sides in the form of ``normalise``, equal or
-not; a response without a box is ``no_answer``.
+``method="string_match"`` is the grader of the authors' release (D09): both sides in the form of ``normalise``,
+equal or not; a response without a box is ``no_answer``.
 """
 
+import contextlib
 import importlib.util
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -36,7 +42,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from ead.verifier.text import MAX_ANSWER_CHARACTERS, evaluate_arithmetic, last_boxed, normalise
+from ead.verifier.text import MAX_ANSWER_CHARACTERS, evaluate_arithmetic, last_boxed, normalise, read_integer
 
 __all__ = [
     "MAX_ANSWER_CHARACTERS",
@@ -60,11 +66,11 @@ _Item = tuple[str, bool, str]  # gold, boxed, text
 class Verdict:
     """The verdict on one response.
 
-    ``extracted`` is the answer as the response writes it, or None. ``canonical`` is what the response votes for in
-    Majority@N, or None where nothing was extracted. Correct answers vote together, for the gold's normal form. Wrong
-    answers vote by value where they are numbers (rationals exactly, "6+7" and "13.0" alike; others to 12 digits),
-    element by element in sets, tuples and intervals, else by math-verify's printed form, and by ``normalise`` where that
-    could not be had. A wrong answer never votes with a correct one.
+    ``extracted`` is the answer as the response writes it, or None. ``canonical`` is what the response votes for
+    in Majority@N, or None where nothing was extracted. Correct answers vote together, for the gold's normal form.
+    Wrong answers vote by value where they are numbers (rationals exactly, "6+7" and "13.0" alike; others to 12
+    digits), element by element in sets, tuples and intervals, else by the expression sympy prints, and by
+    ``normalise`` where that could not be had. A wrong answer never votes with a correct one.
     """
 
     correct: bool
@@ -128,9 +134,9 @@ class Verifier:
     def grade(self, responses: Iterable[str], answers: Iterable[str]) -> list[Verdict]:
         """Return one verdict for each response, in order; ``answers`` holds the gold answer of each.
 
-        Raises ValueError, naming the row, for lists of different lengths, entries that are not strings, and gold
-        answers that are empty or longer than MAX_ANSWER_CHARACTERS; RuntimeError when no grading process can be kept
-        alive.
+        Raises ValueError, naming the row, for lists of different lengths, entries that are not strings, and
+        gold answers that are empty or longer than MAX_ANSWER_CHARACTERS; RuntimeError when no grading process
+        can be kept alive.
         """
         responses, answers = list(responses), list(answers)
         if len(responses) != len(answers):
@@ -198,8 +204,8 @@ class Verifier:
                 starts_without_progress = 0 if len(done) > before else starts_without_progress + 1
                 if starts_without_progress == 2:
                     raise RuntimeError(
-                        f"the grading process died twice before it graded one of {len(items) - len(done)} items; "
-                        "its own message, if any, is on standard error"
+                        "the grading process died twice without a verdict on any of the remaining "
+                        f"{len(items) - len(done)} items; its own message, if any, is on standard error"
                     ) from None
             except (
                 BaseException
@@ -238,12 +244,10 @@ class Verifier:
         if self._server is not None:
             server, self._server = self._server, None
             server.terminate()
-            server.wait()
             server.stdout.close()
-            try:
+            with contextlib.suppress(BrokenPipeError):  # what was left in its buffer is for nobody
                 server.stdin.close()
-            except BrokenPipeError:
-                pass  # what was left in its buffer is for nobody
+            server.wait()
 
 
 def grade(
@@ -260,6 +264,7 @@ def grade(
         return verifier.grade(responses, answers)
 
 
+_DIGIT = re.compile(r"[0-9]")
 _NO_ANSWER = Verdict(correct=False, status="no_answer", extracted=None, canonical=None)
 
 
@@ -283,7 +288,10 @@ def _grade_directly(response: str, gold: str) -> tuple[Verdict | None, _Item | N
         return (None, (gold, False, tail)) if tail.strip() else (_NO_ANSWER, None)
     if not answer or len(answer) > MAX_ANSWER_CHARACTERS:
         return _NO_ANSWER, None
-    value, expected = evaluate_arithmetic(answer), evaluate_arithmetic(gold)
+    if answer == gold and _DIGIT.search(gold):
+        # math-verify compares the texts it reads too, and no text with a digit is read as empty.
+        return Verdict(True, "ok", answer, _vote(True, answer, None, gold)), None
+    value, expected = read_integer(answer), evaluate_arithmetic(gold)
     if value is None or expected is None:
         return None, (gold, True, answer)
     correct = value == expected

@@ -1,18 +1,21 @@
 """The grading process: imports math-verify once and forks workers that can be killed.
 
-A program of its own, started by ``ead.verifier.Verifier`` with its standard input and output as pipes. It imports
-nothing of this package and has one thread, so that forking is safe whatever threads the caller runs and a killed
-worker is replaced in milliseconds, its parser already warm.
+A program of its own, started by ``ead.verifier.Verifier`` with its standard input and output as pipes. It
+imports nothing of this package and has one thread, so that forking is safe whatever threads the caller runs, and
+a killed worker is replaced in milliseconds, its parser already warm.
 
-Caller to server, one JSON line per batch: ``[[gold, [[index, boxed, text], ...]], ...]``. Server to caller, one JSON line
-per item as it finishes: ``[index, correct, status, extracted, canonical]``.
+Caller to server, one JSON line per batch: ``[[gold, [[index, boxed, text], ...]], ...]``.
+Server to caller, one JSON line per item as it finishes: ``[index, correct, status, extracted, canonical]``.
 
-A worker arms a kernel timer (``setitimer``) when it starts on an item, and SIGALRM keeps its default action: at the
-deadline the kernel ends the worker, whatever it is doing, and the server reports *timeout* for this item. Any
-other death, a memory use above the limit (killed by the server), or an exception of math-verify is *error*.
+A worker arms a kernel timer (``setitimer``) when it starts on an item, and SIGALRM keeps its default action: at
+the deadline the kernel ends the worker, whatever it is doing, and the server reports *timeout* for this item. Any
+other death, a memory use above the limit (the server kills the worker), or an exception of math-verify is *error*.
+The limit is on resident memory, read every POLL_S: math-verify would take a MemoryError, which a limit on address
+space raises, for an answer that cannot be parsed.
 """
 
 import argparse
+import contextlib
 import gc
 import json
 import logging
@@ -24,21 +27,25 @@ import sys
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 
 import psutil
+from latex2sympy2_extended.math_normalization import normalize_latex
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-from math_verify.grader import get_pct_val, unwrap_eq
-from sympy import Basic, FiniteSet, Float, Interval, Rational, Tuple
+from math_verify.grader import get_pct_val, is_relation, unwrap_eq
+from sympy import Basic, Eq, FiniteSet, Float, Interval, Rational, Tuple
 
 CANONICAL_S = 1.0  # the printed form of an answer is worth this much time after its verdict
+MAX_PRINTED_CHARACTERS = 4_000
 POLL_S = 0.1  # how often the memory of the workers is read
 UNIT_ITEMS = 8  # answers to one gold that go to a worker together
 
 # math-verify's defaults (LaTeX, then plain expressions), except that a box is taken before "final answer is".
 EXTRACTION = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
+
+BOX_NORMALISATION = replace(EXTRACTION[0].normalization_config, boxed="last")  # what parse() applies to a box
 
 # The ANTLR parser learns its decisions from what it reads; parsed before forking, these serve every worker.
 WARM_UP = [
@@ -56,20 +63,48 @@ WARM_UP = [
 ]
 
 
-def extract(text: str) -> list:
-    """Return what math-verify finds: the parsed expression, if it could be parsed, and its text; [] for nothing."""
-    return parse(text, EXTRACTION, parsing_timeout=None, raise_on_error=True)
+def extract(text: str, boxed: bool) -> list:
+    """Return what math-verify finds: the expression, if it could be parsed, and its text; [] for nothing.
+
+    A box is read as a whole or, where it cannot be parsed, compared as text: math-verify's default would go on to
+    any part of it that parses, and read ``\\frac{7}{5} + \\frac{1}{5} i.`` as 1/5.
+    """
+    return parse(
+        f"\\boxed{{{text}}}" if boxed else text,
+        EXTRACTION,
+        extraction_mode="first_match" if boxed else "any_match",
+        parsing_timeout=None,
+        raise_on_error=True,
+    )
 
 
-@lru_cache(maxsize=1024)
-def parse_gold(gold: str) -> list:
-    if parsed := extract(f"\\boxed{{{gold}}}"):
-        return parsed
-    raise ValueError(f"math-verify finds nothing in the gold answer {gold!r}")
+# Gold answers come back, and other problems' answers do too.
+@lru_cache(maxsize=4096)
+def extract_boxed(text: str) -> list:
+    return extract(text, boxed=True)
+
+
+@lru_cache(maxsize=4096)
+def boxed_text(text: str) -> str:
+    """Return the text of ``extract_boxed(text)`` without parsing it."""
+    return normalize_latex(f"\\boxed{{{text}}}", BOX_NORMALISATION)
+
+
+def grade(gold: str, boxed: bool, text: str) -> tuple[bool, str, list]:
+    """Return the verdict and status of one item, and what was extracted from ``text``."""
+    if boxed and boxed_text(text) and boxed_text(text) == boxed_text(gold):
+        return True, "ok", [boxed_text(text)]  # one of the pairs that compare() would try
+    answer = extract_boxed(text) if boxed else extract(text, boxed=False)
+    if not answer:
+        return False, "no_answer", answer
+    expected = extract_boxed(gold)
+    if not expected:
+        raise ValueError(f"math-verify finds nothing in the gold answer {gold!r}")
+    return *compare(expected, answer), answer
 
 
 def compare(gold: list, answer: list) -> tuple[bool, str]:
-    """Return math-verify's verdict over all pairs, and "error" where none is equal and a comparison raised."""
+    """Return math-verify's verdict over all pairs, "error" where none is equal and a comparison raised."""
     status = "ok"
     for expected, found in product(gold, answer):
         try:
@@ -81,9 +116,15 @@ def compare(gold: list, answer: list) -> tuple[bool, str]:
 
 
 def canonical(expression) -> str:
-    """Return one text for equal values: exact rationals, other numbers to 12 digits, else the printed expression."""
+    """Return one text for equal values: rationals exactly, other numbers to 12 digits, else what sympy prints."""
+    if (
+        isinstance(expression, Eq) and expression.lhs.is_Atom
+    ):  # x = 5, and i = 5, whose left side is no symbol
+        expression = expression.rhs
     expression = unwrap_eq(expression)
     expression = get_pct_val(expression, expression)
+    if is_relation(expression):
+        return str(expression)  # doit() would make it true or false
     if isinstance(expression, FiniteSet):
         return "{" + ",".join(sorted(canonical(element) for element in expression.args)) + "}"
     if isinstance(expression, Tuple):
@@ -111,24 +152,19 @@ def work(connection: socket.socket, timeout_s: float) -> None:
         gold, items = json.loads(line)
         for _, boxed, text in items:
             signal.setitimer(signal.ITIMER_REAL, timeout_s)
-            answer, extracted = [], None
             try:
-                answer = extract(f"\\boxed{{{text}}}" if boxed else text)
-                extracted = next((part for part in answer if isinstance(part, str)), None)
-                correct, status = compare(parse_gold(gold), answer) if answer else (False, "no_answer")
+                correct, status, answer = grade(gold, boxed, text)
             except Exception:
-                correct, status = False, "error"
-            send(correct, status, extracted)
+                correct, status, answer = False, "error", []
+            send(correct, status, next((part for part in answer if isinstance(part, str)), None))
             # From here the verdict stands; only its printed form can still be lost.
             signal.setitimer(signal.ITIMER_REAL, CANONICAL_S)
             printed = None
             if not correct and answer and isinstance(answer[0], Basic):
-                try:
+                with contextlib.suppress(Exception):
                     printed = canonical(answer[0])
-                except Exception:
-                    printed = None
             signal.setitimer(signal.ITIMER_REAL, 0)
-            send(printed)
+            send(printed if printed is None or len(printed) <= MAX_PRINTED_CHARACTERS else None)
 
 
 @dataclass
@@ -139,7 +175,6 @@ class Worker:
     gold: str = ""
     items: list = ()  # the unit's unfinished items, the first one in work
     verdict: list | None = None  # of the first item, while its printed form is awaited
-    over_memory: bool = False
 
 
 class Server:
@@ -155,6 +190,7 @@ class Server:
 
     def start_worker(self) -> Worker:
         ours, theirs = socket.socketpair()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # the child must not run our handler
         pid = os.fork()
         if pid == 0:
             # A copy of another worker's connection would hide the server's death from that worker.
@@ -164,6 +200,7 @@ class Server:
             os.close(self.results)
             sys.stdin.close()
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             try:
                 work(theirs, self.timeout_s)
             except ConnectionError:
@@ -175,6 +212,7 @@ class Server:
         theirs.close()
         worker = Worker(pid, ours)
         self.workers.append(worker)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         self.selector.register(ours, selectors.EVENT_READ, worker)
         return worker
 
@@ -182,10 +220,11 @@ class Server:
         """Grade one batch, reporting every item once, in the order of finishing."""
         for gold, items in batch:
             self.units.extend((gold, items[at : at + UNIT_ITEMS]) for at in range(0, len(items), UNIT_ITEMS))
-        for worker in list(self.workers):
-            self.give(worker)
         next_poll = time.monotonic() + POLL_S
-        while any(worker.items for worker in self.workers):
+        while self.units or any(worker.items for worker in self.workers):
+            for worker in list(self.workers):
+                if self.units and not worker.items:
+                    self.give(worker)
             for key, _ in self.selector.select(timeout=POLL_S):
                 self.receive(key.data)
             if time.monotonic() >= next_poll:
@@ -193,14 +232,13 @@ class Server:
                 next_poll = time.monotonic() + POLL_S
 
     def give(self, worker: Worker) -> None:
-        if self.units:
-            worker.gold, worker.items = self.units.popleft()
-            try:
-                worker.connection.sendall(json.dumps([worker.gold, worker.items]).encode() + b"\n")
-            except OSError:  # it died idle: receive() sees the end of its stream and replaces it
-                self.units.appendleft((worker.gold, worker.items))
-                worker.items = []
-                self.replace(worker)
+        worker.gold, worker.items = self.units.popleft()
+        try:
+            worker.connection.sendall(json.dumps([worker.gold, worker.items]).encode() + b"\n")
+        except ConnectionError:  # it was killed while idle, so no item is to blame
+            self.units.appendleft((worker.gold, worker.items))
+            worker.items = []
+            self.replace(worker)
 
     def receive(self, worker: Worker) -> None:
         try:
@@ -217,8 +255,6 @@ class Server:
                 worker.verdict = message
             else:
                 self.finish(worker, message[0])
-        if lines and not worker.items:
-            self.give(worker)
 
     def finish(self, worker: Worker, printed: str | None) -> None:
         (index, _, _), *worker.items = worker.items
@@ -229,7 +265,7 @@ class Server:
             message = message[os.write(self.results, message) :]
 
     def replace(self, worker: Worker) -> None:
-        """Bury a dead worker, report the item it was on, and give the rest of its unit to a new one."""
+        """Bury a dead worker, report the item it was on, and put the rest of its unit back, one by one."""
         self.selector.unregister(worker.connection)
         self.workers.remove(worker)
         worker.connection.close()
@@ -237,11 +273,10 @@ class Server:
         if worker.items:
             timed_out = os.WIFSIGNALED(ended) and os.WTERMSIG(ended) == signal.SIGALRM
             if worker.verdict is None:
-                worker.verdict = [False, "timeout" if timed_out and not worker.over_memory else "error", None]
+                worker.verdict = [False, "timeout" if timed_out else "error", None]
             self.finish(worker, None)
-            if worker.items:
-                self.units.appendleft((worker.gold, worker.items))
-        self.give(self.start_worker())
+            self.units.extendleft((worker.gold, [item]) for item in reversed(worker.items))
+        self.start_worker()
 
     def check_memory(self) -> None:
         for worker in self.workers:
@@ -250,13 +285,15 @@ class Server:
             except psutil.Error:
                 continue  # it has just died: its connection tells
             if used > self.memory_bytes:
-                worker.over_memory = True
                 os.kill(worker.pid, signal.SIGKILL)
 
     def stop(self) -> None:
+        """End the workers and this process, from wherever a signal found it."""
         for worker in self.workers:
             os.kill(worker.pid, signal.SIGKILL)
+        for worker in self.workers:
             os.waitpid(worker.pid, 0)
+        os._exit(0)
 
 
 def main() -> None:
@@ -267,21 +304,20 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)  # math-verify warns that its own time-outs are off: ours are in force
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted caller closes our input
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     results = os.dup(1)
     os.dup2(2, 1)  # a library that prints must not write into the results
     for text in WARM_UP:
-        parsed = parse_gold(text)
+        parsed = extract_boxed(text)
         compare(parsed, parsed)
     gc.freeze()  # the collector would write to, and so copy, every page that workers share
     server = Server(arguments.workers, arguments.timeout_s, arguments.memory_bytes, results)
+    signal.signal(signal.SIGTERM, lambda *_: server.stop())
     try:
         for line in sys.stdin.buffer:
             server.run(json.loads(line))
     except BrokenPipeError:
         pass  # the caller is gone
-    finally:
-        server.stop()
+    server.stop()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Answer texts: the last box of a response, the string-match normal form, integer arithmetic.
 
-Everything here runs in the calling process on text a model wrote, so every function is linear in the length of
-its input and none of them evaluates code.
+Everything here runs in the calling process on text a model wrote, so every function is linear in the length
+of its input and none of them evaluates code.
 """
 
 import re
@@ -10,7 +10,7 @@ MAX_ANSWER_CHARACTERS = 1_000
 """Longest answer that is graded (the longest gold of MATH, GSM8K, OlympiadBench and Minerva has 210)."""
 
 MAX_ARITHMETIC_CHARACTERS = 200
-MAX_ARITHMETIC_DEPTH = 16
+MAX_ARITHMETIC_DEPTH = 8
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 # A backslash escapes a brace or another backslash, but `\\boxed` (a box inside a JSON string) is still a box.
@@ -20,8 +20,8 @@ _BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\\\(?!boxed|fbox)|\\[{}]|[{}
 def last_boxed(text: str) -> str | None:
     r"""Return the content of the last balanced ``\boxed{...}`` (or ``\fbox{...}``) of ``text``, stripped.
 
-    The last box is the one that opens last among those that close, so the inner one of two nested boxes, and the
-    previous one where the text ends inside a box. None where no box closes; ``""`` for an empty box.
+    The last box is the one that opens last among those that close, so the inner one of two nested boxes, and
+    the previous one where the text ends inside a box. None where no box closes; ``""`` for an empty box.
     """
     start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
     if start < 0:
@@ -68,14 +68,14 @@ _LEADING_POINT = re.compile(r"(?:^|(?<=[{(,=+\-*/]))\.(?=\d)")
 
 
 def normalise(answer: str) -> str:
-    r"""Return the form in which ``method="string_match"`` compares answers (D09; the style of the MATH benchmark).
+    r"""Return the form in which ``method="string_match"`` compares answers (D09; in the style of MATH's grader).
 
-    In order: LaTeX spaces, ``\left``/``\right``/``\displaystyle``, ``$``, ``%`` (escaped or not) and degree signs are
-    removed; an answer that is one ``\text{...}`` becomes its content, a trailing ``\text{...}`` (a unit) is removed;
-    white space and a final full stop are removed; ``\dfrac``, ``\tfrac``, ``\cfrac`` become ``\frac``; ``x=5`` with
-    at most two characters before the only ``=`` becomes ``5``; ``\frac12`` becomes ``\frac{1}{2}``, ``\sqrt2``
-    ``\sqrt{2}``, ``3/4`` ``\frac{3}{4}``, ``.5`` ``0.5``, and a whole ``0.5`` ``\frac{1}{2}``. Nothing else is
-    equal: ``1,000`` and ``1000``, or ``0.25`` and ``1/4``, differ.
+    In order: LaTeX spaces, ``\left``/``\right``/``\displaystyle``, ``$``, ``%`` (escaped or not) and degree signs
+    are removed; an answer that is one ``\text{...}`` becomes its content, a trailing ``\text{...}`` (a unit) is
+    removed; white space and a final full stop are removed; ``\dfrac``, ``\tfrac``, ``\cfrac`` become ``\frac``;
+    ``x=5`` with at most two characters before the only ``=`` becomes ``5``; ``\frac12`` becomes ``\frac{1}{2}``,
+    ``\sqrt2`` ``\sqrt{2}``, ``3/4`` ``\frac{3}{4}``, ``.5`` ``0.5``, and a whole ``0.5`` ``\frac{1}{2}``. Nothing
+    else is equal: ``1,000`` and ``1000``, or ``0.25`` and ``1/4``, differ.
     """
     text = _REMOVED.sub("", answer).strip()
     if whole := _WHOLE_TEXT.fullmatch(text):
@@ -103,9 +103,10 @@ def evaluate_arithmetic(text: str) -> int | None:
     r"""Return the value of an integer expression, or None where ``text`` is outside the grammar.
 
     Grammar: non-negative integers in ASCII digits (leading zeros allowed); binary and unary ``+`` and ``-`` (also
-    U+2212); ``*``, ``\times``, ``\cdot``, U+00D7, U+2217; parentheses; spaces, tabs and newlines between tokens. Outside it are
-    juxtaposition (``6 7``, ``2(3)``), division, powers, ``=``, and texts longer than MAX_ARITHMETIC_CHARACTERS or nested
-    deeper than MAX_ARITHMETIC_DEPTH. On this grammar math-verify 0.9 agrees (tests/unit/test_verifier.py).
+    U+2212); ``*``, ``\times``, ``\cdot``, U+00D7, U+2217; parentheses; spaces, tabs and newlines between tokens.
+    Outside it are juxtaposition (``6 7``, ``2(3)``), division, powers, ``=``, and texts longer than
+    MAX_ARITHMETIC_CHARACTERS or nested deeper than MAX_ARITHMETIC_DEPTH. Inside it math-verify 0.9 finds the same
+    value (tests/unit/test_verifier.py).
     """
     if len(text) > MAX_ARITHMETIC_CHARACTERS:
         return None
@@ -148,3 +149,15 @@ def evaluate_arithmetic(text: str) -> int | None:
         else:
             return None
     return None if operand_next or outer else total + product
+
+
+_INTEGER_PREFIX = re.compile(r"[ \t\n]*(?:[a-zA-Z][ \t\n]*=[ \t\n]*)?(?:\\?\$)?")
+
+
+def read_integer(answer: str) -> int | None:
+    r"""Return the integer an answer states, or None: ``evaluate_arithmetic`` after ``x =`` and a currency sign.
+
+    ``x`` is any ASCII letter. math-verify reads such an answer as the same integer where the gold answer is no
+    equation.
+    """
+    return evaluate_arithmetic(answer[_INTEGER_PREFIX.match(answer).end() :])

@@ -1,0 +1,169 @@
+"""Throughput of ead.verifier against a bare math-verify loop, on the same responses in one run.
+
+    python benchmarks/grading.py --data FOLDER [--responses 5000] [--workers 2] [--rounds 3]
+
+FOLDER holds gsm8k_train.jsonl and math_test.jsonl as their repositories publish them. The responses are the
+data sets' own worked solutions with one box, GSM8K and MATH in equal parts, with an answer put into the box (for
+GSM8K the ``#### 18`` becomes a sentence with ``\\boxed{18}``). Of each four responses to a problem one holds the gold
+answer, one the same value written another way (``\\dfrac``, ``.0``, spaces, a currency sign, ``x = ...``, a sum,
+``\\left(``), and two hold a wrong answer: a digit changed, or another problem's gold. Two sets:
+
+- *rollouts*: four responses to each problem, as in training;
+- *distinct*: one response, of a kind drawn at random, to each of as many problems: nothing repeats by design.
+
+The baseline is the loop of math-verify's README in this process, ``verify(parse("$gold$"), parse(response))``. It is
+compared with a verifier kept from round to round, as in a training loop, and with a new one, whose processes start,
+import and warm up within the time. Every round has problems of its own, so that no cache helps from round to round;
+a first round, on problems of its own too, is not counted. Rounds alternate; ratios are of medians.
+"""
+
+import argparse
+import json
+import logging
+import re
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+from math_verify import parse, verify
+
+from ead.seeds import generator
+from ead.verifier import Verifier, last_boxed
+
+KINDS = ("gold", "rewritten", "wrong", "wrong")
+SETS = {"rollouts": True, "distinct": False}  # name -> all kinds for each problem
+
+
+def read_problems(folder: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return the (solution with a box, gold answer) pairs of GSM8K and of MATH."""
+    gsm8k, math = [], []
+    with (folder / "gsm8k_train.jsonl").open() as lines:
+        for line in lines:
+            solution, _, gold = json.loads(line)["answer"].partition("#### ")
+            gold = gold.strip()
+            gsm8k.append((f"{solution}The final answer is $\\boxed{{{gold}}}$.", gold))
+    with (folder / "math_test.jsonl").open() as lines:
+        for line in lines:
+            solution = json.loads(line)["solution"]
+            gold = last_boxed(solution)
+            if gold and solution.count("\\boxed") == 1 and f"\\boxed{{{gold}}}" in solution:
+                math.append((solution, gold))
+    return gsm8k, math
+
+
+def rewrite(gold: str, random: np.random.Generator) -> str:
+    """Return ``gold`` in another notation of the same value."""
+    forms = [f" {gold} "]
+    if re.fullmatch(r"-?\d+", gold):
+        forms += [f"{gold}.0", f"\\${gold}", f"x = {gold}", f"{int(gold) - 7} + 7"]
+    if "\\frac" in gold:
+        forms += [gold.replace("\\frac", "\\dfrac")] * 3
+    if gold.startswith("(") and gold.endswith(")"):
+        forms += [f"\\left({gold[1:-1]}\\right)"] * 3
+    return str(random.choice(forms))
+
+
+def spoil(gold: str, others: list[str], random: np.random.Generator) -> str:
+    """Return a wrong answer: ``gold`` with one digit raised, or another problem's gold."""
+    digits = [match.start() for match in re.finditer(r"[0-8]", gold)]
+    if digits and random.random() < 0.7:
+        at = int(random.choice(digits))
+        return gold[:at] + str(int(gold[at]) + 1) + gold[at + 1 :]
+    return str(random.choice(others))
+
+
+def respond(
+    problems: list[tuple[str, str]], every_kind: bool, random: np.random.Generator
+) -> tuple[list[str], list[str]]:
+    """Return responses and gold answers: for each problem one response of every kind, or of one at random."""
+    golds = [gold for _, gold in problems]
+    responses, answers = [], []
+    for solution, gold in problems:
+        before, _, after = solution.rpartition(f"\\boxed{{{gold}}}")
+        for kind in KINDS if every_kind else [str(random.choice(KINDS))]:
+            answer = gold
+            if kind == "rewritten":
+                answer = rewrite(gold, random)
+            elif kind == "wrong":
+                answer = spoil(gold, golds, random)
+            responses.append(f"{before}\\boxed{{{answer}}}{after}")
+            answers.append(gold)
+    return responses, answers
+
+
+def grade_bare(responses: list[str], answers: list[str]) -> list[bool]:
+    return [
+        verify(parse(f"${answer}$"), parse(response))
+        for response, answer in zip(responses, answers, strict=True)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of gsm8k_train.jsonl, math_test.jsonl"
+    )
+    parser.add_argument("--responses", type=int, default=5000, help="responses per round of the first set")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+
+    random = generator(arguments.seed, "benchmark", "grading")
+    gsm8k, math = ([rows[i] for i in random.permutation(len(rows))] for rows in read_problems(arguments.data))
+    share = arguments.responses // len(KINDS) // 2  # problems per data set and round
+    if (available := min(len(gsm8k), len(math)) // share - 1) < arguments.rounds:
+        parser.error(f"--rounds {arguments.rounds}: the data sets hold problems for {available} rounds")
+
+    print("medians [smallest, largest] in responses/s; bare loop: one process, math-verify alone\n")
+    print(
+        "| set | responses | bare loop | kept verifier | ratio | new verifier | ratio | not ok | verdicts differ |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, every_kind in SETS.items():
+        seconds: dict[str, list[float]] = {"bare": [], "kept": [], "new": []}
+        differing, not_ok = [], 0
+        with Verifier(workers=arguments.workers) as kept:
+            for round_ in range(arguments.rounds + 1):
+                rows = slice(round_ * share, (round_ + 1) * share)
+                responses, answers = respond(gsm8k[rows] + math[rows], every_kind, random)
+                times = [time.perf_counter()]
+                expected = grade_bare(responses, answers)
+                times.append(time.perf_counter())
+                verdicts = kept.grade(responses, answers)
+                times.append(time.perf_counter())
+                with Verifier(workers=arguments.workers) as new:
+                    again = new.grade(responses, answers)
+                times.append(time.perf_counter())
+                if round_ == 0:
+                    continue
+                for key, start, end in zip(seconds, times[:-1], times[1:], strict=True):
+                    seconds[key].append(end - start)
+                if again != verdicts:
+                    raise RuntimeError("the kept and the new verifier disagree")
+                not_ok += sum(verdict.status != "ok" for verdict in verdicts)
+                differing += [
+                    f"gold {answer!r}: bare {bare}, {verdict}; response ends {response[-120:]!r}"
+                    for bare, verdict, response, answer in zip(
+                        expected, verdicts, responses, answers, strict=True
+                    )
+                    if bare != verdict.correct
+                ]
+        count = len(responses)
+        speed = {
+            key: f"{count / statistics.median(s):.0f} [{count / max(s):.0f}, {count / min(s):.0f}]"
+            for key, s in seconds.items()
+        }
+        ratio = {key: statistics.median(seconds["bare"]) / statistics.median(s) for key, s in seconds.items()}
+        print(
+            f"| {name} | {arguments.rounds} x {count} | {speed['bare']} | {speed['kept']} | {ratio['kept']:.2f} "
+            f"| {speed['new']} | {ratio['new']:.2f} | {not_ok} | {len(differing)} |"
+        )
+        for line in differing:
+            print("   ", line)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,9 @@ help:  ## this list
 
 .venv/ready: envs/cpu.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement envs/cpu.txt
+	@# The list is complete, so the first call need not resolve it; the second adds what a torch for GPUs wants.
+	$(BIN)/python -m pip install --quiet --no-deps --no-compile --requirement envs/cpu.txt
+	$(BIN)/python -m pip install --quiet --no-compile --requirement envs/cpu.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from ead.integrations.mlflow import Store
+from ead.integrations.mlflow import Store, pages
 from ead.pipeline.config import load_configuration, read_yaml
 
 
@@ -22,14 +22,29 @@ def main() -> int:
         print(f"{folder}: no runs yet; `make reproduce` makes them", file=sys.stderr)
         return 1
     store = Store.local(folder)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", arguments.port]
+    address = f"http://127.0.0.1:{arguments.port}"
+    for experiment, page in pages(store, address).items():
+        print(f"{experiment}: {page}")
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        arguments.port,
+        "--workers",
+        "1",
+    ]
     command += [
         "--backend-store-uri",
         store.tracking_uri,
         "--artifacts-destination",
         str(store.artifact_root),
     ]
-    print(f"http://127.0.0.1:{arguments.port}  (Ctrl-C ends it)", flush=True)
+    print("The server needs a few seconds; Ctrl-C ends it.", flush=True)
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     return os.execv(command[0], command)
 
 

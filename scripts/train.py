@@ -5,6 +5,7 @@ Snakemake appears only when the run has ended, the manifest last.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -14,7 +15,14 @@ from filelock import FileLock
 
 from ead.integrations.mlflow import RunDescription, RunStream, Store
 from ead.pipeline.engines import inprocess
-from ead.pipeline.runs import RunConfiguration, code_version, figures_of, mark_started, publish
+from ead.pipeline.runs import (
+    RunConfiguration,
+    code_version,
+    figures_of,
+    mark_started,
+    publish,
+    tracking_experiment,
+)
 
 
 def main() -> None:
@@ -25,6 +33,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="manifest; the run folder is its parent")
     parser.add_argument("--state", type=Path, required=True, help="the trainer's private folder")
     parser.add_argument("--scale", required=True, help="the run's scale, to look up which figures show it")
+    parser.add_argument(
+        "--no-stream", action="store_true", help="leave MLflow to the ingestion of finished runs"
+    )
     parser.add_argument("--tracking-uri", help="MLflow server; without it the local store is used")
     parser.add_argument("--tracking-folder", type=Path, required=True, help="local MLflow store")
     parser.add_argument("--progress", type=Path)
@@ -36,8 +47,10 @@ def main() -> None:
     run = RunConfiguration.from_json(arguments.run)
     version = code_version()
     figures = figures_of(run, arguments.scale)
+    first = next(iter(figures.values()), None)
     tracking = RunDescription(
-        experiment=next((figure.group for figure in figures.values()), "unlisted"),
+        experiment=tracking_experiment(arguments.scale, first),
+        note=first.title if first else "",
         cell=run.cell,
         run=run.name,
         configuration_hash=run.hash,
@@ -58,7 +71,12 @@ def main() -> None:
     logging.info("%s", json.dumps(run.parameters()))
     # A workflow that was killed may have left this training running: wait for it, then go on from its state.
     lock = FileLock(arguments.state / "lock")
-    with lock, RunStream(store, tracking, arguments.state / "metrics.jsonl", arguments.output.parent):
+    stream = (
+        contextlib.nullcontext()
+        if arguments.no_stream
+        else RunStream(store, tracking, arguments.state / "metrics.jsonl", arguments.output.parent)
+    )
+    with lock, stream:
         result = inprocess.train(
             run,
             model=arguments.model.parent,

@@ -152,13 +152,24 @@ def test_log_probabilities_of_the_trainer_are_the_samplers(world, tmp_path):
         torch.testing.assert_close(found, recorded, atol=1e-4, rtol=0)
 
 
-def test_a_policy_that_diverges_ends_the_run_as_a_result(world, tmp_path):
-    run = run_of()
-    trainer = inprocess.Trainer(run, world / "model", world / "train.parquet", tmp_path, workers=1)
-    trainer.advance(), trainer.advance()
-    assert trainer.saved_checkpoints() == [2]
-    assert not trainer.healthy({"loss": float("nan"), "gradient_norm": 1.0})
-    assert not trainer.healthy({"loss": 0.0, "gradient_norm": float("inf")})
+@pytest.mark.parametrize("where", ["weights", "gradient"])
+def test_a_policy_that_diverges_ends_the_run_as_a_result(world, tmp_path, monkeypatch, where):
+    """Step 3 goes wrong: what was saved before it stays, and the run says how it ended."""
+    advance = inprocess.Trainer.advance
+
+    def poisoned(trainer):
+        if trainer.step == 2 and where == "weights":
+            with torch.no_grad():
+                trainer.model.norm.fill_(float("nan"))
+        if trainer.step == 2 and where == "gradient":
+            trainer.model.norm.register_hook(lambda gradient: gradient * float("inf"))
+        return advance(trainer)
+
+    monkeypatch.setattr(inprocess.Trainer, "advance", poisoned)
+    result = train(world, run_of("tau1.0"), tmp_path)
+    assert (result.status, result.steps, result.checkpoints) == ("diverged", 3, [2])
+    last = list(records.read(tmp_path / "metrics.jsonl"))[-1]
+    assert last["step"] == 3 and not np.isfinite(last["gradient_norm"])
 
 
 @pytest.mark.parametrize("loss", ["clip_cov", "kl_cov"])

@@ -1,6 +1,7 @@
 # What every rule file uses: the validated configuration, the run table, and helpers for wildcards.
 
 import json
+import shlex
 import sys
 
 from snakemake.exceptions import WorkflowError
@@ -40,6 +41,16 @@ REPORTS = f"{configuration.paths.reports}/{configuration.scale}"
 SCALE = f"{RESULTS}/{configuration.scale}"
 SCRIPTS = f"{workflow.basedir}/scripts"
 PYTHON = configuration.interpreters.cpu or sys.executable
+# Not a parameter of the jobs: to track elsewhere is no reason to train again.
+TRACKING = shlex.join(
+    ["--tracking-folder", f"{RESULTS}/mlflow"]
+    + (
+        ["--tracking-uri", configuration.tracking.uri]
+        if configuration.tracking.uri
+        else []
+    )
+    + ([] if configuration.tracking.stream else ["--no-stream"])
+)
 runs = {name: run for table in runs_of.values() for name, run in table.items()}
 
 

@@ -30,12 +30,6 @@ rule train:
     params:
         run=run_parameters,
         state=state_folder,
-        tracking=(
-            f"--tracking-uri '{configuration.tracking.uri}'"
-            if configuration.tracking.uri
-            else ""
-        ),
-        tracking_folder=f"{RESULTS}/mlflow",
         progress=f"{SCALE}/progress/{{run}}.json",
     shell:
         "{PYTHON:q} {SCRIPTS:q}/train.py"
@@ -45,8 +39,7 @@ rule train:
         " --output {output.manifest:q}"
         " --state {params.state:q}"
         " --scale {configuration.scale}"
-        " {params.tracking}"
-        " --tracking-folder {params.tracking_folder:q}"
+        " {TRACKING}"
         " --progress {params.progress:q}"
         " --threads {threads}"
         " > {log:q} 2>&1"
@@ -77,7 +70,7 @@ rule ingest_runs:
     params:
         runs=[f"{SCALE}/runs/{run}" for run in reported_runs()],
         figures=[
-            f"{experiments[name].group}={REPORTS}/figures/{name}.png"
+            f"{run_table.tracking_experiment(configuration.scale, experiments[name])}={REPORTS}/figures/{name}.png"
             for name in configuration.experiments
         ],
         store=(

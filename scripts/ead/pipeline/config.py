@@ -83,6 +83,10 @@ class Tracking(Strict):
     uri: str | None = Field(
         None, description="tracking server; null keeps a local store in {results}/mlflow (see `make mlflow`)"
     )
+    stream: bool = Field(
+        True,
+        description="send metrics while a training runs; false leaves it to the job that ingests finished runs",
+    )
 
 
 class Interpreters(Strict):

@@ -7,6 +7,7 @@ evaluation makes only what is missing: a new decoder or checkpoint does not redr
 import json
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -116,9 +117,7 @@ def _sample(request, name, decoder, problems, model, tokenizer, grader, bar, don
             generator=seeds.torch_generator(request.root_seed, "evaluate", request.dataset, name, first),
             top_p=decoder.top_p,
             batch_rows=rows,
-            report=lambda share, first=first, size=len(chunk): bar.update(
-                done + first + share * size, f"decoder {name}"
-            ),
+            report=partial(_show_progress, bar, done + first, len(chunk), name),
         )
         asked: list[Problem] = [problem for problem in chunk for _ in range(samples)]
         responses = policy.decode(rollouts.tokens, rollouts.mask, tokenizer)
@@ -144,6 +143,10 @@ def _sample(request, name, decoder, problems, model, tokenizer, grader, bar, don
         frame = frame.loc[frame.index.repeat(request.samples)].reset_index(drop=True)
         frame["sample"] = frame.index % request.samples
     return frame[list(SAMPLE_COLUMNS)]
+
+
+def _show_progress(bar: Progress, done: int, size: int, decoder: str, share: float) -> None:
+    bar.update(done + share * size, f"decoder {decoder}")
 
 
 def _write(frame: pd.DataFrame, path: Path, identity: str) -> None:

@@ -205,6 +205,11 @@ def figures_of(run: RunConfiguration, scale_name: str) -> dict[str, Experiment]:
     }
 
 
+def tracking_experiment(scale_name: str, experiment: Experiment | None) -> str:
+    """Return the MLflow experiment of a run: one per scale and group of figures."""
+    return f"{scale_name}-{experiment.group if experiment else 'unlisted'}"
+
+
 class TrainingResult(Protocol):
     """What an engine returns."""
 

@@ -40,7 +40,7 @@ STATE_FORMAT = "1"
 
 @dataclass(frozen=True)
 class Result:
-    """How a training ended: ``finished``, or ``unstable`` at a step whose loss or gradient was not finite."""
+    """How a training ended: ``finished``, or ``diverged`` at a step whose loss or gradient was not finite."""
 
     status: str
     steps: int
@@ -62,14 +62,11 @@ def train(
     with trainer.grader, Progress(progress, run.name, run.training.steps, "step", trainer.step) as bar:
         while trainer.step < run.training.steps:
             values = trainer.advance()
-            bar.update(
-                trainer.step, f"reward {values['reward_mean']:.3f}, entropy {values['entropy']:.3f} nats"
-            )
             if not trainer.healthy(values):
-                log.warning(
-                    "step %d: loss or gradient is not finite; the run ends here as unstable", trainer.step
-                )
-                return Result("unstable", trainer.step, trainer.saved_checkpoints())
+                log.warning("step %d: loss or gradient is not finite; the run ends as diverged", trainer.step)
+                return Result("diverged", trainer.step, trainer.saved_checkpoints())
+            summary = f"reward {values['reward_mean']:.3f}, entropy {values['entropy']:.3f} nats"
+            bar.update(trainer.step, summary)
     return Result("finished", trainer.step, trainer.saved_checkpoints())
 
 
@@ -117,6 +114,10 @@ class Trainer:
         chosen = self._prompts_of_step(self.step)
         rollouts = self._rollouts(chosen)
         clock.lap("sampling")
+        if not torch.isfinite(rollouts.policy_logprobs).all():
+            values = {"step": self.step, "loss": math.nan, "gradient_norm": math.nan}
+            records.append(self.folder / "metrics.jsonl", values)
+            return values
         rewards, reward_metrics = self._rewards(chosen, rollouts)
         clock.lap("grading")
         update_metrics = self._update(chosen, rollouts, rewards)

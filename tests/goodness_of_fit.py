@@ -11,8 +11,8 @@ def position_p_values(logits, tokens, temperatures, *, seed: int = 0) -> np.ndar
     """Chi-square p-value per position of "``tokens`` are draws from ``softmax(logits / temperatures)``".
 
     Every row has its own context and so its own distribution at each position. A draw is therefore mapped to
-    the interval that its token occupies on [0, 1], the most probable token first, and a uniform point is taken
-    in it: exactly uniform if the distribution is right, whatever it is, and drawn towards 0 or 1 if the
+    the interval that its token occupies on [0, 1], the most probable token first, and a uniform point is
+    taken in it: exactly uniform if the distribution is right, whatever it is, and drawn towards 0 or 1 if the
     temperature is wrong. The points of a position are counted in equal bins.
 
     Args:
@@ -32,7 +32,7 @@ def position_p_values(logits, tokens, temperatures, *, seed: int = 0) -> np.ndar
 
 
 def assert_sampled_from(logits, tokens, temperatures, *, false_alarm: float = 1e-4) -> None:
-    """Fail if any position's draws contradict the temperatures; a right sampler fails with ``false_alarm``."""
+    """Fail if any position's draws contradict the temperatures: a right sampler does at ``false_alarm``."""
     p_values = position_p_values(logits, tokens, temperatures)
     worst = int(p_values.argmin())
     assert p_values[worst] * len(p_values) > false_alarm, (

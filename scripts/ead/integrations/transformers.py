@@ -5,19 +5,19 @@
     processor = AnnealedTemperature(Annealed(), prompt_length=inputs["input_ids"].shape[1])
     model.generate(**inputs, **PLAIN_SAMPLING, logits_processor=[processor])
 
-``generate`` runs a caller's processors before its own temperature, top-k and top-p, and it turns on ``top_k = 50``
-by itself. :data:`PLAIN_SAMPLING` switches all of these off, so that EAD alone shapes the distribution; a
-``top_p`` given instead then filters the annealed distribution. ``generate`` tells a processor nothing of these
-settings, so a temperature other than 1 cannot be refused here: it multiplies EAD's.
+``generate`` runs a caller's processors before its own temperature, top-k and top-p, and turns on
+``top_k = 50`` by itself. :data:`PLAIN_SAMPLING` switches all of these off, so that EAD alone shapes the
+distribution; a ``top_p`` given in its place filters the annealed distribution. ``generate`` tells a processor
+nothing of these settings, so a temperature other than 1 cannot be refused here: it multiplies EAD's.
 
-With ``return_dict_in_generate=True``, ``output_scores=True`` gives the annealed logits: their log-softmax is the
-behaviour policy's log-probabilities. ``output_logits=True`` gives the logits before EAD.
+With ``return_dict_in_generate=True``, ``output_scores=True`` gives the annealed logits: their log-softmax is
+the behaviour policy's log-probabilities. ``output_logits=True`` gives the logits before EAD.
 
 Supported: sampling and greedy decoding, batches padded on the left, several returned sequences, prompts given
 as embeddings (``prompt_length=0``), continuing a response already begun (pass the original prompt's length),
-encoder-decoder models (the length of the decoder's prompt), assisted decoding (the assistant is annealed too,
-which keeps its proposals valid). Not supported: beam search, whose scores of whole beams no
-longer are log-probabilities once divided, and continuous batching (``generate_batch``), which takes no processor.
+and assisted decoding (the assistant is annealed too, which keeps its proposals valid).
+Not supported: beam search, whose scores stop being log-probabilities once divided, and continuous batching
+(``generate_batch``), which takes no processor.
 """
 
 import torch
@@ -59,8 +59,8 @@ class AnnealedTemperature(LogitsProcessor):
         position = input_ids.shape[1] - self.prompt_length
         if position < 0:
             raise ValueError(
-                f"the sequence has {input_ids.shape[1]} tokens, fewer than prompt_length = {self.prompt_length}; "
-                "pass the width of the prompt given to generate, inputs['input_ids'].shape[1]"
+                f"the sequence has {input_ids.shape[1]} tokens, fewer than prompt_length = "
+                f"{self.prompt_length}; pass the width of generate's prompt, inputs['input_ids'].shape[1]"
             )
         # Not in place: generate keeps the same tensor as the raw logits it returns.
         return scores / self.schedule.temperature(position, self.step)

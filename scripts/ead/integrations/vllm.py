@@ -2,7 +2,8 @@
 
 The installed package publishes it under the entry point ``vllm.logits_processors``: every engine of the
 environment, ``vllm serve`` and verl's rollout workers included, loads it without being told. Naming it in
-``logits_processors`` as well is harmless, but makes an engine with asynchronous scheduling wait for every token.
+``logits_processors`` as well is harmless, except that an engine with asynchronous scheduling then waits for
+every token before it samples the next.
 
 A request asks for EAD with ``extra_args["ead"]``: a schedule as plain data (``Schedule.to_dict()``) and
 optionally ``step``, the trainer's global step::
@@ -25,8 +26,8 @@ A request without ``ead`` gets bit-identical logits whatever shares its batch. L
 annealed distribution, which importance weights need, are returned under
 ``logprobs_mode="processed_logprobs"``; vLLM's default is the distribution before EAD.
 
-vLLM loads no processor from entry points when speculative decoding is on, and tells no one: do not combine the two.
-(With the class named in ``logits_processors`` vLLM refuses to start.)
+Speculative decoding: vLLM then loads no processor from entry points, and tells no one, so do not combine the
+two. Where the class is named in ``logits_processors``, vLLM refuses to start.
 """
 
 import json
@@ -78,12 +79,12 @@ def requested_schedule(params: SamplingParams) -> tuple[Schedule, int] | None:
         raise ValueError(
             f"ead: the lowest temperature is {row['floor']}, allowed: {_LOWEST_TEMPERATURE} or more"
         )
-    if not np.isfinite(np.float32(row["ceiling"])):
+    if row["ceiling"] > np.finfo(np.float32).max:
         raise ValueError(f"ead: the highest temperature is {row['ceiling']}, beyond the range of float32")
     if params.temperature != 1 and params.temperature >= _GREEDY_BELOW:
         raise ValueError(
-            f"ead: the request's temperature is {params.temperature}, allowed: 1, or 0 for greedy decoding; the "
-            "schedule sets the temperature (a model's generation_config.json applies where a request sets none)"
+            f"ead: the request's temperature is {params.temperature}, allowed: 1, or 0 for greedy decoding "
+            "(a request that sets none has the one of the model's generation_config.json)"
         )
     if params.min_p:
         raise ValueError(f"ead: min_p is {params.min_p}, allowed: 0; min-p would filter before annealing")
@@ -142,7 +143,7 @@ class AnnealedTemperature(LogitsProcessor):
         self._device = self._host if on_host else torch.ones(rows, dtype=torch.float32, device=device)
 
     def is_argmax_invariant(self) -> bool:
-        """True: a positive temperature keeps the order of the logits, and vLLM skips it for greedy batches."""
+        """True: division by a positive temperature keeps the order, so vLLM may skip greedy batches."""
         return True
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:

@@ -1,0 +1,361 @@
+"""The vLLM logits processor without an engine: batch updates against a plain reference, requests, errors."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from vllm import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessors, MoveDirectionality
+from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
+
+from ead.integrations.vllm import AnnealedTemperature, requested_schedule
+from ead.schedule import Annealed, Fixed, ReverseAnnealed
+
+ROWS, VOCABULARY = 8, 32
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+SCHEDULES = [
+    Annealed(d0=6, alpha=1, start=2),
+    Annealed(d0=6, alpha=1, start=2, reading="released", origin="start"),
+    ReverseAnnealed(d0=6, reading="mirrored", start=0),
+    Fixed(0.7),
+]
+PLAIN = [{"temperature": 1.0}, {"temperature": 0.6, "min_p": 0.1}, {"temperature": 0.0}]
+
+
+def processor(device="cpu", logits_processors=None, logprobs_mode="processed_logprobs"):
+    config = SimpleNamespace(
+        scheduler_config=SimpleNamespace(max_num_seqs=ROWS),
+        model_config=SimpleNamespace(logits_processors=logits_processors, logprobs_mode=logprobs_mode),
+    )
+    return AnnealedTemperature(config, torch.device(device), is_pin_memory=device != "cpu")
+
+
+def sampling_params(ead=None, **arguments):
+    return SamplingParams(**arguments, extra_args=None if ead is None else {"ead": ead})
+
+
+requests = st.one_of(
+    st.builds(
+        lambda schedule, step, as_text, greedy: sampling_params(
+            json.dumps({**schedule.to_dict(), "step": step})
+            if as_text
+            else {**schedule.to_dict(), "step": step},
+            temperature=0.0 if greedy else 1.0,
+        ),
+        st.sampled_from(SCHEDULES),
+        st.integers(0, 30),
+        st.booleans(),
+        st.sampled_from([False, False, False, True]),
+    ),
+    st.sampled_from(PLAIN).map(lambda arguments: sampling_params(**arguments)),
+)
+
+
+def expected_row(logits, params, position):
+    """The reference: one row at a time, the schedule asked for its one temperature."""
+    request = (params.extra_args or {}).get("ead")
+    if request is None or params.temperature == 0:
+        return logits
+    schedule, step = requested_schedule(params)
+    return logits / torch.tensor(schedule.temperature(position, step), dtype=torch.float32)
+
+
+def assert_same_bits(found, expected):
+    assert torch.equal(found.cpu().view(torch.int32), expected.cpu().view(torch.int32))
+
+
+def check_rows(lp, logits, rows):
+    """Apply ``lp`` and compare each row, in bits; ``rows`` holds (params, output tokens) or None."""
+    expected = [
+        row if request is None else expected_row(row, request[0], len(request[1]))
+        for row, request in zip(logits.clone(), rows, strict=True)
+    ]
+    found = lp.apply(logits)
+    for row, (one, other) in enumerate(zip(found, expected, strict=True)):
+        assert torch.equal(one.view(torch.int32), other.view(torch.int32)), f"row {row}"
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_any_sequence_of_batch_updates_keeps_every_row_right(data):
+    lp = processor()
+    rows = [None] * ROWS  # the reference: row -> (params, its output tokens)
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
+    for _ in range(data.draw(st.integers(1, 12), label="engine steps")):
+        update = None
+        if data.draw(st.booleans(), label="the batch changes"):
+            occupied = [row for row in range(ROWS) if rows[row] is not None]
+            removed = data.draw(st.lists(st.sampled_from(occupied), unique=True)) if occupied else []
+            indices = st.integers(0, ROWS - 1)
+            added = [
+                (row, params, None, [0] * data.draw(st.integers(0, 20), label="tokens before preemption"))
+                for row, params in data.draw(
+                    st.lists(st.tuples(indices, requests), unique_by=lambda entry: entry[0], max_size=4)
+                )
+            ]
+            pairs = st.tuples(indices, indices).filter(lambda pair: pair[0] != pair[1])
+            moved = [
+                (*pair, direction)
+                for pair, direction in data.draw(
+                    st.lists(st.tuples(pairs, st.sampled_from(MoveDirectionality)), max_size=4)
+                )
+            ]
+            for row in removed:
+                rows[row] = None
+            for row, params, _, tokens in added:
+                rows[row] = (params, tokens)
+            for source, target, direction in moved:
+                swap = direction == MoveDirectionality.SWAP
+                rows[source], rows[target] = (rows[target] if swap else None), rows[source]
+            size = max((row + 1 for row in range(ROWS) if rows[row] is not None), default=0)
+            update = BatchUpdate(batch_size=size, removed=removed, added=added, moved=moved)
+        lp.update_state(update)
+        size = max((row + 1 for row in range(ROWS) if rows[row] is not None), default=0)
+        check_rows(lp, torch.randn(size, VOCABULARY, generator=generator), rows[:size])
+        for request in rows:
+            if request is not None:
+                request[1].append(-1)  # asynchronous scheduling appends a placeholder
+
+
+class Scheduler:
+    """vLLM's own persistent batch, driven the way its model runner drives it; ``generated`` is the truth."""
+
+    def __init__(self, processor):
+        self.batch = InputBatch(
+            max_num_reqs=ROWS,
+            max_model_len=64,
+            max_num_batched_tokens=64,
+            device=torch.device("cpu"),
+            vocab_size=VOCABULARY,
+            block_sizes=[16],
+            kernel_block_sizes=[16],
+            logitsprocs=LogitsProcessors([processor]),
+        )
+        self.states = {}  # request -> vLLM's record of it
+        self.generated = {}  # request -> number of tokens generated
+        self.preempted = []
+
+    def start(self, params):
+        name = str(len(self.states))
+        self.generated[name] = 0
+        self.states[name] = CachedRequestState(
+            req_id=name,
+            prompt_token_ids=[1, 2, 3],
+            mm_features=[],
+            sampling_params=params,
+            generator=None,
+            block_ids=([0],),
+            num_computed_tokens=0,
+            output_token_ids=[],
+        )
+        self.batch.add_request(self.states[name])
+
+    def preempt(self, name):
+        self.batch.remove_request(name)
+        self.preempted.append(name)
+
+    def resume(self, name):
+        self.preempted.remove(name)
+        state = self.states[name]
+        state.output_token_ids = list(state.output_token_ids)  # a new list, as vLLM makes
+        self.batch.add_request(state)
+
+    def sample(self, name):
+        self.states[name].output_token_ids.append(-1)  # asynchronous scheduling: a placeholder
+        self.generated[name] += 1
+
+    def rows(self):
+        return [
+            (self.states[name].sampling_params, [0] * self.generated[name]) for name in self.batch.req_ids
+        ]
+
+
+@given(data=st.data())
+@settings(max_examples=80, deadline=None)
+def test_vllms_own_batch_bookkeeping_keeps_every_request_at_its_position(data):
+    lp = processor()
+    scheduler = Scheduler(lp)
+    batch = scheduler.batch
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(data.draw(st.integers(1, 14), label="engine steps")):
+        # vLLM's order: finished and preempted requests leave, others come, the batch condenses and reorders.
+        for name in list(batch.req_ids):
+            leaves = data.draw(st.sampled_from(["stays", "stays", "finished", "preempted"]))
+            if leaves == "finished":
+                batch.remove_request(name)
+            elif leaves == "preempted":
+                scheduler.preempt(name)
+        for name in list(scheduler.preempted):
+            if batch.num_reqs < ROWS and data.draw(st.booleans(), label="resumes"):
+                scheduler.resume(name)
+        for params in data.draw(st.lists(requests, max_size=3)):
+            if batch.num_reqs < ROWS:
+                scheduler.start(params)
+        batch.condense()
+        size = batch.num_reqs
+        if size > 1 and data.draw(st.booleans(), label="reorder"):
+            pair = st.lists(st.integers(0, size - 1), min_size=2, max_size=2, unique=True)
+            batch.swap_states(*data.draw(pair))
+        batch.refresh_metadata()
+        check_rows(lp, torch.randn(size, VOCABULARY, generator=generator), scheduler.rows())
+        for name in batch.req_ids:
+            if data.draw(st.sampled_from([True, True, False]), label="samples, its prompt being done"):
+                scheduler.sample(name)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_rows_without_ead_keep_their_bits(device):
+    lp = processor(device)
+    ead = sampling_params({"kind": "annealed", "start": 0})
+    update = BatchUpdate(
+        batch_size=3,
+        removed=[],
+        added=[
+            (0, sampling_params(), None, []),
+            (1, ead, None, [7, 8]),
+            (2, sampling_params({"kind": "annealed"}, temperature=0.0), None, []),
+        ],
+        moved=[],
+    )
+    lp.update_state(update)
+    special = torch.tensor([float("inf"), -float("inf"), float("nan"), -0.0, 1e-45, 3.4e38, -1e-39, 0.1])
+    logits = special.repeat(3, VOCABULARY // len(special)).to(device)
+    found = lp.apply(logits.clone())
+    assert_same_bits(found[0], logits[0])
+    assert_same_bits(found[2], logits[2])  # greedy: EAD leaves it alone
+    assert_same_bits(
+        found[1],
+        logits[1] / torch.tensor(Annealed(start=0).temperature(2), dtype=torch.float32, device=device),
+    )
+
+
+@pytest.mark.parametrize(
+    "update",
+    [None, BatchUpdate(2, [], [(0, sampling_params(), None, []), (1, sampling_params(), None, [])], [])],
+)
+def test_a_batch_without_ead_is_not_touched_at_all(update):
+    lp = processor()
+    lp.update_state(update)
+    logits = torch.randn(2, VOCABULARY)
+    before = logits.clone()
+    version = logits._version
+    assert lp.apply(logits) is logits and logits._version == version
+    assert_same_bits(logits, before)
+
+
+def test_annealing_ends_when_its_last_request_leaves():
+    lp = processor()
+    lp.update_state(
+        BatchUpdate(
+            2,
+            [],
+            [(0, sampling_params(), None, []), (1, sampling_params({"kind": "fixed", "tau": 0.5}), None, [])],
+            [],
+        )
+    )
+    assert not torch.equal(lp.apply(torch.ones(2, 4)), torch.ones(2, 4))
+    lp.update_state(BatchUpdate(1, [1], [], []))
+    logits = torch.ones(1, 4)
+    version = logits._version
+    assert lp.apply(logits)._version == version
+
+
+def test_positions_far_out_neither_overflow_nor_warn():
+    class Endless(list):
+        def __len__(self):
+            return 2**62
+
+    lp = processor()
+    lp.update_state(
+        BatchUpdate(1, [], [(0, sampling_params({"kind": "annealed", "step": 10**30}), None, Endless())], [])
+    )
+    np.testing.assert_allclose(lp.apply(torch.ones(1, 4)).numpy(), 10.0, rtol=1e-6)
+
+
+def test_a_class_named_twice_divides_once():
+    name = "ead.integrations.vllm:AnnealedTemperature"
+    for names in ([], [name], [AnnealedTemperature], [name, name]):
+        copies = [processor(logits_processors=names) for _ in range(len(names) + 1)]
+        logits = torch.ones(1, 4)
+        for copy in copies:
+            copy.update_state(
+                BatchUpdate(1, [], [(0, sampling_params({"kind": "fixed", "tau": 0.5}), None, [])], [])
+            )
+        for copy in copies:
+            logits = copy.apply(logits)
+        assert logits.tolist() == [[2.0] * 4], names
+
+
+def test_rows_that_do_not_match_the_batch_are_an_error():
+    lp = processor()
+    lp.update_state(BatchUpdate(1, [], [(0, sampling_params({"kind": "annealed"}), None, [])], []))
+    with pytest.raises(RuntimeError, match="2 rows of logits for a batch of 1"):
+        lp.apply(torch.ones(2, 4))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("encode", [lambda data: data, json.dumps], ids=["mapping", "JSON"])
+def test_a_request_carries_any_schedule_and_the_step(schedule, encode):
+    params = sampling_params(encode({**schedule.to_dict(), "step": 7}))
+    AnnealedTemperature.validate_params(params)
+    assert requested_schedule(params) == (schedule, 7)
+
+
+def test_a_request_without_ead_is_not_judged():
+    for params in (
+        SamplingParams(temperature=0.3, min_p=0.2),
+        SamplingParams(extra_args={"other": 1}),
+        sampling_params(),
+    ):
+        AnnealedTemperature.validate_params(params)
+        assert requested_schedule(params) is None
+
+
+ANNEALED = {"kind": "annealed"}
+
+
+@pytest.mark.parametrize(
+    ("ead", "arguments", "message"),
+    [
+        ({}, {}, "schedule kind: found None, allowed: fixed, annealed, reverse_annealed"),
+        ({"kind": "linear"}, {}, "schedule kind: found 'linear'"),
+        ({"kind": "fixed"}, {}, "the key 'tau' is missing"),
+        ({**ANNEALED, "tau_mim": 0.1}, {}, "unknown key 'tau_mim', allowed: tau_max, tau_min"),
+        ({**ANNEALED, "tau_min": 0}, {}, "tau_min must be greater than 0, found 0.0"),
+        ({**ANNEALED, "tau_min": 0.001}, {}, "the lowest temperature is 0.001, allowed: 0.01 or more"),
+        (
+            {"kind": "fixed", "tau": 1e300},
+            {},
+            "the highest temperature is 1e[+]300, beyond the range of float32",
+        ),
+        ({**ANNEALED, "tau_max": "hot"}, {}, "tau_max must be a finite number, found 'hot'"),
+        ({**ANNEALED, "step": -1}, {}, "step must be an integer >= 0, found -1"),
+        ({**ANNEALED, "step": 1.5}, {}, "step must be an integer >= 0, found 1.5"),
+        ({**ANNEALED, "step": None}, {}, "step must be an integer >= 0, found None"),
+        ([1, 2], {}, "found list, allowed: a schedule as a mapping or as the JSON text of one"),
+        (True, {}, "found bool, allowed: a schedule"),
+        ("[1, 2]", {}, "found list, allowed: a schedule"),
+        ("annealed", {}, "not valid JSON: Expecting value"),
+        ("", {}, "not valid JSON: Expecting value"),
+        ("[" * 9_999, {}, "not valid JSON: maximum recursion depth"),
+        (" " * 10_001, {}, "the JSON text has 10001 characters, allowed: 10000"),
+        ('{"kind": "annealed", "tau_max": Infinity}', {}, "tau_max must be a finite number, found inf"),
+        (ANNEALED, {"temperature": 0.7}, "the request's temperature is 0.7, allowed: 1, or 0 for greedy"),
+        (ANNEALED, {"min_p": 0.05}, "min_p is 0.05, allowed: 0"),
+    ],
+)
+def test_wrong_parameters_are_refused_with_their_name(ead, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        AnnealedTemperature.validate_params(sampling_params(ead, **arguments))
+
+
+@pytest.mark.parametrize("key", ["EAD", "ead_tau_max", "Ead_step"])
+def test_a_misspelt_key_is_refused(key):
+    with pytest.raises(
+        ValueError, match=f"found the key '{key}'; EAD is requested under the key 'ead' alone"
+    ):
+        AnnealedTemperature.validate_params(SamplingParams(extra_args={key: 1}))

@@ -146,7 +146,7 @@ def _sample(request, name, decoder, problems, model, tokenizer, grader, bar, don
 
 
 def _show_progress(bar: Progress, done: int, size: int, decoder: str, share: float) -> None:
-    bar.update(done + share * size, f"decoder {decoder}")
+    bar.update(done + int(share * size), f"decoder {decoder}")
 
 
 def _write(frame: pd.DataFrame, path: Path, identity: str) -> None:

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from ead.integrations.transformers import PLAIN_SAMPLING, AnnealedTemperature
 from ead.schedule import Annealed, Fixed, ReverseAnnealed
 from goodness_of_fit import assert_sampled_from, position_p_values
-from transformers import LlamaConfig, LlamaForCausalLM
 
 PAD, VOCABULARY = 0, 32
 # 24 positions pass the flat start (0-3), the smooth fall (4-20) and the floor (21-23).

@@ -32,7 +32,7 @@ test: .venv/ready lint  ## the quick tests: units and the mini workflow
 
 .venv-verl-cpu/ready: envs/verl-cpu.txt pyproject.toml
 	$(PYTHON) -m venv .venv-verl-cpu
-	.venv-verl-cpu/bin/python -m pip install --quiet --no-deps --requirement envs/verl-cpu.txt
+	.venv-verl-cpu/bin/python -m pip install --quiet --no-deps --no-compile --requirement envs/verl-cpu.txt
 	.venv-verl-cpu/bin/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 

@@ -44,7 +44,7 @@ lines = metrics.read_text().splitlines() if metrics.exists() else []
 done = len(lines) // 5 * 5
 metrics.write_text("".join(line + "\\n" for line in lines[:done]))
 started = time.time()
-with RunStream(store, description, metrics, folder, interval_s=0.2):
+with RunStream(store, description, metrics, folder, interval_s=0.2, close_timeout_s=300):
     for step in range(done + 1, order["steps"] + 1):
         values = {name: order["seed"] + step / 10 + i for i, name in enumerate(order["metrics"])}
         with metrics.open("a") as file:
@@ -105,7 +105,7 @@ class Site:
 
     def train(self, description, **options) -> int:
         process = self.start(description, **options)
-        process.communicate(timeout=120)
+        process.communicate(timeout=400)
         return process.returncode
 
     def finish(self, description, steps=STEPS, status="finished") -> Path:
@@ -138,7 +138,7 @@ class Site:
         points = self.store.connect().get_metric_history(run.info.run_id, name)
         return sorted((point.step, point.value) for point in points)
 
-    def wait_for(self, condition, what: str, timeout_s: float = 60.0) -> None:
+    def wait_for(self, condition, what: str, timeout_s: float = 300.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
@@ -179,7 +179,7 @@ def site(new_site, empty_store) -> Site:
 def test_two_trainings_that_start_at_once_share_one_store_one_experiment_and_one_parent(new_site):
     site = new_site
     trainings = [site.start(describe(seed)) for seed in (0, 1)]
-    assert [training.communicate(timeout=120) and training.returncode for training in trainings] == [0, 0]
+    assert [training.communicate(timeout=400) and training.returncode for training in trainings] == [0, 0]
 
     client = site.store.connect()
     experiments = {experiment.name: experiment for experiment in client.search_experiments()}

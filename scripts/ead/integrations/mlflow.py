@@ -356,7 +356,8 @@ def close_killed(store: Store, state_folder: Path) -> list[str]:
                 _terminate(store, client, run, "KILLED", time.time())
             finally:
                 lock.release()
-            closed.append(run.data.tags["run_name"])
+            # A stream killed while it opened the run has not named it in full yet.
+            closed.append(run.data.tags.get("run_name", run.info.run_name))
     return closed
 
 

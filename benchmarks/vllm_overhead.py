@@ -36,10 +36,10 @@ PROMPT_TOKENS = 16
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=256, help="requests at once")
-    parser.add_argument("--tokens", type=int, default=32, help="tokens per response")
-    parser.add_argument("--pairs", type=int, default=12, help="repetitions of both arms")
+    parser.add_argument("--tokens", type=int, default=16, help="tokens per response")
+    parser.add_argument("--pairs", type=int, default=24, help="repetitions of both arms")
     parser.add_argument("--hidden-size", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--vocabulary", type=int, default=32000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON file for the results")
@@ -66,6 +66,7 @@ def main() -> None:
         engine = LLM(
             folder,
             skip_tokenizer_init=True,
+            dtype="float32",
             max_model_len=PROMPT_TOKENS + options.tokens,
             max_num_seqs=options.batch,
             enforce_eager=True,

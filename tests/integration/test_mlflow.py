@@ -392,7 +392,11 @@ def test_a_run_left_open_by_a_kill_is_closed_unless_it_is_still_written(site):
         training.kill()
         training.communicate()
     assert [run.info.status for run in site.runs("seed")] == ["RUNNING"]
-    assert tracking.close_killed(site.store, site.root / "state") == [description.run]
+    # The operating system frees the run's lock when the killed process is really gone.
+    site.wait_for(
+        lambda: tracking.close_killed(site.store, site.root / "state") == [description.run],
+        "the run to be closed",
+    )
     assert [run.info.status for run in site.runs("seed") + site.runs("cell")] == ["KILLED", "KILLED"]
     assert tracking.close_killed(site.store, site.root / "state") == []
 

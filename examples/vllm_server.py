@@ -15,6 +15,7 @@ reply = client.chat.completions.create(
     messages=[{"role": "user", "content": "What is 12 + 30? Let's think step by step."}],
     temperature=1.0,
     max_tokens=64,
+    seed=0,
     extra_body={"vllm_xargs": {"ead": ead}},
 )
 print(reply.choices[0].message.content)

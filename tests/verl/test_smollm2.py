@@ -11,7 +11,7 @@ from goodness_of_fit import assert_sampled_from, position_p_values
 
 # The paper's floors for its large and its small models; d0 = 25, alpha = 5, start = 10.
 SCHEDULES = [Annealed(tau_min=0.8, origin="start"), Annealed(tau_min=0.1, origin="start")]
-POSITIONS = 48
+POSITIONS = 32
 QUESTION = "What is 12 + 30? Let's think step by step."
 
 
@@ -47,7 +47,7 @@ def engine(smollm2):
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_vllm_logprobs_equal_an_independent_forward_pass(engine, reference, prompt, schedule):
-    steps = [0, 1, 6, 40]
+    steps = [0, 1, 40]
     params = [
         SamplingParams(
             max_tokens=POSITIONS,
@@ -95,7 +95,7 @@ def test_transformers_logprobs_equal_an_independent_forward_pass(reference, prom
         torch.tensor([prompt]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
         **PLAIN_SAMPLING,
-        num_return_sequences=4,
+        num_return_sequences=2,
         max_new_tokens=POSITIONS,
         logits_processor=[AnnealedTemperature(schedule, prompt_length=len(prompt), step=1)],
         output_scores=True,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ead.pipeline import plotting
+from ead.pipeline.config import NamedSampler
 
 
 def main() -> None:
@@ -14,6 +15,7 @@ def main() -> None:
     parser.add_argument("--estimates", type=Path, required=True)
     parser.add_argument("--metrics", nargs="+", required=True, help="panels, from top to bottom")
     parser.add_argument("--decoder-labels", required=True, help="JSON: decoder -> its name in figures")
+    parser.add_argument("--samplers", required=True, help="JSON: sampler -> ead.pipeline.config.NamedSampler")
     parser.add_argument("--title", required=True)
     parser.add_argument("--pdf", type=Path, required=True)
     parser.add_argument("--png", type=Path, required=True)
@@ -21,8 +23,11 @@ def main() -> None:
     arguments = parser.parse_args()
 
     estimates = pd.read_parquet(arguments.estimates)
+    samplers = {
+        name: NamedSampler.model_validate(values) for name, values in json.loads(arguments.samplers).items()
+    }
     figure = plotting.training_curves(
-        estimates, arguments.metrics, json.loads(arguments.decoder_labels), arguments.title
+        estimates, arguments.metrics, json.loads(arguments.decoder_labels), samplers, arguments.title
     )
     plotting.save(figure, estimates, arguments.pdf, arguments.png, arguments.csv)
 

@@ -236,10 +236,16 @@ def token_entropy(logits: torch.Tensor, temperature: torch.Tensor | float = 1.0)
 
 
 def average_entropy(entropies: np.ndarray, mask: np.ndarray, groups: Sequence | np.ndarray) -> float:
-    """Return the paper's average entropy (section 2), in the unit of ``entropies``.
+    """Return the paper's average entropy (section 2), in the unit of ``entropies``: the mean over prompts of
+    :func:`entropy_by_prompt`, so that every prompt weighs the same.
+    """
+    return float(np.mean(entropy_by_prompt(entropies, mask, groups)))
 
-    Per prompt the sum of its responses' token entropies over their number of tokens, then the mean over
-    prompts: long responses weigh more within a prompt, and every prompt weighs the same.
+
+def entropy_by_prompt(entropies: np.ndarray, mask: np.ndarray, groups: Sequence | np.ndarray) -> np.ndarray:
+    """Return, per prompt, the sum of its responses' token entropies over their number of tokens.
+
+    Long responses weigh more within a prompt. Prompts come in the sorted order of their labels.
 
     Args:
         entropies: shape ``[batch, response]``, at whichever temperature (see :func:`token_entropy`).
@@ -260,4 +266,4 @@ def average_entropy(entropies: np.ndarray, mask: np.ndarray, groups: Sequence | 
     tokens = np.bincount(index, weights=mask.sum(axis=1))
     if (tokens == 0).any():
         raise ValueError(f"prompt {labels[tokens == 0][0]} has no response token")
-    return float((sums / tokens).mean())
+    return sums / tokens

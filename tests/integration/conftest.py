@@ -11,7 +11,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from ead.pipeline.config import REPOSITORY
+from ead.pipeline.config import REPOSITORY, merge
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,9 @@ class Workflow:
 
     def configure(self, **values) -> None:
         # Streaming has its own tests; without it the trainings here start no MLflow process each.
-        choices = {"scale": "mini", "tracking": {"stream": False}, **values}
+        choices = {"scale": "mini", "experiments": ["fig04"], "tracking": {"stream": False}, **values}
+        # One model is enough for what these tests ask; tests/integration/test_paper.py makes every figure.
+        choices["overrides"] = merge({"roles": {"qwen_1_5b": None}}, choices.get("overrides", {}))
         (self.folder / "config.yaml").write_text(yaml.safe_dump(choices))
 
     def command(self, *arguments: str) -> list[str]:
@@ -52,7 +54,7 @@ class Workflow:
     def planned(self, *arguments: str, **values) -> dict[str, int]:
         """Return rule -> number of jobs that a run would start, with ``values`` laid over config.yaml."""
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as overlay:
-            yaml.safe_dump(values, overlay)
+            yaml.safe_dump(values, overlay)  # Snakemake merges it into config.yaml, mapping by mapping
             out = self.run("--dry-run", "--configfile", overlay.name, *arguments).stdout
         if "Nothing to be done" in out:
             return {}

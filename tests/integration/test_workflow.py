@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
-SAMPLERS = ["tau0.6", "tau1.0", "tau1.2", "ead", "ead_tis"]
+SAMPLERS = ["tau0.6", "tau1.0", "tau1.2", "ead", "ead_tis", "ead_released", "ead_released_tis"]
 
 
 def run_folder(workflow, sampler):
@@ -29,9 +29,9 @@ def test_every_artefact_is_there(reproduced):
 
 def test_the_figure_shows_every_cell_step_metric_and_decoder_with_its_interval(reproduced):
     drawn = pd.read_csv(reproduced.folder / "reports/mini/figures/fig04.csv")
-    combinations = {"sampler": 5, "decoder": 2, "metric": 2, "step": 3}
+    combinations = {"sampler": 7, "decoder": 3, "metric": 2, "step": 3}
     assert {column: drawn[column].nunique() for column in combinations} == combinations
-    assert len(drawn) == 5 * 2 * 2 * 3
+    assert len(drawn) == 7 * 3 * 2 * 3
     assert (drawn["low"] <= drawn["value"]).all() and (drawn["value"] <= drawn["high"]).all()
     assert (drawn["problems"] == 20).all() and (drawn["samples"] == 4).all()
 
@@ -83,7 +83,7 @@ def test_threads_and_memory_rerun_nothing(reproduced, arguments):
 
 def test_a_seed_more_trains_only_that_seed(reproduced):
     planned = reproduced.planned(seeds=[0, 1])
-    assert (planned["train"], planned["evaluate_run"]) == (5, 5)
+    assert (planned["train"], planned["evaluate_run"]) == (7, 7)
     assert "train_base_model" not in planned and "generate_problems" not in planned
 
 
@@ -91,7 +91,7 @@ def test_a_new_decoder_redraws_nothing_that_exists(reproduced, tmp_path):
     """The evaluation job runs again, but only the new decoder's samples are drawn."""
     copy = type(reproduced)(tmp_path / "copy")
     shutil.copytree(reproduced.folder, copy.folder)
-    copy.configure(overrides={"evaluation": {"decoders": ["tau1.0", "tau0.6", "greedy"]}})
+    copy.configure(overrides={"evaluation": {"decoders": ["tau1.0", "tau0.6", "greedy", "ead_inference"]}})
     samples = sorted((copy.folder / "results/mini/evaluations").rglob("*.parquet"))
     before = {path: path.stat().st_mtime_ns for path in samples}
     target = "results/mini/evaluations/model~tiny/manifest.json"
@@ -109,7 +109,10 @@ def test_a_new_decoder_redraws_nothing_that_exists(reproduced, tmp_path):
         ({"scal": "mini"}, "unknown key 'scal'"),
         ({"seeds": "0"}, "seeds: Input should be a valid list"),
         ({"experiments": ["fig4"]}, "unknown experiment 'fig4' (did you mean 'fig04'?)"),
-        ({"overrides": {"roles": {"small": "tinny"}}}, "unknown model 'tinny' (did you mean 'tiny'?)"),
+        (
+            {"overrides": {"roles": {"llama_1b": {"model": "tinny"}}}},
+            "unknown model 'tinny' (did you mean 'tiny'?)",
+        ),
         (
             {"overrides": {"models": {"smollm2": {"source": "NoSuch/Model"}}}},
             "unknown pretrained model 'NoSuch/Model'",

@@ -64,7 +64,7 @@ def test_a_wrong_choice_is_explained(values, words):
 
 @pytest.fixture(scope="module")
 def cpu():
-    return config.read_yaml(REPOSITORY / "workflow" / "scales" / "cpu.yaml")
+    return config.scale_values("cpu")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,17 @@ def cpu():
         ("training.dataset", "countdown", ["training.dataset", "unknown dataset 'countdown'"]),
         ("training.betas", [0.9], ["training.betas.1", "missing"]),
         ("rollouts", 5, ["learning_rates", "rollouts = 5"]),
-        ("roles.small", "tinny", ["roles.small", "unknown model 'tinny'", "did you mean 'tiny'"]),
+        ("roles.llama_1b.model", "tinny", ["roles.llama_1b", "unknown model 'tinny'", "did you mean 'tiny'"]),
+        ("roles.llama_2b", {"model": "tiny"}, ["roles.llama_2b", "'llama_1b', 'qwen_1_5b'"]),
+        (
+            "roles.llama_1b.model",
+            "small",
+            ["roles.qwen_1_5b.model", "'small' already stands for another role"],
+        ),
+        ("roles.llama_1b.recipe", "hard", ["roles.llama_1b.recipe", "unknown recipe 'hard'"]),
+        ("roles.qwen_7b.annealed", {"tau_min": 2.0}, ["roles.qwen_7b.annealed", "tau_max", "tau_min = 2.0"]),
+        ("roles.qwen_7b.annealed", {"tau_mim": 0.8}, ["roles.qwen_7b.annealed", "unknown key 'tau_mim'"]),
+        ("samplers.ead.style.color", "red", ["samplers.ead.style.color", "'vermilion'", "'red'"]),
         ("models.tiny.dataset", "gsm8k_test", ["models.tiny.dataset", "countdown problems only"]),
         ("models.tiny.skill", 1.5, ["models.tiny.skill", "less than 1", "1.5"]),
         ("samplers.ead.schedule.tau_min", 1.5, ["samplers.ead.schedule", "tau_max", "tau_min = 1.5"]),
@@ -91,6 +101,7 @@ def cpu():
         ),
         ("algorithms.dapo.clip_low", -0.1, ["algorithms.dapo.clip_low", "greater than 0"]),
         ("evaluation.decoders", ["tau2"], ["evaluation.decoders", "unknown decoder 'tau2'"]),
+        ("evaluation.final_decoders", ["tau2"], ["evaluation.final_decoders", "unknown decoder 'tau2'"]),
         ("evaluation.samples", 0, ["evaluation.samples", "greater than 0"]),
         ("datasets.countdown_test.numbers", 5, ["datasets.countdown_test.numbers", "3 or 4", "5"]),
         ("engine", "trl", ["engine", "'inprocess' or 'verl'", "'trl'"]),

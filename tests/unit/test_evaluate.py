@@ -13,6 +13,7 @@ from ead.pipeline.data import write_dataset
 from ead.pipeline.files import write_json
 from ead.pipeline.runs import expand
 
+ONE_MODEL = {"roles": {"qwen_1_5b": None}}
 TAU1 = Decoder(schedule={"kind": "fixed", "tau": 1.0}, label="τ = 1.0")
 GREEDY = Decoder(schedule=None, label="greedy")
 
@@ -46,6 +47,20 @@ def run(world, output, asked):
     return evaluate.evaluate(
         asked, {0: world / "model"}, world / "test.parquet", output, label="x", progress=None, workers=1
     )
+
+
+def test_the_last_checkpoint_alone_gets_the_final_decoders(world, tmp_path):
+    asked = request(samples=2, final_decoders={"greedy": GREEDY})
+    records = evaluate.evaluate(
+        asked,
+        {2: world / "model", 4: world / "model"},
+        world / "test.parquet",
+        tmp_path,
+        label="x",
+        progress=None,
+        workers=1,
+    )
+    assert [(r["step"], r["decoder"]) for r in records] == [(2, "tau1.0"), (4, "tau1.0"), (4, "greedy")]
 
 
 def test_one_row_per_response_and_the_counts_of_the_manifest(world, tmp_path):
@@ -134,7 +149,7 @@ def evaluations(tmp_path):
     configuration = Configuration(scale="mini", seeds=[0, 1])
     cells = {}
     for index, run in enumerate(
-        expand(configuration, load_scale("mini"), load_experiments()["fig04"]).values()
+        expand(configuration, load_scale("mini", ONE_MODEL), load_experiments()["fig04"]).values()
     ):
         samples = {step: rng.random((30, 4)) < 0.3 + step / 20 for step in (2, 4)}
         manifest = write_evaluation(tmp_path / f"run{index}", samples)
@@ -145,7 +160,7 @@ def evaluations(tmp_path):
 def test_estimates_are_the_exact_estimators_with_their_intervals(evaluations):
     cells, base = evaluations
     table = analyses.training_curves(cells, base, ["pass_at_1", "pass_at_k", "worst_at_k"], root_seed=0)
-    assert len(table) == 5 * 3 * 3
+    assert len(table) == 7 * 3 * 3
     assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
     cell, members = next(iter(cells.items()))
     samples = pd.concat([evaluate.read_samples(manifest) for _, manifest in members], keys=[0, 1])
@@ -175,21 +190,16 @@ def test_the_figure_is_reproducible_and_complete(evaluations, tmp_path):
     table = analyses.training_curves(cells, base, ["pass_at_k", "worst_at_k"], root_seed=0)
     contents = []
     for attempt in ("a", "b"):
-        figure = plotting.training_curves(table, ["pass_at_k", "worst_at_k"], {"tau1.0": "τ = 1.0"}, "Title")
+        figure = plotting.training_curves(
+            table, ["pass_at_k", "worst_at_k"], {"tau1.0": "τ = 1.0"}, load_scale("mini").samplers, "Title"
+        )
         assert [axis.get_ylabel() for axis in figure.axes] == ["Pass@4 (%)", "Worst@4 (%)"]
-        assert all(len(axis.get_lines()) == 5 for axis in figure.axes)
+        assert all(len(axis.get_lines()) == 7 for axis in figure.axes)
         assert "2 training seeds, 30 problems x 4 samples" in figure.get_suptitle()
         paths = [tmp_path / f"{attempt}.{suffix}" for suffix in ("pdf", "png", "csv")]
         plotting.save(figure, table, *paths)
         contents.append([path.read_bytes() for path in paths])
     assert contents[0] == contents[1]
-
-
-def test_a_sampler_without_a_style_is_named(evaluations):
-    cells, base = evaluations
-    table = analyses.training_curves(cells, base, ["pass_at_k"], root_seed=0).assign(sampler="new")
-    with pytest.raises(ValueError, match="no style for sampler 'new': add it to SAMPLER_STYLES"):
-        plotting.training_curves(table, ["pass_at_k"], {"tau1.0": "x"}, "Title")
 
 
 def test_the_summary_counts_what_a_health_check_needs(tmp_path):

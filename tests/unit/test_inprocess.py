@@ -83,6 +83,15 @@ def test_another_seed_gives_another_training(world, undisturbed, tmp_path):
     assert outcome(tmp_path)[0] != outcome(undisturbed)[0]
 
 
+def test_the_records_by_prompt_average_to_the_metrics_of_the_step(undisturbed):
+    for group, step in zip(
+        *(records.read(undisturbed / f"{n}.jsonl") for n in ("groups", "metrics")), strict=True
+    ):
+        assert len(set(group["problem"])) == 4
+        for name in ("reward_mean", "response_length_mean", "truncated_share", "entropy"):
+            assert np.mean(group[name]) == pytest.approx(step[name])
+
+
 def test_samplers_share_their_prompts(world, tmp_path):
     trainers = [
         inprocess.Trainer(run_of(name), world / "model", world / "train.parquet", tmp_path / name, workers=1)

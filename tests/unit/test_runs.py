@@ -11,7 +11,7 @@ from ead.pipeline.runs import expand, figures_of, resolve
 
 @pytest.fixture(scope="module")
 def values():
-    return config.read_yaml(config.REPOSITORY / "workflow" / "scales" / "cpu.yaml")
+    return config.scale_values("cpu", {"roles": {"qwen_1_5b": None}})
 
 
 def hashes(values, **choices):
@@ -28,12 +28,12 @@ def changed(values, change):
     return {name.split("/")[2].removeprefix("sampler~") for name in before if before[name] != after[name]}
 
 
-EVERY_SAMPLER = {"tau0.6", "tau1.0", "tau1.2", "ead", "ead_tis"}
+EVERY_SAMPLER = {"tau0.6", "tau1.0", "tau1.2", "ead", "ead_tis", "ead_released", "ead_released_tis"}
 
 
 def test_one_number_of_one_sampler_changes_that_cell_only(values):
     def change(scale):
-        scale["samplers"]["ead"] = {"schedule": {**scale["samplers"]["ead"]["schedule"], "tau_max": 1.3}}
+        scale["samplers"]["ead"]["schedule"]["tau_max"] = 1.3
 
     assert changed(values, change) == {"ead"}
 
@@ -64,7 +64,8 @@ def test_what_every_run_depends_on_changes_every_run(values, change):
         lambda scale: scale["learning_rates"].update({16: 1e-3}),
         lambda scale: scale["decoders"]["greedy"].update(label="other"),
         lambda scale: scale.update(description="other"),
-        lambda scale: scale["samplers"].update(unused={"schedule": {"kind": "fixed", "tau": 2.0}}),
+        lambda scale: scale["samplers"]["ead"].update(label="other"),
+        lambda scale: scale["samplers"]["rev_ead"]["schedule"].update(tau_max=2.0),
     ],
 )
 def test_what_no_run_depends_on_changes_none(values, change):
@@ -79,7 +80,7 @@ def test_a_seed_more_keeps_the_runs_that_exist(values):
 
 def test_a_run_is_named_by_its_axes(values):
     scale = config.validate(Scale, values, "cpu.yaml")
-    row = {"role": "small", "algorithm": "dapo", "sampler": "ead", "rollouts": None, "seed": 3}
+    row = {"role": "llama_1b", "algorithm": "dapo", "sampler": "ead", "rollouts": None, "seed": 3}
     run = resolve(Configuration(), scale, **row)
     assert run.name == "model~tiny/algorithm~dapo/sampler~ead/n~8/seed~3"
     assert run.cell == "model~tiny/algorithm~dapo/sampler~ead/n~8"
@@ -97,6 +98,53 @@ def test_a_run_is_named_by_its_axes(values):
 )
 def test_an_unknown_name_is_explained(values, axis, value, message):
     scale = config.validate(Scale, values, "cpu.yaml")
-    row = {"role": "small", "algorithm": "dapo", "sampler": "ead", "rollouts": None, "seed": 0}
+    row = {"role": "llama_1b", "algorithm": "dapo", "sampler": "ead", "rollouts": None, "seed": 0}
     with pytest.raises(ConfigurationError, match=message):
         resolve(Configuration(), scale, **(row | {axis: value}))
+
+
+def test_decay_rates_are_the_papers_in_the_units_of_the_scale(values):
+    scale = config.validate(Scale, values, "cpu.yaml")
+    annealed = scale.samplers["ead"].schedule
+    assert (annealed["d0"], annealed["alpha"], annealed["d_max"]) == (
+        25 * 0.045,
+        5 * 0.045 / 0.09,
+        40000 * 0.045,
+    )
+    assert annealed["start"] == 4 and annealed["tau_max"] == 1.2
+
+
+def test_a_role_lays_its_values_over_annealed_schedules_only():
+    scale = config.load_scale("cpu")
+    runs = expand(Configuration(), scale, config.load_experiments()["fig05"])
+    schedules = {run.sampler: run.sampler_definition.schedule for run in runs.values()}
+    assert schedules["ead"]["tau_min"] == schedules["ead_released"]["tau_min"] == 0.8
+    assert schedules["tau0.6"] == {"kind": "fixed", "tau": 0.6}
+
+
+def test_a_recipe_has_its_own_training_and_evaluation():
+    scale = config.load_scale("cpu")
+    runs = expand(Configuration(), scale, config.load_experiments()["fig12"])
+    assert {run.training.dataset for run in runs.values()} == {"countdown4_train"}
+    assert {run.training.steps for run in runs.values()} == {scale.training.steps}
+    model = next(iter(runs.values())).model
+    assert scale.evaluation_of(model).dataset == "countdown4_test"
+    assert scale.evaluation_of("tiny").dataset == "countdown_test"
+
+
+def test_figures_share_their_runs():
+    scale, experiments = config.load_scale("cpu"), config.load_experiments()
+    tables = {name: expand(Configuration(), scale, experiment) for name, experiment in experiments.items()}
+    assert (
+        tables["fig06"].keys() == tables["fig04"].keys() and tables["fig14"].keys() < tables["fig05"].keys()
+    )
+    merged = {}
+    for table in tables.values():
+        for name, run in table.items():
+            assert merged.setdefault(name, run) == run
+
+
+def test_a_role_that_the_scale_lacks_has_no_runs_there(values):
+    scale = config.validate(Scale, values, "cpu.yaml")
+    runs = expand(Configuration(), scale, config.load_experiments()["fig04"])
+    assert {run.model for run in runs.values()} == {"tiny"}

@@ -10,23 +10,28 @@ def evaluation_request(evaluation):
         samples=evaluation.samples,
         max_new_tokens=evaluation.max_new_tokens,
         decoders={name: scale.decoders[name] for name in evaluation.decoders},
+        final_decoders={
+            name: scale.decoders[name] for name in evaluation.final_decoders
+        },
         verifier_timeout_s=evaluation.verifier_timeout_s,
         root_seed=configuration.root_seed,
     ).model_dump_json()
 
 
 def evaluation_of_model(wildcards):
-    return (
-        scale.real_lm
-        if scale.real_lm and wildcards.model == scale.real_lm.model
-        else scale.evaluation
-    )
+    if scale.real_lm and wildcards.model == scale.real_lm.model:
+        return scale.real_lm
+    return scale.evaluation_of(wildcards.model)
+
+
+def evaluation_of_run(wildcards):
+    return scale.evaluation_of(run_of(wildcards).model)
 
 
 rule evaluate_run:
     input:
         run=f"{SCALE}/runs/{{run}}/manifest.json",
-        dataset=dataset_file(scale.evaluation.dataset),
+        dataset=lambda wildcards: dataset_file(evaluation_of_run(wildcards).dataset),
     output:
         manifest=f"{SCALE}/evaluations/{{run}}/manifest.json",
     log:
@@ -37,7 +42,7 @@ rule evaluate_run:
         "../../envs/cpu.yaml"
     threads: 1
     params:
-        request=evaluation_request(scale.evaluation),
+        request=lambda wildcards: evaluation_request(evaluation_of_run(wildcards)),
         progress=f"{SCALE}/progress/evaluate/{{run}}.json",
     shell:
         "{PYTHON:q} {SCRIPTS:q}/evaluate.py"

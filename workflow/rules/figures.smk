@@ -5,6 +5,14 @@ DECODER_LABELS = json.dumps(
 )
 
 
+def samplers_json(wildcards):
+    """The samplers that a figure shows, with their labels and styles."""
+    names = dict.fromkeys(run.sampler for run in runs_of[wildcards.figure].values())
+    return json.dumps(
+        {name: scale.samplers[name].model_dump(mode="json") for name in names}
+    )
+
+
 rule plot_training_curves:
     input:
         f"{SCALE}/analyses/{{figure}}.parquet",
@@ -31,11 +39,13 @@ rule plot_training_curves:
         title=lambda wildcards: experiments[wildcards.figure].title,
         scale=scale.description,
         decoder_labels=DECODER_LABELS,
+        samplers=samplers_json,
     shell:
         "{PYTHON:q} {SCRIPTS:q}/plot_training_curves.py"
         " --estimates {input:q}"
         " --metrics {params.metrics}"
         " --decoder-labels {params.decoder_labels:q}"
+        " --samplers {params.samplers:q}"
         " --title {params.title:q}"
         " --pdf {output.pdf:q}"
         " --png {output.png:q}"

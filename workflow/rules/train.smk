@@ -18,6 +18,7 @@ rule train:
         manifest=f"{SCALE}/runs/{{run}}/manifest.json",
         configuration=f"{SCALE}/runs/{{run}}/config.yaml",
         metrics=f"{SCALE}/runs/{{run}}/metrics.parquet",
+        groups=f"{SCALE}/runs/{{run}}/groups.parquet",
         timings=f"{SCALE}/runs/{{run}}/timings.parquet",
         checkpoints=directory(f"{SCALE}/runs/{{run}}/checkpoints"),
     log:

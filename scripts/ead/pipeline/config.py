@@ -1,11 +1,14 @@
 """The typed configuration: what a user edits, what a scale defines, what an experiment asks for.
 
-Four files are read and validated here before Snakemake builds its graph:
+These files are read and validated here before Snakemake builds its graph:
 
 - ``config.yaml``: the user's choices (:class:`Configuration`)
-- ``workflow/scales/{scale}.yaml``: models, data sets, samplers, algorithms, budgets (:class:`Scale`)
+- ``workflow/samplers.yaml``, ``workflow/algorithms.yaml``: the methods, in the paper's units, for all scales
+- ``workflow/scales/{scale}.yaml``: models, data sets, budgets, and what differs there (:class:`Scale`)
 - ``workflow/experiments.yaml``: figure -> grid of runs (:class:`Experiment`)
-- ``workflow/datasets.yaml``: real data sets (``ead.pipeline.data``)
+
+``workflow/datasets.yaml`` (``ead.pipeline.data``), ``workflow/models.yaml`` (``ead.pipeline.pretrained``) and
+``workflow/claims.yaml`` (``ead.pipeline.claims``) are read where they are used.
 
 Everything is strict: an unknown key, a wrong type or a value out of range is an error that names the file,
 the key, what was found and what is allowed. ``workflow/schemas/`` holds the generated JSON schemas.
@@ -32,7 +35,10 @@ from pydantic import (
 from ead import schedule
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+WORKFLOW = REPOSITORY / "workflow"
 SCALES = ("mini", "cpu", "gpu1", "paper")
+# The models that the paper trains; a scale says what stands for each.
+ROLES = ("llama_1b", "qwen_1_5b", "qwen_7b", "qwen3_8b")
 
 # Names become folder names and wildcards, so they are kept to characters that need no quoting.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -176,6 +182,14 @@ class Importance(Strict):
     cap: PositiveFloat = Field(2.0, description="epsilon; the paper gives no value (D03)")
 
 
+class Style(Strict):
+    """How figures draw a sampler; colours are Okabe and Ito's, told apart with every form of colour blindness."""
+
+    color: Literal["blue", "sky", "green", "yellow", "orange", "vermilion", "purple", "black", "grey"]
+    marker: Literal["o", "s", "D", "v", "^", "<", ">", "P", "X"]
+    line: Literal["solid", "dashed", "dotted", "dashdot"]
+
+
 class Sampler(Strict):
     """How training rollouts are drawn, and how the trainer accounts for it."""
 
@@ -184,6 +198,17 @@ class Sampler(Strict):
     logprob_temperature: Literal["one", "sampling"] = Field(
         "one", description="divide the trainer's logits by the sampling temperature, or not (D15)"
     )
+
+
+class NamedSampler(Sampler):
+    """A sampler as the tables of a scale hold it; a run depends on the :class:`Sampler` alone."""
+
+    label: str = Field(min_length=1, description="its name in figures and tables")
+    style: Style
+
+    @property
+    def sampler(self) -> Sampler:
+        return Sampler(**{name: getattr(self, name) for name in Sampler.model_fields})
 
 
 class Algorithm(Strict):
@@ -195,6 +220,16 @@ class Algorithm(Strict):
     dual_clip: PositiveFloat | None = None
     aggregation: Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean"] = "token-mean"
     kl_coefficient: Annotated[float, Field(ge=0)] = Field(0.0, description="penalty to the reference policy")
+
+
+class NamedAlgorithm(Algorithm):
+    """An algorithm as the tables of a scale hold it."""
+
+    label: str = Field(min_length=1, description="its name in figures and tables")
+
+    @property
+    def algorithm(self) -> Algorithm:
+        return Algorithm(**{name: getattr(self, name) for name in Algorithm.model_fields})
 
 
 class Training(Strict):
@@ -246,6 +281,7 @@ class Evaluation(Strict):
     samples: PositiveInt = Field(16, description="responses per problem")
     max_new_tokens: PositiveInt
     decoders: list[Name] = Field(min_length=1, description="keys of the scale's decoders")
+    final_decoders: list[Name] = Field([], description="further decoders, for the last checkpoint only")
     verifier_timeout_s: PositiveFloat = 10.0
 
 
@@ -263,8 +299,34 @@ class EvaluationRequest(Strict):
     samples: int
     max_new_tokens: int
     decoders: dict[Name, Decoder]
+    final_decoders: dict[Name, Decoder] = {}
     verifier_timeout_s: float
     root_seed: int
+
+
+class ScheduleUnits(Strict):
+    """What the paper's units are here: ``d0``, ``alpha`` and ``d_max`` of workflow/samplers.yaml are converted."""
+
+    length: PositiveFloat = Field(description="length of a response here over its length in the paper")
+    steps: PositiveFloat = Field(description="training steps here over training steps in the paper")
+    start: Annotated[int, Field(ge=0)] = Field(description="the template's length in tokens, the paper's c")
+
+
+class Role(Strict):
+    """What stands for one of the paper's models."""
+
+    model: Name
+    recipe: Name | None = Field(None, description="key of the scale's recipes; null is its default training")
+    annealed: dict[str, Any] = Field(
+        {}, description="laid over every annealed schedule, e.g. {tau_min: 0.8} for the paper's 7B model"
+    )
+
+
+class Recipe(Strict):
+    """A training and evaluation that differ from the scale's default."""
+
+    training: Training
+    evaluation: Evaluation
 
 
 class Scale(Strict):
@@ -274,15 +336,28 @@ class Scale(Strict):
     description: str
     datasets: dict[Name, Annotated[CountdownData | RealData, Field(discriminator="kind")]]
     models: dict[Name, Annotated[WarmStartModel | PretrainedModel, Field(discriminator="kind")]]
-    roles: dict[Name, Name] = Field(description="role in workflow/experiments.yaml -> model")
-    samplers: dict[Name, Sampler]
-    algorithms: dict[Name, Algorithm]
+    roles: dict[Literal[ROLES], Role] = Field(description="the paper's model -> what stands for it here")
+    schedule_units: ScheduleUnits | None = Field(None, description="null: the paper's units are this scale's")
+    samplers: dict[Name, NamedSampler]
+    algorithms: dict[Name, NamedAlgorithm]
     rollouts: PositiveInt = Field(description="rollouts per prompt where an experiment does not say")
     learning_rates: dict[int, PositiveFloat] = Field(description="rollouts per prompt -> learning rate")
     training: Training
+    recipes: dict[Name, Recipe] = {}
     decoders: dict[Name, Decoder]
     evaluation: Evaluation
     real_lm: RealLanguageModel | None = None
+
+    def training_of(self, role: str) -> Training:
+        recipe = self.roles[role].recipe
+        return self.recipes[recipe].training if recipe else self.training
+
+    def evaluation_of(self, model: str) -> Evaluation:
+        """Return the evaluation of ``model`` and of the runs that start from it."""
+        for role in self.roles.values():
+            if role.model == model and role.recipe:
+                return self.recipes[role.recipe].evaluation
+        return self.evaluation
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Scale":
@@ -290,8 +365,20 @@ class Scale(Strict):
             if name not in table:
                 raise ValueError(f"{where}: unknown {kind} {name!r}{suggest(name, table)}")
 
-        for role, model in self.roles.items():
-            known("model", model, f"roles.{role}", self.models)
+        recipe_of: dict[str, str | None] = {}
+        for name, role in self.roles.items():
+            known("model", role.model, f"roles.{name}.model", self.models)
+            if role.recipe is not None:
+                known("recipe", role.recipe, f"roles.{name}.recipe", self.recipes)
+            # A run is named by its model, so a model has one recipe and one form of each schedule.
+            if role.model in recipe_of:
+                raise ValueError(f"roles.{name}.model: {role.model!r} already stands for another role")
+            recipe_of[role.model] = role.recipe
+            for sampler in self.samplers.values():
+                try:
+                    adapt_schedule(sampler.schedule, role.annealed)
+                except ValueError as error:
+                    raise ValueError(f"roles.{name}.annealed: {error}") from None
         for name, model in self.models.items():
             if isinstance(model, WarmStartModel):
                 known("dataset", model.dataset, f"models.{name}.dataset", self.datasets)
@@ -299,15 +386,21 @@ class Scale(Strict):
                     raise ValueError(
                         f"models.{name}.dataset: demonstrations exist for countdown problems only"
                     )
-        known("dataset", self.training.dataset, "training.dataset", self.datasets)
-        for where, evaluation in (("evaluation", self.evaluation), ("real_lm", self.real_lm)):
-            if evaluation is None:
-                continue
-            known("dataset", evaluation.dataset, f"{where}.dataset", self.datasets)
-            for decoder in evaluation.decoders:
-                known("decoder", decoder, f"{where}.decoders", self.decoders)
+        trainings = {"training": self.training}
+        evaluations: dict[str, Evaluation] = {"evaluation": self.evaluation}
+        for name, recipe in self.recipes.items():
+            trainings[f"recipes.{name}.training"] = recipe.training
+            evaluations[f"recipes.{name}.evaluation"] = recipe.evaluation
         if self.real_lm is not None:
             known("model", self.real_lm.model, "real_lm.model", self.models)
+            evaluations["real_lm"] = self.real_lm
+        for where, training in trainings.items():
+            known("dataset", training.dataset, f"{where}.dataset", self.datasets)
+        for where, evaluation in evaluations.items():
+            known("dataset", evaluation.dataset, f"{where}.dataset", self.datasets)
+            for key in ("decoders", "final_decoders"):
+                for decoder in getattr(evaluation, key):
+                    known("decoder", decoder, f"{where}.{key}", self.decoders)
         if self.rollouts not in self.learning_rates:
             raise ValueError(f"learning_rates: no learning rate for rollouts = {self.rollouts}")
         return self
@@ -317,9 +410,9 @@ class Scale(Strict):
 
 
 class Grid(Strict):
-    """Every combination of these is one cell."""
+    """Every combination of these is one cell; a role that the scale does not define has no cells there."""
 
-    role: list[Name] = Field(min_length=1, description="roles that the scale maps to models")
+    role: list[Literal[ROLES]] = Field(min_length=1, description="models of the paper")
     algorithm: list[Name] = Field(min_length=1)
     sampler: list[Name] = Field(min_length=1)
     rollouts: list[PositiveInt | None] = Field(
@@ -336,6 +429,8 @@ class Experiment(Strict):
     analysis: Literal["training_curves"]
     runs: list[Grid] = Field(min_length=1)
     metrics: list[Name] = Field(min_length=1, description="panels of the figure")
+    decoders: list[Name] | None = Field(None, description="evaluation decoders shown; null shows all")
+    curves: Literal["sampler", "n"] = Field("sampler", description="what tells the curves of a panel apart")
 
 
 class Experiments(Strict):
@@ -358,7 +453,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML lets a repeated key win silently; here it is an error."""
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        # `<<: *anchor` is no key of its own: what stands beside it may override what it brings.
+        written = (key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge")
+        keys = [self.construct_object(key, deep=deep) for key in written]
         repeated = [key for key in keys if keys.count(key) > 1]
         if repeated:
             raise yaml.constructor.ConstructorError(
@@ -450,21 +547,70 @@ def load_configuration(values: Mapping[str, Any], source: str = "config.yaml") -
 
 
 def load_scale(name: str, overrides: Mapping[str, Any] | None = None) -> Scale:
-    """Read ``workflow/scales/{name}.yaml`` with ``overrides`` laid over it.
+    """Read and validate a scale with ``overrides`` laid over it; see :func:`scale_values`."""
+    source = f"scales/{name}.yaml" + (" with config.yaml's overrides" if overrides else "")
+    return validate(Scale, scale_values(name, overrides), source)
 
-    The file's ``extends`` names a scale whose values it overrides in the same way.
+
+def scale_values(name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return ``workflow/scales/{name}.yaml`` over the shared methods, with ``overrides`` laid over both.
+
+    A role that is null is left out. The file's ``extends`` names a scale whose values it overrides in the same
+    way; a recipe's values are laid over the scale's default training and evaluation. The shared samplers are in
+    the paper's units and are converted first; what the scale and ``overrides`` say is in the scale's own.
     """
-    folder = REPOSITORY / "workflow" / "scales"
+    folder = WORKFLOW / "scales"
     path = folder / f"{name}.yaml"
     values = read_yaml(path)
     if "extends" in values:
         base = values.pop("extends")
         values = merge(read_yaml(folder / f"{base}.yaml"), values)
-    source = f"{folder.name}/{path.name}" + (" with config.yaml's overrides" if overrides else "")
-    return validate(Scale, merge(values, overrides or {}), source)
+    values = merge(values, overrides or {})
+    if isinstance(values.get("roles"), Mapping):
+        values["roles"] = {name: role for name, role in values["roles"].items() if role is not None}
+    units = values.get("schedule_units")
+    samplers = read_yaml(WORKFLOW / "samplers.yaml")
+    if units is not None:
+        samplers = convert_samplers(
+            samplers, validate(ScheduleUnits, units, f"scales/{path.name}: schedule_units")
+        )
+    shared = {"samplers": samplers, "algorithms": read_yaml(WORKFLOW / "algorithms.yaml")}
+    values = merge(shared, values)
+    if isinstance(values.get("recipes"), Mapping):
+        defaults = {key: values[key] for key in ("training", "evaluation") if key in values}
+        values["recipes"] = {name: merge(defaults, recipe) for name, recipe in values["recipes"].items()}
+    return values
 
 
-def load_experiments(path: Path = REPOSITORY / "workflow" / "experiments.yaml") -> dict[str, Experiment]:
+def convert_samplers(samplers: Mapping[str, Any], units: ScheduleUnits) -> dict[str, Any]:
+    """Return samplers in the paper's units as samplers in a scale's: decay rates and the start are converted."""
+    factors = {"d0": units.length, "alpha": units.length / units.steps, "d_max": units.length}
+
+    def converted(schedule_values: Mapping[str, Any]) -> dict[str, Any]:
+        values = dict(schedule_values)
+        for key, factor in factors.items():
+            if key in values:
+                values[key] = float(f"{values[key] * factor:.6g}")
+        if "start" in values:
+            values["start"] = units.start
+        return values
+
+    return {
+        name: {**sampler, "schedule": converted(sampler["schedule"])} for name, sampler in samplers.items()
+    }
+
+
+def adapt_schedule(schedule_values: Mapping[str, Any], annealed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schedule with a role's ``annealed`` values laid over it, unless its temperature is fixed.
+
+    Raises ValueError for a key or a value that the schedule does not allow.
+    """
+    if schedule_values["kind"] == schedule.Fixed.kind or not annealed:
+        return dict(schedule_values)
+    return schedule.from_config({**schedule_values, **annealed}).to_dict()
+
+
+def load_experiments(path: Path = WORKFLOW / "experiments.yaml") -> dict[str, Experiment]:
     """Read figure -> :class:`Experiment`."""
     return validate(Experiments, {"experiments": read_yaml(path)}, path.name).experiments
 

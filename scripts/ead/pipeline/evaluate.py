@@ -54,36 +54,41 @@ def evaluate(
     progress: Path | None,
     workers: int,
 ) -> list[dict]:
-    """Evaluate ``checkpoints`` (step -> model folder); return one record per sample file, for the manifest."""
+    """Evaluate ``checkpoints`` (step -> model folder, in order); return one record per sample file, for the manifest.
+
+    The last checkpoint, or the only one, is also evaluated with the request's ``final_decoders``.
+    """
+    plan = [(step, name, decoder) for step in checkpoints for name, decoder in request.decoders.items()]
+    for step in list(checkpoints)[-1:]:
+        plan += [(step, name, decoder) for name, decoder in request.final_decoders.items()]
     problems = problems_of(read_dataset(dataset))[: request.limit]
     dataset_sha = sha256_of_file(dataset)
     records = []
-    files = len(checkpoints) * len(request.decoders)
+    loaded: tuple[int, Transformer, Tokenizer] | None = None
+    shas = {step: sha256_of_file(folder / "model.safetensors") for step, folder in checkpoints.items()}
     with (
         Grader(timeout_s=request.verifier_timeout_s, workers=workers) as grader,
-        Progress(progress, label, files * len(problems), "problem") as bar,
+        Progress(progress, label, len(plan) * len(problems), "problem") as bar,
     ):
-        for step, folder in checkpoints.items():
-            loaded = None
-            checkpoint_sha = sha256_of_file(folder / "model.safetensors")
-            for name, decoder in request.decoders.items():
-                path = output / f"step_{step}" / name / f"{request.dataset}.parquet"
-                identity = digest(
-                    {
-                        "checkpoint": checkpoint_sha,
-                        "dataset": dataset_sha,
-                        "decoder": decoder.model_dump(mode="json", exclude={"label"}),
-                        "request": request.model_dump(mode="json", exclude={"decoders"}),
-                        "stream": name,
-                    }
-                )
-                if stored_identity(path) != identity:
-                    loaded = loaded or (Transformer.load(folder), Tokenizer(folder))
-                    done = len(records) * len(problems)
-                    frame = _sample(request, name, decoder, problems, *loaded, grader, bar, done)
-                    _write(frame, path, identity)
-                records.append(_record(path, output, step, name, request.dataset))
-                bar.update(len(records) * len(problems), f"step {step}, decoder {name}")
+        for step, name, decoder in plan:
+            path = output / f"step_{step}" / name / f"{request.dataset}.parquet"
+            identity = digest(
+                {
+                    "checkpoint": shas[step],
+                    "dataset": dataset_sha,
+                    "decoder": decoder.model_dump(mode="json", exclude={"label"}),
+                    "request": request.model_dump(mode="json", exclude={"decoders", "final_decoders"}),
+                    "stream": name,
+                }
+            )
+            if stored_identity(path) != identity:
+                if loaded is None or loaded[0] != step:
+                    loaded = (step, Transformer.load(checkpoints[step]), Tokenizer(checkpoints[step]))
+                done = len(records) * len(problems)
+                frame = _sample(request, name, decoder, problems, *loaded[1:], grader, bar, done)
+                _write(frame, path, identity)
+            records.append(_record(path, output, step, name, request.dataset))
+            bar.update(len(records) * len(problems), f"step {step}, decoder {name}")
     return records
 
 

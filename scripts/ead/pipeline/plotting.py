@@ -1,6 +1,6 @@
 """One visual language for every figure: a sampler has the same colour, mark and name everywhere."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -13,17 +13,23 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from ead.pipeline.config import NamedSampler
 from ead.pipeline.files import atomic_path
 
 # Okabe and Ito's colours, told apart with every common form of colour blindness; marks and dashes repeat
-# the distinction for print without colour. Fixed temperatures go from cold blue to hot vermilion.
-SAMPLER_STYLES: Mapping[str, dict] = {
-    "tau0.6": {"label": "τ = 0.6", "color": "#0072B2", "marker": "v", "dashes": (1, 1)},
-    "tau1.0": {"label": "τ = 1.0", "color": "#56B4E9", "marker": "s", "dashes": (3, 1)},
-    "tau1.2": {"label": "τ = 1.2", "color": "#E69F00", "marker": "^", "dashes": (5, 1, 1, 1)},
-    "ead": {"label": "EAD", "color": "#D55E00", "marker": "o", "dashes": ()},
-    "ead_tis": {"label": "EAD + TIS", "color": "#009E73", "marker": "D", "dashes": ()},
+# the distinction for print without colour. workflow/samplers.yaml says which sampler has which.
+COLORS = {
+    "blue": "#0072B2",
+    "sky": "#56B4E9",
+    "green": "#009E73",
+    "yellow": "#E0C000",  # darker than the original, which fades on white paper
+    "orange": "#E69F00",
+    "vermilion": "#D55E00",
+    "purple": "#CC79A7",
+    "black": "#000000",
+    "grey": "#7F7F7F",
 }
+LINES = {"solid": (), "dashed": (3, 1), "dotted": (1, 1), "dashdot": (5, 1, 1, 1)}
 METRIC_LABELS = {
     "pass_at_1": "Pass@1 (%)",
     "pass_at_k": "Pass@{k} (%)",
@@ -58,7 +64,11 @@ def set_style() -> None:
 
 
 def training_curves(
-    estimates: pd.DataFrame, metric_names: Sequence[str], decoder_labels: Mapping[str, str], title: str
+    estimates: pd.DataFrame,
+    metric_names: Sequence[str],
+    decoder_labels: Mapping[str, str],
+    samplers: Mapping[str, NamedSampler],
+    title: str,
 ) -> Figure:
     """Draw estimates by training step with their intervals: a row per metric, a column per decoder (and model)."""
     set_style()
@@ -81,8 +91,8 @@ def training_curves(
                 & (estimates["decoder"] == decoder)
                 & (estimates["metric"] == metric)
             )
-            for sampler, curve in _in_style_order(estimates[chosen]):
-                _draw_curve(panel, curve, SAMPLER_STYLES[sampler])
+            for sampler, curve in _in_order(estimates[chosen], samplers):
+                _draw_curve(panel, curve, sampler)
             panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
             if column == 0:
                 panel.set_ylabel(METRIC_LABELS[metric].format(k=int(estimates["samples"].min())))
@@ -104,33 +114,30 @@ def training_curves(
     return figure
 
 
-def _in_style_order(frame: pd.DataFrame):
-    found = set(frame["sampler"])
-    unknown = found - SAMPLER_STYLES.keys()
-    if unknown:
-        raise ValueError(
-            f"no style for sampler {sorted(unknown)[0]!r}: add it to SAMPLER_STYLES in ead/pipeline/plotting.py"
-        )
-    for sampler in SAMPLER_STYLES:
-        if sampler in found:
-            yield sampler, frame[frame["sampler"] == sampler].sort_values("step")
+def _in_order(
+    frame: pd.DataFrame, samplers: Mapping[str, NamedSampler]
+) -> Iterator[tuple[NamedSampler, pd.DataFrame]]:
+    """Yield the samplers that ``frame`` holds with their rows, in the order of workflow/samplers.yaml."""
+    for name, sampler in samplers.items():
+        rows = frame[frame["sampler"] == name]
+        if len(rows):
+            yield sampler, rows.sort_values("step")
 
 
-def _draw_curve(panel, curve: pd.DataFrame, style: Mapping) -> None:
-    panel.fill_between(
-        curve["step"], curve["low"], curve["high"], color=style["color"], alpha=0.13, linewidth=0
-    )
+def _draw_curve(panel, curve: pd.DataFrame, sampler: NamedSampler) -> None:
+    color = COLORS[sampler.style.color]
+    panel.fill_between(curve["step"], curve["low"], curve["high"], color=color, alpha=0.13, linewidth=0)
     (line,) = panel.plot(
         curve["step"],
         curve["value"],
-        label=style["label"],
-        color=style["color"],
-        marker=style["marker"],
+        label=sampler.label,
+        color=color,
+        marker=sampler.style.marker,
         markersize=3.6,
         linewidth=1.4,
     )
-    if style["dashes"]:
-        line.set_dashes(style["dashes"])
+    if LINES[sampler.style.line]:
+        line.set_dashes(LINES[sampler.style.line])
 
 
 def _sample_sizes(estimates: pd.DataFrame) -> str:

@@ -8,6 +8,7 @@ resumes old weights, an interrupted run never starts over.
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -37,6 +38,7 @@ from ead.pipeline.config import (
     Strict,
     Training,
     WarmStartModel,
+    adapt_schedule,
     load_experiments,
     load_scale,
     suggest,
@@ -149,8 +151,10 @@ def resolve(
     n = rollouts or scale.rollouts
     if n not in scale.learning_rates:
         raise ConfigurationError(f"learning_rates: no learning rate for {n} rollouts per prompt")
-    model = scale.roles[role]
+    model = scale.roles[role].model
     definition = scale.models[model]
+    training = scale.training_of(role)
+    drawn = scale.samplers[sampler].sampler
     values = {
         "engine": scale.engine,
         "model": model,
@@ -164,33 +168,34 @@ def resolve(
         "model_dataset": scale.datasets[definition.dataset]
         if isinstance(definition, WarmStartModel)
         else None,
-        "dataset_definition": scale.datasets[scale.training.dataset],
-        "sampler_definition": scale.samplers[sampler],
-        "algorithm_definition": scale.algorithms[algorithm],
-        "training": scale.training,
+        "dataset_definition": scale.datasets[training.dataset],
+        "sampler_definition": drawn.model_copy(
+            update={"schedule": adapt_schedule(drawn.schedule, scale.roles[role].annealed)}
+        ),
+        "algorithm_definition": scale.algorithms[algorithm].algorithm,
+        "training": training,
     }
     return validate(RunConfiguration, values, "run")
 
 
 def expand(configuration: Configuration, scale: Scale, experiment: Experiment) -> dict[str, RunConfiguration]:
-    """Return the runs of one experiment by name, one per cell and seed."""
+    """Return the runs of one experiment by name, one per cell and seed, for the roles that the scale has."""
     runs = {}
     for grid in experiment.runs:
-        for role in grid.role:
-            for algorithm in grid.algorithm:
-                for sampler in grid.sampler:
-                    for rollouts in grid.rollouts:
-                        for seed in configuration.seeds:
-                            run = resolve(
-                                configuration,
-                                scale,
-                                role=role,
-                                algorithm=algorithm,
-                                sampler=sampler,
-                                rollouts=rollouts,
-                                seed=seed,
-                            )
-                            runs[run.name] = run
+        axes = itertools.product(grid.role, grid.algorithm, grid.sampler, grid.rollouts, configuration.seeds)
+        for role, algorithm, sampler, rollouts, seed in axes:
+            if role not in scale.roles:
+                continue
+            run = resolve(
+                configuration,
+                scale,
+                role=role,
+                algorithm=algorithm,
+                sampler=sampler,
+                rollouts=rollouts,
+                seed=seed,
+            )
+            runs[run.name] = run
     return runs
 
 
@@ -240,10 +245,11 @@ def publish(
     Checkpoints are linked, not moved: the state stays whole, so that publishing again after a kill in between
     gives the same folder.
     """
-    metrics = _read_table(state / "metrics.jsonl")
-    timings = _read_table(state / "timings.jsonl")
-    write_parquet(metrics, output / "metrics.parquet")
-    write_parquet(timings, output / "timings.parquet")
+    for name in ("metrics", "timings"):
+        write_parquet(_read_table(state / f"{name}.jsonl"), output / f"{name}.parquet")
+    groups = _read_table(state / "groups.jsonl")
+    by_prompt = [column for column in groups if column != "step"]
+    write_parquet(groups.explode(by_prompt, ignore_index=True).infer_objects(), output / "groups.parquet")
     write_text(output / "config.yaml", yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))
     for step in result.checkpoints:
         with atomic_directory(output / "checkpoints" / f"step_{step}") as folder:

@@ -35,7 +35,8 @@ from ead.pipeline.transformer import Transformer
 
 log = logging.getLogger(__name__)
 
-STATE_FORMAT = "1"
+STATE_FORMAT = "2"
+RECORDS = ("metrics.jsonl", "groups.jsonl", "timings.jsonl")
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def train(
 ) -> Result:
     """Train ``run`` from ``model`` on ``dataset``, from its last state in ``state`` if there is one.
 
-    Leaves in ``state``: ``metrics.jsonl`` (one line per step, reproducible to the bit), ``timings.jsonl``,
-    ``checkpoints/step_N/`` in Hugging Face format, and the trainer's own state.
+    Leaves in ``state``: ``metrics.jsonl`` (one line per step, reproducible to the bit), ``groups.jsonl`` (the
+    same by prompt), ``timings.jsonl``, ``checkpoints/step_N/`` in Hugging Face format, and the trainer's own state.
 
     Raises:
         StateMismatch: the state belongs to another configuration, model, data set or library version.
@@ -129,6 +130,7 @@ class Trainer:
             **update_metrics,
         }
         records.append(self.folder / "metrics.jsonl", values)
+        records.append(self.folder / "groups.jsonl", self._groups(chosen, rollouts, rewards))
         records.append(self.folder / "timings.jsonl", {"step": self.step, **clock.laps})
         if self.step % self.settings.checkpoint_every == 0 and self.healthy(values):
             self._save()
@@ -189,6 +191,26 @@ class Trainer:
             "entropy_at_sampling_temperature": metrics.average_entropy(
                 rollouts.behaviour_entropy.numpy(), mask, groups
             ),
+        }
+
+    def _groups(self, chosen: list[int], rollouts: Rollouts, rewards: torch.Tensor) -> dict:
+        """One entry per prompt of the step: what a mean over the batch leaves no interval for."""
+        rows = np.repeat(np.arange(self.settings.prompts), self.run.n)
+        mask = rollouts.mask.numpy()
+
+        def mean(values: torch.Tensor) -> list[float]:
+            return values.double().view(-1, self.run.n).mean(-1).tolist()
+
+        return {
+            "step": self.step,
+            "problem": [self.problems[i].id for i in chosen],
+            "reward_mean": mean(rewards),
+            "response_length_mean": mean(rollouts.lengths),
+            "truncated_share": mean(~rollouts.finished),
+            "entropy": metrics.entropy_by_prompt(rollouts.entropy.numpy(), mask, rows).tolist(),
+            "entropy_at_sampling_temperature": metrics.entropy_by_prompt(
+                rollouts.behaviour_entropy.numpy(), mask, rows
+            ).tolist(),
         }
 
     def _update(self, chosen: list[int], rollouts: Rollouts, rewards: torch.Tensor) -> dict[str, float]:
@@ -307,7 +329,8 @@ class Trainer:
 
     def _save(self) -> None:
         # The records must be on the disk before the state that says they are.
-        records.flush(self.folder / "metrics.jsonl")
+        for name in RECORDS:
+            records.flush(self.folder / name)
         with atomic_directory(self.folder / "checkpoints" / f"step_{self.step}") as temporary:
             self.model.save(temporary)
             self.tokenizer.save(temporary)
@@ -322,7 +345,7 @@ class Trainer:
         """Continue after the last saved step; without a state, start over with empty records."""
         state = self.states.restore()
         self.step = state.step if state else 0
-        for name in ("metrics.jsonl", "timings.jsonl"):
+        for name in RECORDS:
             records.truncate(self.folder / name, self.step)
         if state is None:
             return

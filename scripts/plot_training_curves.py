@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ead.pipeline import plotting
 from ead.pipeline.config import NamedSampler
+from ead.pipeline.plotting import curves, style
 
 
 def main() -> None:
@@ -26,10 +26,10 @@ def main() -> None:
     samplers = {
         name: NamedSampler.model_validate(values) for name, values in json.loads(arguments.samplers).items()
     }
-    figure = plotting.training_curves(
+    figure = curves.training_curves(
         estimates, arguments.metrics, json.loads(arguments.decoder_labels), samplers, arguments.title
     )
-    plotting.save(figure, estimates, arguments.pdf, arguments.png, arguments.csv)
+    style.save(figure, estimates, arguments.pdf, arguments.png, arguments.csv)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 
 from ead import metrics
-from ead.pipeline import analyses, countdown, evaluate, plotting, warmstart
+from ead.pipeline import analyses, countdown, evaluate, warmstart
 from ead.pipeline.config import Configuration, Decoder, EvaluationRequest, load_experiments, load_scale
 from ead.pipeline.data import write_dataset
 from ead.pipeline.files import write_json
+from ead.pipeline.plotting import curves, style
 from ead.pipeline.runs import expand
 
 ONE_MODEL = {"roles": {"qwen_1_5b": None}}
@@ -190,14 +191,14 @@ def test_the_figure_is_reproducible_and_complete(evaluations, tmp_path):
     table = analyses.training_curves(cells, base, ["pass_at_k", "worst_at_k"], root_seed=0)
     contents = []
     for attempt in ("a", "b"):
-        figure = plotting.training_curves(
+        figure = curves.training_curves(
             table, ["pass_at_k", "worst_at_k"], {"tau1.0": "τ = 1.0"}, load_scale("mini").samplers, "Title"
         )
         assert [axis.get_ylabel() for axis in figure.axes] == ["Pass@4 (%)", "Worst@4 (%)"]
         assert all(len(axis.get_lines()) == 7 for axis in figure.axes)
         assert "2 training seeds, 30 problems x 4 samples" in figure.get_suptitle()
         paths = [tmp_path / f"{attempt}.{suffix}" for suffix in ("pdf", "png", "csv")]
-        plotting.save(figure, table, *paths)
+        style.save(figure, table, *paths)
         contents.append([path.read_bytes() for path in paths])
     assert contents[0] == contents[1]
 

@@ -72,7 +72,7 @@ def cpu():
     [
         ("training.step", 3, ["unknown key 'training.step'", "'steps'"]),
         ("training.steps", "60", ["training.steps", "integer", "'60'"]),
-        ("training.steps", 55, ["steps (55)", "checkpoint_every (8)"]),
+        ("training.steps", 55, ["steps (55)", "checkpoint_every (10)"]),
         ("training.prompts", 33, ["prompts (33)", "mini_batch_prompts (16)"]),
         ("training.dataset", "countdown", ["training.dataset", "unknown dataset 'countdown'"]),
         ("training.betas", [0.9], ["training.betas.1", "missing"]),

@@ -50,7 +50,7 @@ def test_the_cap_of_tis_changes_the_cell_with_tis_only(values):
         lambda scale: scale["training"].update(steps=80),
         lambda scale: scale["models"]["tiny"].update(skill=0.6),
         lambda scale: scale["datasets"]["countdown_train"].update(test_share=0.3),
-        lambda scale: scale["learning_rates"].update({8: 1e-4}),
+        lambda scale: scale["learning_rates"].update({4: 1e-4}),
     ],
 )
 def test_what_every_run_depends_on_changes_every_run(values, change):
@@ -82,8 +82,8 @@ def test_a_run_is_named_by_its_axes(values):
     scale = config.validate(Scale, values, "cpu.yaml")
     row = {"role": "llama_1b", "algorithm": "dapo", "sampler": "ead", "rollouts": None, "seed": 3}
     run = resolve(Configuration(), scale, **row)
-    assert run.name == "model~tiny/algorithm~dapo/sampler~ead/n~8/seed~3"
-    assert run.cell == "model~tiny/algorithm~dapo/sampler~ead/n~8"
+    assert run.name == "model~tiny/algorithm~dapo/sampler~ead/n~4/seed~3"
+    assert run.cell == "model~tiny/algorithm~dapo/sampler~ead/n~4"
     assert list(figures_of(run, "cpu"))[0] == "fig04"
 
 

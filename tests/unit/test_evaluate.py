@@ -137,8 +137,8 @@ def write_evaluation(folder, correct_by_step, decoder="tau1.0"):
             }
         )
         path = folder / f"step_{step}" / decoder / "test.parquet"
-        evaluate._write(frame, path, "identity")
-        records.append(evaluate._record(path, folder, step, decoder, "test"))
+        evaluate.write_samples(frame, path, "identity")
+        records.append(evaluate.describe_samples(path, folder, step, decoder, "test"))
     write_json(folder / "manifest.json", {"files": records})
     return folder / "manifest.json"
 

@@ -27,6 +27,8 @@ rule estimate_curves:
         f"{SCALE}/logs/analyses/{{figure}}.log",
     benchmark:
         f"{SCALE}/benchmarks/analyses/{{figure}}.tsv"
+    wildcard_constraints:
+        figure="|".join(figures_of_training),
     conda:
         "../../envs/cpu.yaml"
     params:

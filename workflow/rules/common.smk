@@ -11,8 +11,11 @@ from ead.pipeline.config import (
     ConfigurationError,
     CountdownData,
     EvaluationRequest,
+    InferenceFigure,
+    InferenceRequest,
     PretrainedModel,
     RealData,
+    TrainingCurves,
     WarmStartModel,
     load_configuration,
     load_experiments,
@@ -51,6 +54,17 @@ TRACKING = shlex.join(
     )
     + ([] if configuration.tracking.stream else ["--no-stream"])
 )
+# A scale lacks an inference figure whose study it does not define.
+studies = {
+    name: scale.study(experiment.study)
+    for name, experiment in experiments.items()
+    if isinstance(experiment, InferenceFigure) and scale.study(experiment.study)
+}
+figures_of_training = [
+    name
+    for name, experiment in experiments.items()
+    if isinstance(experiment, TrainingCurves)
+]
 runs = {name: run for table in runs_of.values() for name, run in table.items()}
 
 

@@ -32,6 +32,8 @@ rule plot_training_curves:
         f"{SCALE}/logs/figures/{{figure}}.log",
     benchmark:
         f"{SCALE}/benchmarks/figures/{{figure}}.tsv"
+    wildcard_constraints:
+        figure="|".join(figures_of_training),
     conda:
         "../../envs/cpu.yaml"
     params:
@@ -53,7 +55,7 @@ rule plot_training_curves:
         " > {log:q} 2>&1"
 
 
-for figure in experiments:
+for figure in (*figures_of_training, *studies):
 
     rule:
         name:

@@ -304,6 +304,88 @@ class EvaluationRequest(Strict):
     root_seed: int
 
 
+class Study(Strict):
+    """Responses of one model or one trained run, drawn to look at decoding itself; the run is its first seed's."""
+
+    model: Name | None = Field(None, description="a model as it comes, or ...")
+    role: Literal[ROLES] | None = Field(None, description="... one of the paper's: its base model, or ...")
+    algorithm: Name | None = Field(None, description="... the last checkpoint of a run, with ...")
+    sampler: Name | None = Field(None, description="... its training sampler")
+    dataset: Name
+    problems: PositiveInt = Field(description="drawn at random from the data set")
+    samples: PositiveInt = Field(description="responses per problem and decoder")
+    max_new_tokens: PositiveInt
+    decoders: list[Name] = Field(min_length=1, description="keys of the scale's decoders")
+    verifier_timeout_s: PositiveFloat = 10.0
+
+    @model_validator(mode="after")
+    def _one_subject(self) -> "Study":
+        if (self.model is None) == (self.role is None):
+            raise ValueError("give either a model or a role")
+        if (self.algorithm is None) != (self.sampler is None) or (self.algorithm and self.role is None):
+            raise ValueError("a run is given by role, algorithm and sampler together")
+        return self
+
+
+class EntropyStudy(Study):
+    """Token entropy at temperature 1 by position in the response (Figure 1)."""
+
+    kind: Literal["entropy"]
+    template_tokens: Annotated[int, Field(ge=0)] = Field(
+        0, description="tokens that open every response alike; they count neither as early nor as late"
+    )
+
+
+class ForkingStudy(Study):
+    """Majority@k of continuations by the position at which a response is cut (Figure 2)."""
+
+    kind: Literal["forking"]
+    positions: Annotated[list[Annotated[int, Field(ge=0)]], AfterValidator(_unique)] = Field(
+        min_length=2, description="response tokens that are kept, in increasing order"
+    )
+    branches: PositiveInt = Field(description="continuations of every cut response")
+    sizes: Annotated[list[PositiveInt], AfterValidator(_unique)] = Field(
+        min_length=1, description="k of Majority@k, at most `branches`"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ForkingStudy":
+        if self.positions != sorted(self.positions) or self.positions[-1] >= self.max_new_tokens:
+            raise ValueError("positions must increase and lie below max_new_tokens")
+        if max(self.sizes) > self.branches:
+            raise ValueError(f"sizes must be at most branches ({self.branches})")
+        return self
+
+
+class MajorityStudy(Study):
+    """Majority@N by N and decoder (Figure 9)."""
+
+    kind: Literal["majority"]
+    sizes: Annotated[list[PositiveInt], AfterValidator(_unique)] = Field(
+        min_length=1, description="N of Majority@N, at most `samples`"
+    )
+    treatment: Name = Field(description="the decoder that every other one is compared with")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "MajorityStudy":
+        if max(self.sizes) > self.samples:
+            raise ValueError(f"sizes must be at most samples ({self.samples})")
+        if self.treatment not in self.decoders:
+            raise ValueError(f"treatment {self.treatment!r} is none of the decoders")
+        return self
+
+
+AnyStudy = Annotated[EntropyStudy | ForkingStudy | MajorityStudy, Field(discriminator="kind")]
+
+
+class InferenceRequest(Strict):
+    """A study as a job needs it: plain data, so that a rule can carry it."""
+
+    study: AnyStudy
+    decoders: dict[Name, Decoder]
+    root_seed: int
+
+
 class ScheduleUnits(Strict):
     """What the paper's units are here: ``d0``, ``alpha`` and ``d_max`` of workflow/samplers.yaml are converted."""
 
@@ -346,7 +428,13 @@ class Scale(Strict):
     recipes: dict[Name, Recipe] = {}
     decoders: dict[Name, Decoder]
     evaluation: Evaluation
+    inference: dict[Name, AnyStudy] = Field({}, description="study -> the responses it draws")
     real_lm: RealLanguageModel | None = None
+
+    def study(self, name: str) -> AnyStudy | None:
+        """Return a study; None where this scale lacks it, or the role it looks at."""
+        found = self.inference.get(name)
+        return None if found is None or (found.role and found.role not in self.roles) else found
 
     def training_of(self, role: str) -> Training:
         recipe = self.roles[role].recipe
@@ -394,6 +482,18 @@ class Scale(Strict):
         if self.real_lm is not None:
             known("model", self.real_lm.model, "real_lm.model", self.models)
             evaluations["real_lm"] = self.real_lm
+        for name, study in self.inference.items():
+            where = f"inference.{name}"
+            known("dataset", study.dataset, f"{where}.dataset", self.datasets)
+            for key, value, table in (
+                ("model", study.model, self.models),
+                ("algorithm", study.algorithm, self.algorithms),
+                ("sampler", study.sampler, self.samplers),
+            ):
+                if value is not None:
+                    known(key, value, f"{where}.{key}", table)
+            for decoder in study.decoders:
+                known("decoder", decoder, f"{where}.decoders", self.decoders)
         for where, training in trainings.items():
             known("dataset", training.dataset, f"{where}.dataset", self.datasets)
         for where, evaluation in evaluations.items():
@@ -420,17 +520,32 @@ class Grid(Strict):
     )
 
 
-class Experiment(Strict):
-    """One figure and the runs it needs."""
+class Figure(Strict):
+    """What every entry has."""
 
     title: str
     section: str = Field(description="where the paper shows it")
     group: Name = Field(description="MLflow experiment that holds its runs")
+
+
+class TrainingCurves(Figure):
+    """Estimates by training step, and the runs they need."""
+
     analysis: Literal["training_curves"]
     runs: list[Grid] = Field(min_length=1)
     metrics: list[Name] = Field(min_length=1, description="panels of the figure")
     decoders: list[Name] | None = Field(None, description="evaluation decoders shown; null shows all")
     curves: Literal["sampler", "n"] = Field("sampler", description="what tells the curves of a panel apart")
+
+
+class InferenceFigure(Figure):
+    """Estimates from one study of the scale; a scale without that study lacks the figure."""
+
+    analysis: Literal["inference"]
+    study: Name = Field(description="key of the scale's inference section")
+
+
+Experiment = Annotated[TrainingCurves | InferenceFigure, Field(discriminator="analysis")]
 
 
 class Experiments(Strict):
@@ -494,15 +609,12 @@ def validate(model: type[BaseModel], values: Any, source: str) -> Any:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(model, problem, source) for problem in error.errors()]
+        lines = [_explain(model, problem, source, values) for problem in error.errors()]
         raise ConfigurationError("\n".join(lines)) from None
 
 
-def _explain(model: type[BaseModel], problem: Mapping[str, Any], source: str) -> str:
-    # pydantic adds the discriminator's value to the location of a union member; it is no key of the file.
-    location = [
-        part for part in problem["loc"] if part not in ("countdown", "real", "warm_start", "pretrained")
-    ]
+def _explain(model: type[BaseModel], problem: Mapping[str, Any], source: str, values: Any) -> str:
+    location = _without_discriminators(problem["loc"], values)
     key = ".".join(map(str, location)) or "(top level)"
     if problem["type"] == "extra_forbidden":
         return f"{source}: unknown key {key!r}{suggest(location[-1], _keys_at(model, location[:-1]))}"
@@ -511,6 +623,22 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any], source: str) ->
     message = problem["msg"].removeprefix("Value error, ")
     found = "" if isinstance(problem["input"], (dict, BaseModel)) else f", found {problem['input']!r}"
     return f"{source}: {key}: {message}{found}"
+
+
+def _without_discriminators(location: tuple, values: Any) -> list:
+    """Drop what pydantic adds to the location of a union member, the discriminator's value: no key of the file."""
+    parts = []
+    for part in location:
+        if isinstance(values, Mapping) and part not in values:
+            if part in (values.get("kind"), values.get("analysis")):
+                continue
+            values = None
+        elif isinstance(values, Mapping):
+            values = values[part]
+        elif isinstance(values, list):
+            values = values[part] if part < len(values) else None
+        parts.append(part)
+    return parts
 
 
 def _keys_at(model: type[BaseModel], location: list) -> list[str]:

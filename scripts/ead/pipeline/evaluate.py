@@ -6,17 +6,19 @@ evaluation makes only what is missing: a new decoder or checkpoint does not redr
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from ead import schedule, seeds
 from ead.pipeline import policy
-from ead.pipeline.config import EvaluationRequest
+from ead.pipeline.config import Decoder, EvaluationRequest
 from ead.pipeline.data import read_dataset
 from ead.pipeline.files import atomic_path, sha256_of_file
 from ead.pipeline.generate import generate
@@ -86,8 +88,8 @@ def evaluate(
                     loaded = (step, Transformer.load(checkpoints[step]), Tokenizer(checkpoints[step]))
                 done = len(records) * len(problems)
                 frame = _sample(request, name, decoder, problems, *loaded[1:], grader, bar, done)
-                _write(frame, path, identity)
-            records.append(_record(path, output, step, name, request.dataset))
+                write_samples(frame, path, identity)
+            records.append(describe_samples(path, output, step, name, request.dataset))
             bar.update(len(records) * len(problems), f"step {step}, decoder {name}")
     return records
 
@@ -104,64 +106,120 @@ def stored_identity(path: Path) -> str | None:
 def _sample(request, name, decoder, problems, model, tokenizer, grader, bar, done) -> pd.DataFrame:
     """Draw ``request.samples`` responses per problem with one decoder and grade them."""
     greedy = decoder.schedule is None
-    # Greedy samples of one problem are all the same, so one is drawn and its row repeated.
-    samples = 1 if greedy else request.samples
+    frame = sample_responses(
+        model,
+        tokenizer,
+        grader,
+        problems,
+        decoder,
+        # Greedy samples of one problem are all the same, so one is drawn and its row repeated.
+        samples=1 if greedy else request.samples,
+        max_new_tokens=request.max_new_tokens,
+        stream=partial(seeds.torch_generator, request.root_seed, "evaluate", request.dataset, name),
+        report=partial(_show_progress, bar, done, name),
+    )
+    if greedy:
+        frame = frame.loc[frame.index.repeat(request.samples)].reset_index(drop=True)
+        frame["sample"] = frame.index % request.samples
+    return frame
+
+
+def sample_responses(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    grader: Grader,
+    problems: Sequence[Problem],
+    decoder: Decoder,
+    *,
+    samples: int,
+    max_new_tokens: int,
+    stream: Callable[[int], torch.Generator],
+    prefixes: Sequence[Sequence[int]] | None = None,
+    keep: Sequence[str] = (),
+    report: Callable[[float], None] = lambda done: None,
+) -> pd.DataFrame:
+    """Draw ``samples`` responses per problem and grade them: one row per response, ``SAMPLE_COLUMNS``.
+
+    Args:
+        stream: index of the first problem of a batch -> source of its random numbers.
+        prefixes: response tokens that are given, one list per problem and all of one length; the decoder's
+            schedule goes on where they end, and the limit of new tokens is that of the whole response.
+        keep: further columns, lists with one entry per token drawn: ``token_ids``; ``entropies`` in nats at
+            temperature 1.
+        report: called with the number of problems that are done at most.
+    """
     prompts = policy.encode(problems, tokenizer)
-    row_bytes = model.cache_bytes(max(map(len, prompts)) + request.max_new_tokens)
+    prefixes = [[]] * len(problems) if prefixes is None else prefixes
+    start = len(prefixes[0])
+    if any(len(prefix) != start for prefix in prefixes):
+        raise ValueError("the prefixes must have one length")
+    row_bytes = model.cache_bytes(max(map(len, prompts)) + max_new_tokens)
     rows = max(samples, min(MAX_ROWS, CACHE_BYTES // row_bytes))
     per_chunk = rows // samples
     parts = []
     for first in range(0, len(problems), per_chunk):
-        chunk = problems[first : first + per_chunk]
+        chunk = slice(first, min(first + per_chunk, len(problems)))
         rollouts = generate(
             model,
-            prompts[first : first + per_chunk],
-            None if greedy else schedule.from_config(decoder.schedule),
+            [[*prompt, *prefix] for prompt, prefix in zip(prompts[chunk], prefixes[chunk], strict=True)],
+            None if decoder.schedule is None else schedule.from_config(decoder.schedule),
             samples=samples,
-            max_new_tokens=request.max_new_tokens,
-            generator=seeds.torch_generator(request.root_seed, "evaluate", request.dataset, name, first),
+            max_new_tokens=max_new_tokens - start,
+            generator=stream(first),
+            start=start,
             top_p=decoder.top_p,
+            record="entropies" in keep,
             batch_rows=rows,
-            report=partial(_show_progress, bar, done + first, len(chunk), name),
+            report=partial(_in_batch, report, first, chunk.stop - first),
         )
-        asked: list[Problem] = [problem for problem in chunk for _ in range(samples)]
-        responses = policy.decode(rollouts.tokens, rollouts.mask, tokenizer)
-        verdicts = grader.grade(asked, responses, rollouts.finished.tolist())
-        parts.append(
-            pd.DataFrame(
-                {
-                    "problem": [problem.id for problem in asked],
-                    "sample": [index % samples for index in range(len(asked))],
-                    "response": responses,
-                    "extracted": [verdict.extracted for verdict in verdicts],
-                    "vote": [verdict.canonical for verdict in verdicts],
-                    "correct": [verdict.correct for verdict in verdicts],
-                    "status": [verdict.status for verdict in verdicts],
-                    "tokens": rollouts.lengths.tolist(),
-                    "finished": rollouts.finished.tolist(),
-                }
+        asked: list[Problem] = [problem for problem in problems[chunk] for _ in range(samples)]
+        given = [prefix for prefix in prefixes[chunk] for _ in range(samples)]
+        tokens = [
+            [*prefix, *row[:drawn]]
+            for prefix, row, drawn in zip(
+                given, rollouts.tokens.tolist(), rollouts.lengths.tolist(), strict=True
             )
-        )
-        bar.update(done + first + len(chunk), f"decoder {name}")
-    frame = pd.concat(parts, ignore_index=True)
-    if greedy:
-        frame = frame.loc[frame.index.repeat(request.samples)].reset_index(drop=True)
-        frame["sample"] = frame.index % request.samples
-    return frame[list(SAMPLE_COLUMNS)]
+        ]
+        responses = tokenizer.decode(tokens)
+        verdicts = grader.grade(asked, responses, rollouts.finished.tolist())
+        columns = {
+            "problem": [problem.id for problem in asked],
+            "sample": [index % samples for index in range(len(asked))],
+            "response": responses,
+            "extracted": [verdict.extracted for verdict in verdicts],
+            "vote": [verdict.canonical for verdict in verdicts],
+            "correct": [verdict.correct for verdict in verdicts],
+            "status": [verdict.status for verdict in verdicts],
+            "tokens": [len(row) for row in tokens],
+            "finished": rollouts.finished.tolist(),
+        }
+        if "token_ids" in keep:
+            columns["token_ids"] = [np.asarray(row, dtype=np.int32) for row in tokens]
+        if "entropies" in keep:
+            lengths = rollouts.lengths.tolist()
+            columns["entropies"] = [row[:n] for row, n in zip(rollouts.entropy.numpy(), lengths, strict=True)]
+        parts.append(pd.DataFrame(columns))
+        report(chunk.stop)
+    return pd.concat(parts, ignore_index=True)
 
 
-def _show_progress(bar: Progress, done: int, size: int, decoder: str, share: float) -> None:
-    bar.update(done + int(share * size), f"decoder {decoder}")
+def _in_batch(report: Callable[[float], None], first: int, size: int, share: float) -> None:
+    report(first + share * size)
 
 
-def _write(frame: pd.DataFrame, path: Path, identity: str) -> None:
+def _show_progress(bar: Progress, before: int, decoder: str, done: float) -> None:
+    bar.update(before + int(done), f"decoder {decoder}")
+
+
+def write_samples(frame: pd.DataFrame, path: Path, identity: str) -> None:
+    """Write a sample file that carries the identity of what it was made from, atomically."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _IDENTITY: identity.encode()})
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary)
 
 
-def _record(path: Path, output: Path, step: int, decoder: str, dataset: str) -> dict:
+def describe_samples(path: Path, output: Path, step: int, decoder: str, dataset: str) -> dict:
     """What the manifest says of one sample file: counts that a health check needs, and its checksum."""
     frame = pd.read_parquet(path, columns=["correct", "status", "finished"])
     return {

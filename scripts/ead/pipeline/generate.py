@@ -56,6 +56,7 @@ def generate(
     max_new_tokens: int,
     generator: torch.Generator | None,
     step: int = 0,
+    start: int = 0,
     top_p: float = 1.0,
     record: bool = False,
     logprob_temperature: str = "one",
@@ -70,6 +71,7 @@ def generate(
         schedule: temperature by response position; None decodes greedily.
         generator: source of the uniform numbers, on the CPU; may be None for greedy decoding.
         step: the trainer's global step, which sets the decay rate of an annealed schedule.
+        start: response position of the first token drawn, where the prompts end with that many response tokens.
         record: also return log-probabilities and entropies.
         logprob_temperature: temperature of ``policy_logprobs``: ``one`` or ``sampling`` (D15).
         batch_rows: rows decoded together; bounds the memory of the cache.
@@ -82,7 +84,9 @@ def generate(
     rows = len(prompts) * samples
     width = max_new_tokens
     uniforms = None if schedule is None else torch.rand(rows, width, generator=generator, dtype=torch.float64)
-    temperatures = np.ones(width) if schedule is None else schedule.temperature(np.arange(width), step)
+    temperatures = (
+        np.ones(width) if schedule is None else schedule.temperature(start + np.arange(width), step)
+    )
     parts = []
     prompts_at_once = max(1, batch_rows // samples)
     for first in range(0, len(prompts), prompts_at_once):

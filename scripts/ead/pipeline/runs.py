@@ -30,6 +30,7 @@ from ead.pipeline.config import (
     ConfigurationError,
     CountdownData,
     Experiment,
+    InferenceFigure,
     Name,
     PretrainedModel,
     RealData,
@@ -179,7 +180,24 @@ def resolve(
 
 
 def expand(configuration: Configuration, scale: Scale, experiment: Experiment) -> dict[str, RunConfiguration]:
-    """Return the runs of one experiment by name, one per cell and seed, for the roles that the scale has."""
+    """Return the runs of one experiment by name, one per cell and seed, for the roles that the scale has.
+
+    An inference figure has at most one: the run, with the first seed, whose last checkpoint its study looks at.
+    """
+    if isinstance(experiment, InferenceFigure):
+        study = scale.study(experiment.study)
+        if study is None or study.sampler is None:
+            return {}
+        run = resolve(
+            configuration,
+            scale,
+            role=study.role,
+            algorithm=study.algorithm,
+            sampler=study.sampler,
+            rollouts=None,
+            seed=configuration.seeds[0],
+        )
+        return {run.name: run}
     runs = {}
     for grid in experiment.runs:
         axes = itertools.product(grid.role, grid.algorithm, grid.sampler, grid.rollouts, configuration.seeds)

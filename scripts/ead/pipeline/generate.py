@@ -20,6 +20,7 @@ from ead.pipeline.transformer import Transformer
 from ead.schedule import Schedule
 
 COMPACTION = 0.75  # share of rows still decoding at which the finished ones leave the batch
+BLOCK = 16  # columns by which the cache grows: what is read stays close together
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def _decode(
     visible = torch.arange(prompt_width, device=device) >= padding[:, None]  # [P, L]: not left padding
     padded = bool(padding.any())
 
-    logits, cache = _read_prompts(model, ids, padding, visible, prompt_width + width)
+    logits, cache = _read_prompts(model, ids, padding, visible)
     logits = logits.repeat_interleave(samples, 0)
     cache = cache.repeat_interleave(samples, 2)
     padding = padding.repeat_interleave(samples, 0)
@@ -217,10 +218,12 @@ def _decode(
         column = prompt_width + t
         if left <= COMPACTION * len(rows):
             # Copying the cache costs about one step, so finished rows wait until enough have gathered.
-            cache = cache[:, :, going]
+            cache = cache.index_select(2, going.nonzero().squeeze(-1))
             rows, chosen, padding, visible = rows[going], chosen[going], padding[going], visible[going]
             going = going[going]
-        positions = (column - padding)[:, None]
+        if column == cache.shape[4]:
+            cache = F.pad(cache, (0, 0, 0, min(BLOCK, width - t)))
+        positions = (column - (padding if padded else padding[:1]))[:, None]
         attended = visible[:, None, None, : column + 1] if padded else None
         logits = model.read(chosen[:, None], positions, cache, column, attended)
     finished = (torch.isin(tokens, ends) & mask).any(-1)
@@ -229,10 +232,10 @@ def _decode(
     return Rollouts(tokens[:, :longest].cpu(), mask[:, :longest].cpu(), finished.cpu(), *series)
 
 
-def _read_prompts(model, ids, padding, visible, length):
+def _read_prompts(model, ids, padding, visible):
     """Run the prompts through the network once; return the next-token logits and the filled cache."""
     prompts, prompt_width = ids.shape
-    cache = model.new_cache(prompts, length)
+    cache = model.new_cache(prompts, prompt_width)
     causal = torch.ones(prompt_width, prompt_width, dtype=torch.bool, device=ids.device).tril()
     positions = (torch.arange(prompt_width, device=ids.device) - padding[:, None]).clamp_(min=0)
     # A padding row attends to itself, so that its (unused) softmax is finite.

@@ -123,6 +123,16 @@ class Layer(nn.Module):
         )
         return F.linear(attended.transpose(1, 2).flatten(2), self.out)
 
+    def attend_one(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """The same for one query per row, [B, 1, hidden], without gradient."""
+        rows, heads = len(queries), self.shape.kv_heads
+        # Two batched products are up to five times faster here than the fused attention, made for long queries.
+        queries = queries.view(rows, heads, -1, self.shape.head_dim) * self.shape.head_dim**-0.5
+        scores = queries @ keys.transpose(-1, -2)
+        if mask is not None:
+            scores.masked_fill_(~mask, -torch.inf)
+        return F.linear((scores.softmax(-1) @ values).view(rows, 1, -1), self.out)
+
     def feed_forward(self, hidden: Tensor) -> Tensor:
         gate, up = F.linear(self._norm(hidden, self.mlp_norm), self.gate_up).chunk(2, -1)
         return F.linear(F.silu(gate) * up, self.down)
@@ -187,7 +197,7 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Read ``tokens`` [B, L] into the cache at columns start … start + L - 1; return the last logits [B, V].
 
-        ``positions`` [B, L] are rotary positions; ``mask`` broadcasts to [B, 1, L, start + L], True where
+        ``positions`` [B, L] or [1, L] are rotary positions; ``mask`` broadcasts to [B, 1, L, start + L], True where
         attended, and None attends to everything.
         """
         end = start + tokens.shape[1]
@@ -195,7 +205,9 @@ class Transformer(nn.Module):
         hidden = F.embedding(tokens, self.embedding)
         for layer, (keys, values) in zip(self.layers, cache, strict=True):
             queries, keys[:, :, start:end], values[:, :, start:end] = layer.project(hidden, cosine, sine)
-            hidden = hidden + layer.attend(queries, keys[:, :, :end], values[:, :, :end], mask, causal=False)
+            seen = (queries, keys[:, :, :end], values[:, :, :end], mask)
+            one = end == start + 1
+            hidden = hidden + (layer.attend_one(*seen) if one else layer.attend(*seen, causal=False))
             hidden = hidden + layer.feed_forward(hidden)
         last = F.rms_norm(hidden[:, -1], self.norm.shape, self.norm, self.shape.norm_eps)
         return self.logits(last)

@@ -5,11 +5,16 @@ subsets of ``k`` of the ``n`` responses, and so unbiased for ``k`` fresh respons
 draw ``k`` of the ``n`` with replacement, as verl's validation does (D05), and are biased.
 """
 
+from __future__ import annotations
+
 from collections.abc import Hashable, Sequence
 from math import comb
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # its import takes seconds, and only token_entropy needs it
+    import torch
 
 _LEAST_PROBABILITY = 1e-200  # below it, products of probabilities might underflow
 
@@ -226,6 +231,8 @@ def token_entropy(logits: torch.Tensor, temperature: torch.Tensor | float = 1.0)
     Returns:
         Shape ``[...]``, at least float32.
     """
+    import torch
+
     with torch.no_grad():
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         temperature = torch.as_tensor(temperature, dtype=logits.dtype, device=logits.device)

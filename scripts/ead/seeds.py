@@ -5,11 +5,16 @@ Every draw in the project comes from a stream named by what it is for, for insta
 stream depends on nothing that happened before it, so a resumed run continues with the same numbers.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # its import costs more than many a job that only needs numpy's streams
+    import torch
 
 _SEED_BITS = 63  # torch seeds are signed 64-bit
 
@@ -34,4 +39,6 @@ def generator(root_seed: int, *names: str | int) -> np.random.Generator:
 
 def torch_generator(root_seed: int, *names: str | int, device: str = "cpu") -> torch.Generator:
     """Return torch's generator for the stream ``names`` on ``device``."""
+    import torch
+
     return torch.Generator(device=device).manual_seed(derive(root_seed, *names))

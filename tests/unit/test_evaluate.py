@@ -13,6 +13,7 @@ from ead.pipeline.data import write_dataset
 from ead.pipeline.files import write_json
 from ead.pipeline.plotting import curves, style
 from ead.pipeline.runs import expand
+from ead.pipeline.samples import read_samples
 
 ONE_MODEL = {"roles": {"qwen_1_5b": None}}
 TAU1 = Decoder(schedule={"kind": "fixed", "tau": 1.0}, label="τ = 1.0")
@@ -109,10 +110,10 @@ def test_a_sample_file_that_changed_after_its_manifest_is_refused(world, tmp_pat
     records = run(world, tmp_path, request())
     manifest = tmp_path / "manifest.json"
     write_json(manifest, {"files": records})
-    assert len(evaluate.read_samples(manifest)) == 18
+    assert len(read_samples(manifest)) == 18
     (tmp_path / records[0]["file"]).unlink()
     with pytest.raises(ValueError, match="missing or changed"):
-        evaluate.read_samples(manifest)
+        read_samples(manifest)
 
 
 # --- estimates -----------------------------------------------------------------------------------------------
@@ -164,7 +165,7 @@ def test_estimates_are_the_exact_estimators_with_their_intervals(evaluations):
     assert len(table) == 7 * 3 * 3
     assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
     cell, members = next(iter(cells.items()))
-    samples = pd.concat([evaluate.read_samples(manifest) for _, manifest in members], keys=[0, 1])
+    samples = pd.concat([read_samples(manifest) for _, manifest in members], keys=[0, 1])
     at_four = samples[samples["step"] == 4].groupby([pd.Grouper(level=0), "problem"])["correct"]
     row = table[(table.cell == cell) & (table.step == 4)].set_index("metric")["value"]
     assert row["pass_at_1"] == pytest.approx(at_four.mean().mean())

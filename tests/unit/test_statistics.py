@@ -145,7 +145,8 @@ def test_resampling_in_chunks_changes_nothing(monkeypatch):
     scores = _rng(11).random((4, 1, 50))
     whole = bootstrap(scores, generator=_rng(12))
     monkeypatch.setattr("ead.statistics._WEIGHTS_PER_CHUNK", 1000)
-    assert np.array_equal(bootstrap(scores, generator=_rng(12)).low, whole.low)
+    # Up to the order in which a matrix product adds, which depends on its shape.
+    assert bootstrap(scores, generator=_rng(12)).low == pytest.approx(whole.low, rel=1e-12)
 
 
 def test_scores_that_do_not_vary_have_no_width_and_no_significance():

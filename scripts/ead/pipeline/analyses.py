@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from ead import metrics, seeds, statistics
-from ead.pipeline.evaluate import read_samples
 from ead.pipeline.runs import RunConfiguration
+from ead.pipeline.samples import read_samples
 
 CONFIDENCE = 0.95
 METRICS = {

@@ -233,21 +233,3 @@ def describe_samples(path: Path, output: Path, step: int, decoder: str, dataset:
         "truncated": int((~frame["finished"]).sum()),
         "statuses": json.loads(frame["status"].value_counts().sort_index().to_json()),
     }
-
-
-def read_samples(manifest: Path) -> pd.DataFrame:
-    """Return all samples of an evaluation with columns ``step`` and ``decoder`` added.
-
-    Raises ValueError naming the file if one is missing or is not the one the manifest describes.
-    """
-    description = json.loads(manifest.read_text(encoding="utf-8"))
-    parts = []
-    for record in description["files"]:
-        path = manifest.parent / record["file"]
-        if not path.exists() or sha256_of_file(path) != record["sha256"]:
-            raise ValueError(
-                f"{path}: missing or changed since {manifest} was written; delete the manifest to evaluate again"
-            )
-        frame = pd.read_parquet(path)
-        parts.append(frame.assign(step=record["step"], decoder=record["decoder"]))
-    return pd.concat(parts, ignore_index=True)

@@ -7,7 +7,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
-.PHONY: help reproduce real-lm mlflow test test-seams lint format config pins clean
+.PHONY: help reproduce real-lm mlflow test env-gpu verl-smoke test-seams lint format config pins clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,17 @@ test: .venv/ready lint  ## the quick tests: units and the mini workflow
 	.venv-verl-cpu/bin/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
+env-gpu: .venv-gpu/ready  ## verl and vLLM on NVIDIA GPUs, in .venv-gpu: the gpu1 and paper scales
+
+.venv-gpu/ready: envs/gpu.txt pyproject.toml
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --quiet --no-deps --no-compile --requirement envs/gpu.txt
+	.venv-gpu/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+verl-smoke: .venv/ready .venv-verl-cpu/ready  ## the real verl, Ray and vLLM on this CPU: train, kill, resume, evaluate
+	$(BIN)/snakemake --cores $(CORES) verl_smoke
+
 test-seams: .venv/ready .venv-verl-cpu/ready  ## the real seams: verl and vLLM on CPUs
 	.venv-verl-cpu/bin/python -m pytest tests/verl
 
@@ -65,4 +76,4 @@ pins:  ## resolve envs/cpu.in anew and export the pinned list
 	rm -rf .venv-pins
 
 clean:  ## remove the environments (results stay)
-	rm -rf .venv .venv-verl-cpu .venv-pins
+	rm -rf .venv .venv-verl-cpu .venv-gpu .venv-pins

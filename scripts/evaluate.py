@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ead.pipeline.config import EvaluationRequest
-from ead.pipeline.evaluate import evaluate
+from ead.pipeline.config import EvaluationRequest, Verl
+from ead.pipeline.evaluate import evaluate, prune
 from ead.pipeline.files import sha256_of_file, write_json
 from ead.pipeline.runs import code_version
 
@@ -26,6 +26,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="manifest; samples are written beside it")
     parser.add_argument("--progress", type=Path)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--vllm", help="JSON of ead.pipeline.config.Verl: draw with vLLM on that machine")
+    parser.add_argument(
+        "--delete-intermediate",
+        type=Path,
+        metavar="STATE",
+        help="delete all checkpoints but the last when they are evaluated, also in the trainer's state",
+    )
     arguments = parser.parse_args()
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -44,6 +51,7 @@ def main() -> None:
         label=f"evaluation of {arguments.subject}",
         progress=arguments.progress,
         workers=arguments.threads,
+        vllm=Verl.model_validate_json(arguments.vllm) if arguments.vllm else None,
     )
     write_json(
         arguments.output,
@@ -55,6 +63,8 @@ def main() -> None:
             "files": records,
         },
     )
+    if arguments.delete_intermediate:
+        prune(checkpoints, [arguments.delete_intermediate / "checkpoints"])
 
 
 if __name__ == "__main__":

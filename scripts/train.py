@@ -10,11 +10,11 @@ import json
 import logging
 from pathlib import Path
 
-import torch
 from filelock import FileLock
 
 from ead.integrations.mlflow import RunDescription, RunStream, Store
-from ead.pipeline.engines import inprocess
+from ead.pipeline.config import Verl
+from ead.pipeline.engines import Result
 from ead.pipeline.runs import (
     RunConfiguration,
     code_version,
@@ -40,10 +40,14 @@ def main() -> None:
     parser.add_argument("--tracking-folder", type=Path, required=True, help="local MLflow store")
     parser.add_argument("--progress", type=Path)
     parser.add_argument("--threads", type=int, default=1)
+    verl = parser.add_argument_group("for runs of the engine verl")
+    verl.add_argument("--machine", help="JSON of ead.pipeline.config.Verl")
+    verl.add_argument("--validation", type=Path, help="problems that verl validates on, Parquet")
+    verl.add_argument("--gpus", type=int, help="GPUs per node, where they are not as --machine says")
+    verl.add_argument("--nodes", type=int, help="nodes, where they are not as --machine says")
     arguments = parser.parse_args()
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    torch.set_num_threads(arguments.threads)
     run = RunConfiguration.from_json(arguments.run)
     version = code_version()
     figures = figures_of(run, arguments.scale)
@@ -77,13 +81,7 @@ def main() -> None:
         else RunStream(store, tracking, arguments.state / "metrics.jsonl", arguments.output.parent)
     )
     with lock, stream:
-        result = inprocess.train(
-            run,
-            model=arguments.model.parent,
-            dataset=arguments.dataset,
-            state=arguments.state,
-            progress=arguments.progress,
-        )
+        result = (train_with_verl if run.engine == "verl" else train_in_process)(run, arguments)
         publish(
             run,
             arguments.state,
@@ -93,6 +91,39 @@ def main() -> None:
             tracking=tracking.to_dict(),
         )
     logging.info("%s after %d steps", result.status, result.steps)
+
+
+def train_in_process(run: RunConfiguration, arguments: argparse.Namespace) -> Result:
+    import torch
+
+    from ead.pipeline.engines import inprocess
+
+    torch.set_num_threads(arguments.threads)
+    return inprocess.train(
+        run,
+        model=arguments.model.parent,
+        dataset=arguments.dataset,
+        state=arguments.state,
+        progress=arguments.progress,
+    )
+
+
+def train_with_verl(run: RunConfiguration, arguments: argparse.Namespace) -> Result:
+    from ead.pipeline.engines import verl
+
+    machine = Verl.model_validate_json(arguments.machine)
+    granted = {"gpus_per_node": arguments.gpus, "nodes": arguments.nodes}
+    machine = machine.model_copy(update={key: value for key, value in granted.items() if value})
+    return verl.train(
+        run,
+        machine,
+        model=arguments.model.parent,
+        dataset=arguments.dataset,
+        validation=arguments.validation,
+        state=arguments.state,
+        progress=arguments.progress,
+        cpus=max(arguments.threads, verl.RAY_CPUS),
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Evaluation samples and the estimates made from them."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -213,3 +214,29 @@ def test_the_summary_counts_what_a_health_check_needs(tmp_path):
     assert (row["timeouts"], row["errors"], row["problems"], row["samples"]) == (0, 0, 2, 4)
     assert metrics.pass_at_k(4, 3, 4) == 1
     assert json.loads(manifest.read_text())["files"][0]["correct"] == 3
+
+
+def test_deleted_checkpoints_keep_their_samples_and_give_no_new_ones(world, tmp_path):
+    checkpoints = {}
+    for step in (1, 2):
+        for place in ("run", "state"):
+            shutil.copytree(world / "model", tmp_path / place / f"step_{step}")
+        checkpoints[step] = tmp_path / "run" / f"step_{step}"
+
+    def evaluated(asked):
+        return evaluate.evaluate(
+            asked, checkpoints, world / "test.parquet", tmp_path / "out", label="x", progress=None, workers=1
+        )
+
+    before = evaluated(request())
+    evaluate.prune(checkpoints, [tmp_path / "state"])
+    for place in ("run", "state"):
+        assert [file.name for file in (tmp_path / place / "step_1").iterdir()] == [evaluate.DELETED]
+        assert (tmp_path / place / "step_2" / "model.safetensors").exists()
+    assert evaluated(request()) == before
+    evaluate.prune(checkpoints, [tmp_path / "state"])
+    assert evaluated(request()) == before
+    more = {"tau1.0": TAU1, "greedy": GREEDY}
+    with pytest.raises(ValueError, match="step 1, whose checkpoint was deleted after its evaluation"):
+        evaluated(request(decoders=more))
+    assert len(evaluated(request(final_decoders={"greedy": GREEDY}))) == 3  # the last one is still there

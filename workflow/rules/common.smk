@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
@@ -44,6 +45,24 @@ REPORTS = f"{configuration.paths.reports}/{configuration.scale}"
 SCALE = f"{RESULTS}/{configuration.scale}"
 SCRIPTS = f"{workflow.basedir}/scripts"
 PYTHON = configuration.interpreters.cpu or sys.executable
+
+
+def environment_python(name, configured):
+    """The Python of an environment: as configured, or the environment's own where `make` has built it."""
+    built = Path(workflow.basedir) / f".venv-{name}" / "bin" / "python"
+    return configured or (str(built) if built.exists() else sys.executable)
+
+
+# Training and sampling of models: the workflow's own environment, or the one of verl and vLLM.
+if scale.engine == "verl":
+    MODEL_ENVIRONMENT = "../../envs/gpu.yaml"
+    MODEL_PYTHON = environment_python("gpu", configuration.interpreters.gpu)
+    # Not parameters of the jobs: another machine is no reason to train again.
+    TRAIN_MACHINE = shlex.join(["--machine", scale.verl.model_dump_json()])
+    SAMPLE_MACHINE = shlex.join(["--vllm", scale.verl.model_dump_json()])
+else:
+    MODEL_ENVIRONMENT, MODEL_PYTHON = "../../envs/cpu.yaml", PYTHON
+    TRAIN_MACHINE = SAMPLE_MACHINE = ""
 # Not a parameter of the jobs: to track elsewhere is no reason to train again.
 TRACKING = shlex.join(
     ["--tracking-folder", f"{RESULTS}/mlflow"]

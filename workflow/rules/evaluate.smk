@@ -1,7 +1,7 @@
 # Evaluation, apart from training: every checkpoint of a run with every decoder of the scale.
 
 
-def evaluation_request(evaluation):
+def evaluation_request(evaluation, scale=scale):
     """What to sample, as a job's parameter. A sample file that the request still describes is kept."""
     definition = scale.datasets[evaluation.dataset]
     return EvaluationRequest(
@@ -39,19 +39,26 @@ rule evaluate_run:
     benchmark:
         f"{SCALE}/benchmarks/evaluate/{{run}}.tsv"
     conda:
-        "../../envs/cpu.yaml"
+        MODEL_ENVIRONMENT
     threads: 1
     params:
         request=lambda wildcards: evaluation_request(evaluation_of_run(wildcards)),
         progress=f"{SCALE}/progress/evaluate/{{run}}.json",
+        delete=lambda wildcards: (
+            ["--delete-intermediate", state_folder(wildcards)]
+            if scale.keep_checkpoints == "last"
+            else []
+        ),
     shell:
-        "{PYTHON:q} {SCRIPTS:q}/evaluate.py"
+        "{MODEL_PYTHON:q} {SCRIPTS:q}/evaluate.py"
         " --subject {wildcards.run:q}"
         " --request {params.request:q}"
         " --run {input.run:q}"
         " --dataset {input.dataset:q}"
         " --output {output.manifest:q}"
         " --progress {params.progress:q}"
+        " {params.delete:q}"
+        " {SAMPLE_MACHINE}"
         " --threads {threads}"
         " > {log:q} 2>&1"
 
@@ -68,18 +75,19 @@ rule evaluate_model:
     benchmark:
         f"{SCALE}/benchmarks/evaluate/model~{{model}}.tsv"
     conda:
-        "../../envs/cpu.yaml"
+        MODEL_ENVIRONMENT
     threads: lambda wildcards: 2 if isinstance(scale.models[wildcards.model], PretrainedModel) else 1
     params:
         request=lambda wildcards: evaluation_request(evaluation_of_model(wildcards)),
         progress=f"{SCALE}/progress/evaluate/model~{{model}}.json",
     shell:
-        "{PYTHON:q} {SCRIPTS:q}/evaluate.py"
+        "{MODEL_PYTHON:q} {SCRIPTS:q}/evaluate.py"
         " --subject model~{wildcards.model:q}"
         " --request {params.request:q}"
         " --model {input.model:q}"
         " --dataset {input.dataset:q}"
         " --output {output.manifest:q}"
         " --progress {params.progress:q}"
+        " {SAMPLE_MACHINE}"
         " --threads {threads}"
         " > {log:q} 2>&1"

@@ -10,10 +10,18 @@ def state_folder(wildcards):
     return f"{SCALE}/state/{run_of(wildcards).hash}"
 
 
+def validation_file(wildcards):
+    """verl wants a validation set, whether or not it validates; the in-process engine has none."""
+    if scale.engine != "verl":
+        return []
+    return dataset_file(scale.evaluation_of(run_of(wildcards).model).dataset)
+
+
 rule train:
     input:
         model=lambda wildcards: model_manifest(run_of(wildcards).model),
         dataset=lambda wildcards: dataset_file(run_of(wildcards).training.dataset),
+        validation=validation_file,
     output:
         manifest=f"{SCALE}/runs/{{run}}/manifest.json",
         configuration=f"{SCALE}/runs/{{run}}/config.yaml",
@@ -26,17 +34,22 @@ rule train:
     benchmark:
         f"{SCALE}/benchmarks/train/{{run}}.tsv"
     conda:
-        "../../envs/cpu.yaml"
+        MODEL_ENVIRONMENT
     threads: 1
     params:
         run=run_parameters,
         state=state_folder,
+        validation=lambda wildcards, input: (
+            ["--validation", input.validation] if input.validation else []
+        ),
         progress=f"{SCALE}/progress/{{run}}.json",
     shell:
-        "{PYTHON:q} {SCRIPTS:q}/train.py"
+        "{MODEL_PYTHON:q} {SCRIPTS:q}/train.py"
         " --run {params.run:q}"
         " --model {input.model:q}"
         " --dataset {input.dataset:q}"
+        " {params.validation:q}"
+        " {TRAIN_MACHINE}"
         " --output {output.manifest:q}"
         " --state {params.state:q}"
         " --scale {configuration.scale}"

@@ -411,6 +411,35 @@ class Recipe(Strict):
     evaluation: Evaluation
 
 
+class Verl(Strict):
+    """How the verl engine uses its machines. A run's statistics do not depend on these, so its hash does not."""
+
+    device: Literal["cuda", "cpu"] = Field(
+        "cuda", description="cpu is for the smoke test: float32, one process"
+    )
+    nodes: PositiveInt = 1
+    gpus_per_node: PositiveInt = 1
+    max_prompt_tokens: PositiveInt = Field(1024, description="a longer prompt is an error")
+    tensor_parallel: PositiveInt = Field(1, description="GPUs that share one vLLM engine")
+    gpu_memory_utilization: Share = Field(0.6, description="share of a GPU's memory that vLLM takes")
+    offload: bool = Field(
+        False, description="keep parameters and optimiser in host memory while vLLM samples"
+    )
+    attention: Literal["sdpa", "flash_attention_2"] = Field(
+        "sdpa", description="of the trainer; flash_attention_2 packs sequences and wants flash-attn built"
+    )
+    reward_workers: PositiveInt = Field(8, description="processes that grade responses")
+    validate_every: PositiveInt | None = Field(
+        None, description="steps between validations inside verl, beside the evaluation of checkpoints"
+    )
+    validation_samples: PositiveInt = Field(
+        4, description="responses per problem in those validations, at tau = 1"
+    )
+    dump_every: PositiveInt | None = Field(
+        None, description="steps between dumps of rollouts, token by token; null keeps none"
+    )
+
+
 class Scale(Strict):
     """One budget for the whole paper: every name an experiment uses is defined here."""
 
@@ -429,6 +458,10 @@ class Scale(Strict):
     decoders: dict[Name, Decoder]
     evaluation: Evaluation
     inference: dict[Name, AnyStudy] = Field({}, description="study -> the responses it draws")
+    keep_checkpoints: Literal["all", "last"] = Field(
+        "all", description="last deletes a run's other checkpoints when they are evaluated"
+    )
+    verl: Verl | None = Field(None, description="required by the verl engine")
     real_lm: RealLanguageModel | None = None
 
     def study(self, name: str) -> AnyStudy | None:
@@ -501,6 +534,8 @@ class Scale(Strict):
             for key in ("decoders", "final_decoders"):
                 for decoder in getattr(evaluation, key):
                     known("decoder", decoder, f"{where}.{key}", self.decoders)
+        if self.engine == "verl" and self.verl is None:
+            raise ValueError("verl: the engine verl needs this section")
         if self.rollouts not in self.learning_rates:
             raise ValueError(f"learning_rates: no learning rate for rollouts = {self.rollouts}")
         return self

@@ -5,6 +5,7 @@ name, flushed to the disk, then renamed, which the operating system does at once
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -80,10 +81,34 @@ def write_parquet(frame: pd.DataFrame, path: str | Path) -> None:
         frame.to_parquet(temporary, index=False)
 
 
+def link(source: Path, target: Path) -> None:
+    """Hard link, or copy where the file systems of the two differ."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP):
+            raise
+        shutil.copy2(source, target)
+
+
 def sha256_of_file(path: str | Path) -> str:
     """Return the SHA-256 of the bytes of ``path`` in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_model(folder: str | Path) -> str:
+    """Return one checksum for a model's weights: of its file, or of the checksums of its shards.
+
+    Raises FileNotFoundError for a folder without weights in safetensors format.
+    """
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder}: no weights in safetensors format")
+    if len(files) == 1:
+        return sha256_of_file(files[0])
+    shards = "".join(f"{file.name} {sha256_of_file(file)}\n" for file in files)
+    return hashlib.sha256(shards.encode()).hexdigest()
 
 
 def _temporary_name(path: Path) -> Path:

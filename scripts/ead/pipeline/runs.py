@@ -182,7 +182,9 @@ def resolve(
 def expand(configuration: Configuration, scale: Scale, experiment: Experiment) -> dict[str, RunConfiguration]:
     """Return the runs of one experiment by name, one per cell and seed, for the roles that the scale has.
 
-    An inference figure has at most one: the run, with the first seed, whose last checkpoint its study looks at.
+    verl divides the trainer's logits by one number, so there an annealed sampler has no run whose log-probabilities
+    are taken at the sampling temperature (D15). An inference figure has at most one: the run, with the first seed,
+    whose last checkpoint its study looks at.
     """
     if isinstance(experiment, InferenceFigure):
         study = scale.study(experiment.study)
@@ -202,7 +204,7 @@ def expand(configuration: Configuration, scale: Scale, experiment: Experiment) -
     for grid in experiment.runs:
         axes = itertools.product(grid.role, grid.algorithm, grid.sampler, grid.rollouts, configuration.seeds)
         for role, algorithm, sampler, rollouts, seed in axes:
-            if role not in scale.roles:
+            if role not in scale.roles or not _possible(scale, sampler):
                 continue
             run = resolve(
                 configuration,
@@ -215,6 +217,13 @@ def expand(configuration: Configuration, scale: Scale, experiment: Experiment) -
             )
             runs[run.name] = run
     return runs
+
+
+def _possible(scale: Scale, sampler: str) -> bool:
+    definition = scale.samplers.get(sampler)
+    if scale.engine != "verl" or definition is None:  # an unknown sampler is explained by `resolve`
+        return True
+    return definition.logprob_temperature == "one" or definition.schedule["kind"] == "fixed"
 
 
 def figures_of(run: RunConfiguration, scale_name: str) -> dict[str, Experiment]:

@@ -15,7 +15,6 @@ import logging
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from ead import importance, metrics, objective, schedule, seeds
 from ead.pipeline import policy, records
 from ead.pipeline.checkpoints import State, StateStore
 from ead.pipeline.data import read_dataset
+from ead.pipeline.engines import Result, prompts_of_step
 from ead.pipeline.files import atomic_directory, sha256_of_file
 from ead.pipeline.generate import Rollouts, generate
 from ead.pipeline.progress import Progress
@@ -37,15 +37,6 @@ log = logging.getLogger(__name__)
 
 STATE_FORMAT = "2"
 RECORDS = ("metrics.jsonl", "groups.jsonl", "timings.jsonl")
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a training ended: ``finished``, or ``diverged`` at a step whose loss or gradient was not finite."""
-
-    status: str
-    steps: int
-    checkpoints: list[int]
 
 
 def train(
@@ -142,11 +133,7 @@ class Trainer:
         return math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])
 
     def _prompts_of_step(self, step: int) -> list[int]:
-        """Indices of the step's prompts: epochs in seeded orders, the incomplete end of an epoch left out."""
-        per_epoch = len(self.problems) // self.settings.prompts
-        epoch, batch = divmod(step - 1, per_epoch)
-        order = self._stream("prompts", epoch).permutation(len(self.problems))
-        return order[batch * self.settings.prompts : (batch + 1) * self.settings.prompts].tolist()
+        return prompts_of_step(self.run, step, len(self.problems))
 
     def _rollouts(self, chosen: list[int]) -> Rollouts:
         return generate(
@@ -318,9 +305,6 @@ class Trainer:
     def _stream_name(self, *names: str | int) -> tuple[int, str | int]:
         # Cells that differ only in their sampler share prompts, so that they are compared on the same ones.
         return (self.run.root_seed, "train", self.run.seed, *names)
-
-    def _stream(self, *names: str | int) -> np.random.Generator:
-        return seeds.generator(*self._stream_name(*names))
 
     def saved_checkpoints(self) -> list[int]:
         """Steps whose checkpoints exist, in order."""

@@ -1,0 +1,129 @@
+"""EAD inside verl's own trainer (0.9): an agent loop that carries the trainer's global step into each request.
+
+Nothing of verl is patched. Three places of its configuration turn EAD on:
+
+- ``actor_rollout_ref.rollout.agent.agent_loop_config_path`` names a YAML list with this class::
+
+    - name: ead_rollout
+      _target_: ead.integrations.verl.AnnealedAgentLoop
+      schedule: {kind: annealed, tau_max: 1.2, tau_min: 0.1, d0: 25, alpha: 5, d_max: 40000, start: 10}
+      stream: [2025, train, 0, rollouts]
+    - name: ead_validation
+      _target_: ead.integrations.verl.AnnealedAgentLoop
+      schedule: null
+      stream: [2025, train, 0, validation]
+
+- the rows of the training set carry ``agent_name: ead_rollout``, those of the validation set
+  ``ead_validation``. verl does not tell an agent loop whether it validates, so without this column validation
+  would be annealed too, silently;
+- ``actor_rollout_ref.rollout.temperature`` is 1, and ``logprobs_mode`` stays ``processed_logprobs``, so that
+  verl's rollout correction (TIS) sees the log-probabilities of the distribution really sampled from.
+
+The engine's processor is ``ead.integrations.vllm.AnnealedTemperature``, which an installed ``ead`` publishes by
+its entry point.
+
+Do not put verl's ``@register`` on an agent loop that a YAML list names: it would replace that entry and drop its
+parameters, and EAD would be off without a word. Watch the importance weights: with EAD they have a spread from
+the first step on.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
+from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+
+from ead import seeds
+from ead.schedule import from_config
+
+
+class AnnealedAgentLoop(SingleTurnAgentLoop):
+    """One prompt, one response, sampled with a schedule at the trainer's global step.
+
+    Args:
+        schedule: what ``ead.schedule.from_config`` takes; None samples at the temperature that verl sets.
+        stream: root seed and names of the random stream that responses are drawn from. A response's own seed
+            is derived from it and the global step, the row's ``extra_info.index`` and the response's number
+            among its siblings, so a resumed run draws what an uninterrupted one would have drawn.
+        record: folder to write every response to, one JSON object per line, with its tokens, its
+            log-probabilities and the request's parameters; None keeps nothing. ``record_every`` thins the steps.
+
+    Raises:
+        ValueError: the schedule is malformed, or a prompt is longer than ``rollout.prompt_length``, which verl
+            would cut with a warning.
+    """
+
+    def __init__(
+        self,
+        *args,
+        stream: Sequence[int | str],
+        schedule: Mapping[str, Any] | None = None,
+        record: str | None = None,
+        record_every: int = 1,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.record, self.record_every = record, record_every
+        self.stream = _plain(stream)
+        self.schedule = None if schedule is None else from_config(_plain(schedule)).to_dict()
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs) -> AgentLoopOutput:
+        """Return the response to ``kwargs["raw_prompt"]``."""
+        names = {
+            "step": int(kwargs["global_steps"]),
+            "prompt": int(kwargs["index"]),
+            "sibling": int(kwargs["session_id"]),
+        }
+        request = request_parameters(sampling_params, self.schedule, self.stream, **names)
+        # verl's server edits the parameters it is given, so it gets a copy of its own.
+        output = await super().run(dict(request), **kwargs)
+        if self.record and names["step"] % self.record_every == 0:
+            self._write({**names, **request}, output)
+        return output
+
+    def _write(self, request: dict[str, Any], output: AgentLoopOutput) -> None:
+        folder = Path(self.record)
+        folder.mkdir(parents=True, exist_ok=True)
+        line = {
+            **request,
+            "prompt_tokens": output.prompt_ids,
+            "tokens": output.response_ids,
+            "logprobs": output.response_logprobs,
+        }
+        # One file per process: lines of several would mix.
+        with (folder / f"{self.stream[-1]}_{os.getpid()}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _cap_text_prompt_length(self, prompt_ids: list[int]) -> list[int]:
+        limit = self.rollout_config.prompt_length
+        if len(prompt_ids) > limit:
+            raise ValueError(
+                f"a prompt has {len(prompt_ids)} tokens, allowed: {limit}; leave the row out of the data set or "
+                "raise the limit"
+            )
+        return prompt_ids
+
+
+def request_parameters(
+    sampling_params: Mapping[str, Any],
+    schedule: Mapping[str, Any] | None,
+    stream: Sequence[int | str],
+    *,
+    step: int,
+    prompt: int,
+    sibling: int,
+) -> dict[str, Any]:
+    """Return vLLM's sampling parameters of one response; ``sampling_params``, which siblings share, stays."""
+    root_seed, *names = stream
+    request = {**sampling_params, "seed": seeds.derive(root_seed, *names, step, prompt, sibling)}
+    if schedule is not None:
+        request["extra_args"] = {"ead": {**schedule, "step": step}}
+    return request
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

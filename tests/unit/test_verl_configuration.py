@@ -1,0 +1,179 @@
+"""The verl engine's configuration: every run of the shipped scales against a golden file, and what it refuses.
+
+A refactoring that changes one number shows it here. `EAD_WRITE_GOLDEN=1 pytest <this file>` writes the files anew;
+the difference belongs into the same commit as its reason.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ead.pipeline.config import ConfigurationError, Verl, load_configuration, load_experiments, load_scale
+from ead.pipeline.engines.verl.configuration import (
+    ROLLOUT,
+    VALIDATION,
+    agent_loops,
+    configuration,
+    request_schedule,
+    sampling_temperature,
+)
+from ead.pipeline.runs import expand, resolve
+
+GOLDEN = Path(__file__).parent / "golden"
+PLACES = {
+    "model": Path("/model"),
+    "dataset": Path("/data/train.parquet"),
+    "validation": Path("/data/validation.parquet"),
+    "state": Path("/state"),
+    "cpus": 16,
+}
+
+
+def runs_of(scale_name):
+    scale = load_scale(scale_name)
+    user = load_configuration({"scale": scale_name})
+    runs = {}
+    for experiment in load_experiments().values():
+        runs |= expand(user, scale, experiment)
+    return scale.verl, runs
+
+
+def flattened(value, prefix=""):
+    """Nested mappings as dotted keys; lists are values."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    parts = {}
+    for key, inner in value.items():
+        parts |= flattened(inner, f"{prefix}.{key}" if prefix else str(key))
+    return parts or {prefix: {}}
+
+
+def described(machine, run):
+    values = configuration(run, machine, **PLACES)
+    assert values["data"].pop("ead_run") == run.to_json()  # the hash below stands for it
+    loops = {loop["name"]: loop for loop in agent_loops(run, machine, state=PLACES["state"])}
+    return flattened({**values, "agent_loops": loops})
+
+
+@pytest.mark.parametrize("scale_name", ["gpu1", "paper"])
+def test_every_resolved_configuration_is_the_golden_one(scale_name):
+    machine, runs = runs_of(scale_name)
+    everything = {name: described(machine, run) for name, run in runs.items()}
+    first = next(iter(everything.values()))
+    shared = {
+        key: value for key, value in first.items() if all(e.get(key) == value for e in everything.values())
+    }
+    found = {
+        "shared": shared,
+        "runs": {
+            name: {key: value for key, value in values.items() if key not in shared}
+            for name, values in everything.items()
+        },
+    }
+    path = GOLDEN / f"verl_{scale_name}.yaml"
+    if "EAD_WRITE_GOLDEN" in os.environ:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(found, sort_keys=True, width=110, allow_unicode=True))
+    assert found == yaml.safe_load(path.read_text())
+
+
+def test_the_paper_scale_is_table_1():
+    machine, runs = runs_of("paper")
+    name = "model~qwen2.5-math-1.5b/algorithm~dapo/sampler~ead_tis/n~4/seed~0"
+    values = configuration(runs[name], machine, **PLACES)
+    actor, rollout = values["actor_rollout_ref"]["actor"], values["actor_rollout_ref"]["rollout"]
+    assert values["data"]["train_batch_size"] == 1024
+    assert (values["data"]["max_prompt_length"], values["data"]["max_response_length"]) == (1024, 3072)
+    assert actor["ppo_mini_batch_size"] == 256
+    assert actor["ppo_max_token_len_per_gpu"] == 4 * (1024 + 3072)
+    assert (actor["optim"]["lr"], rollout["n"], rollout["temperature"]) == (1e-6, 4, 1.0)
+    assert (actor["clip_ratio_low"], actor["clip_ratio_high"], actor["use_kl_loss"]) == (0.2, 0.28, False)
+    assert values["algorithm"]["rollout_correction"]["rollout_is"] == "token"
+    assert values["algorithm"]["rollout_correction"]["bypass_mode"] is False
+    assert len(runs) >= 45
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return load_scale("paper")
+
+
+def run(paper, sampler="ead", algorithm="dapo", role="qwen_1_5b"):
+    user = load_configuration({"scale": "paper"})
+    return resolve(user, paper, role=role, algorithm=algorithm, sampler=sampler, rollouts=None, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "temperature", "annealed"),
+    [
+        ("tau0.6", 0.6, False),  # verl's own temperature, for sampler and trainer
+        ("tau1.0", 1.0, False),
+        ("tau0.6_at_one", 1.0, True),  # the processor samples at 0.6, the trainer stays at 1
+        ("ead", 1.0, True),
+        ("rev_ead", 1.0, True),
+    ],
+)
+def test_temperature_and_schedule(paper, sampler, temperature, annealed):
+    resolved = run(paper, sampler)
+    assert sampling_temperature(resolved) == temperature
+    assert (request_schedule(resolved) is not None) == annealed
+    loops = {loop["name"]: loop for loop in agent_loops(resolved, paper.verl, state=Path("/state"))}
+    assert (loops[ROLLOUT]["schedule"] is not None) == annealed
+    assert loops[VALIDATION]["schedule"] is None
+    assert loops[ROLLOUT]["stream"] != loops[VALIDATION]["stream"]
+
+
+def test_tau_min_of_the_larger_model_reaches_the_requests(paper):
+    assert request_schedule(run(paper, role="qwen_7b"))["tau_min"] == 0.8
+    assert request_schedule(run(paper))["tau_min"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "mode", "kl"),
+    [
+        ("dapo", "vanilla", 0),
+        ("grpo", "vanilla", 0.001),
+        ("entropy_mech", "clip_cov", 0),
+        ("entropy_mech_kl", "kl_cov", 0),
+    ],
+)
+def test_losses(paper, algorithm, mode, kl):
+    values = configuration(run(paper, algorithm=algorithm), paper.verl, **PLACES)
+    actor = values["actor_rollout_ref"]["actor"]
+    assert actor["policy_loss"]["loss_mode"] == mode
+    assert (actor["use_kl_loss"], actor["kl_loss_coef"]) == (kl > 0, kl)
+
+
+def test_log_probabilities_at_an_annealed_temperature_are_refused(paper):
+    with pytest.raises(ConfigurationError, match=r"ead_at_sampling.*need the engine inprocess"):
+        configuration(run(paper, "ead_at_sampling"), paper.verl, **PLACES)
+    user, experiment = load_configuration({"scale": "paper"}), load_experiments()["deviations"]
+    assert not any("ead_at_sampling" in name for name in expand(user, paper, experiment))
+    assert any("ead_at_sampling" in name for name in expand(user, load_scale("cpu"), experiment))
+
+
+@pytest.mark.parametrize("change", [{"warmup_steps": 5}, {"decay": "linear"}])
+def test_a_learning_rate_that_moves_is_refused(paper, change):
+    resolved = run(paper)
+    changed = resolved.model_copy(update={"training": resolved.training.model_copy(update=change)})
+    with pytest.raises(ConfigurationError, match="keeps the learning rate constant"):
+        configuration(changed, paper.verl, **PLACES)
+
+
+def test_one_file_for_training_and_validation_is_refused(paper):
+    with pytest.raises(ConfigurationError, match="the same file"):
+        configuration(run(paper), paper.verl, **{**PLACES, "validation": PLACES["dataset"]})
+
+
+def test_several_nodes_join_the_cluster_that_is_there(paper):
+    values = configuration(run(paper), Verl(nodes=2, gpus_per_node=8), **PLACES)
+    assert values["trainer"]["nnodes"] == 2
+    assert values["ray_kwargs"]["ray_init"]["address"] == "auto"
+    assert "num_cpus" not in values["ray_kwargs"]["ray_init"]
+
+
+def test_the_machine_is_no_part_of_a_runs_identity(paper):
+    other = paper.model_copy(update={"verl": Verl(gpus_per_node=4)})
+    assert run(other).hash == run(paper).hash

@@ -1,5 +1,6 @@
 """Regenerate config.yaml (keeping its values) and workflow/schemas/ from the typed model."""
 
+from ead.pipeline.claims import Claims
 from ead.pipeline.config import REPOSITORY, read_yaml, render_configuration, schemas
 from ead.pipeline.files import write_json, write_text
 
@@ -7,7 +8,7 @@ from ead.pipeline.files import write_json, write_text
 def main() -> None:
     path = REPOSITORY / "config.yaml"
     write_text(path, render_configuration(read_yaml(path) if path.exists() else None))
-    for name, schema in schemas().items():
+    for name, schema in {**schemas(), "claims.schema.json": Claims.model_json_schema()}.items():
         write_json(REPOSITORY / "workflow" / "schemas" / name, schema)
     write_text(REPOSITORY / "workflow" / "schemas" / "config.default.yaml", render_configuration())
 

@@ -166,6 +166,41 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
+def one_sided_p_value(estimate: Estimate, side: int) -> float | np.ndarray:
+    """Return the p-value of "the true value lies above ``estimate.null``" (``side`` 1), or below it (-1).
+
+    It is the two-sided p-value where the estimate lies on that side and 1 elsewhere, so that it falls below
+    ``1 - confidence`` exactly where the interval lies wholly on that side: a verdict and the picture of the
+    interval cannot disagree. As a one-sided test it is twice as strict as it need be.
+
+    Raises:
+        ValueError: ``side`` is neither 1 nor -1.
+    """
+    if side not in (1, -1):
+        raise ValueError(f"side must be 1 or -1, found {side!r}")
+    value, p_value = np.asarray(estimate.value), np.asarray(estimate.p_value)
+    result = np.where(side * (value - estimate.null) > 0, p_value, 1.0)
+    return result if result.ndim else float(result)
+
+
+def partial_conjunction(p_values: np.ndarray, least: int) -> float:
+    """Return a p-value for "at least ``least`` of these hypotheses are true", from the p-value of each.
+
+    ``(m - least + 1)`` times the ``least``-th smallest of the ``m`` (Benjamini and Heller 2008), valid under any
+    dependence. With ``least = m`` it is the intersection-union test, the largest p-value; with ``least = 1``
+    Bonferroni's.
+
+    Raises:
+        ValueError: not one-dimensional, a value outside [0, 1], or not ``1 <= least <= m``.
+    """
+    p_values = np.asarray(p_values, dtype=np.float64)
+    if p_values.ndim != 1 or not ((p_values >= 0) & (p_values <= 1)).all():
+        raise ValueError(f"p-values must be a one-dimensional array within [0, 1], found {p_values!r}")
+    if not 1 <= least <= len(p_values):
+        raise ValueError(f"least must be within [1, {len(p_values)}], found {least!r}")
+    return float(min(1.0, (len(p_values) - least + 1) * np.sort(p_values)[least - 1]))
+
+
 def _variance_of_mean(values: np.ndarray) -> np.ndarray:
     """Return the estimated variance of the mean along the last axis; 0 where there is a single value."""
     count = values.shape[-1]

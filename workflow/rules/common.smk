@@ -91,7 +91,7 @@ wildcard_constraints:
     run=run_table.NAME_PATTERN,
     model=r"[^/]+",
     dataset=r"[^/]+",
-    figure=r"[^/]+",
+    figure=r"(?!claims$)[^/]+",  # the figure of the claims has a rule of its own
 
 
 def run_of(wildcards):

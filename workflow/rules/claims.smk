@@ -1,0 +1,110 @@
+# Claims: a verdict on every claim of workflow/claims.yaml, and the figure of their intervals.
+
+from ead.pipeline.claims import load_claims, required
+
+CLAIMS_FILE = f"{workflow.basedir}/workflow/claims.yaml"
+# What the verdicts depend on beside their inputs; where files lie and what is tracked does not change them.
+JUDGED = json.dumps(
+    {
+        key: getattr(configuration, key)
+        for key in ("scale", "seeds", "root_seed", "overrides")
+    }
+)
+claims_table = load_claims()
+
+
+def evidence_of_claims(wildcards):
+    """Everything that the verdicts need; the script itself judges what is there."""
+    return [
+        f"{SCALE}/{path}"
+        for path in required(claims_table, SCALE, configuration, scale)
+        if not path.startswith("analyses/")
+    ]
+
+
+rule judge_claims:
+    input:
+        evidence_of_claims,
+        declared=CLAIMS_FILE,
+    output:
+        json=f"{REPORTS}/claims.json",
+        csv=f"{REPORTS}/claims.csv",
+    log:
+        f"{SCALE}/logs/judge_claims.log",
+    benchmark:
+        f"{SCALE}/benchmarks/judge_claims.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        judged=JUDGED,
+    shell:
+        "{PYTHON:q} {SCRIPTS:q}/judge_claims.py"
+        " --claims {input.declared:q}"
+        " --configuration {params.judged:q}"
+        " --results {SCALE:q}"
+        " --json {output.json:q}"
+        " --csv {output.csv:q}"
+        " > {log:q} 2>&1"
+
+
+rule plot_claims:
+    input:
+        f"{REPORTS}/claims.json",
+    output:
+        pdf=f"{REPORTS}/figures/claims.pdf",
+        png=report(
+            f"{REPORTS}/figures/claims.png",
+            caption="../report/claims.rst",
+            category="Claims",
+            labels={"figure": "claims", "shows": "every verdict with its interval"},
+        ),
+        csv=f"{REPORTS}/figures/claims.csv",
+    log:
+        f"{SCALE}/logs/figures/claims.log",
+    benchmark:
+        f"{SCALE}/benchmarks/figures/claims.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        scale=scale.description,
+        alpha=claims_table.alpha,
+        confidence=f"{claims_table.confidence:.0%}",
+        family=len(claims_table.primary_family),
+    shell:
+        "{PYTHON:q} {SCRIPTS:q}/plot_claims.py"
+        " --claims {input:q}"
+        " --pdf {output.pdf:q}"
+        " --png {output.png:q}"
+        " --csv {output.csv:q}"
+        " > {log:q} 2>&1"
+
+
+rule claims:
+    input:
+        rules.judge_claims.output,
+        rules.plot_claims.output,
+
+
+rule claims_so_far:
+    """Judge what is there and run nothing: the rest is `not run`. Writes the files that `claims` writes."""
+    log:
+        f"{SCALE}/logs/claims_so_far.log",
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        judged=JUDGED,
+        verdicts=f"{REPORTS}/claims",
+        figure=f"{REPORTS}/figures/claims",
+    shell:
+        "({PYTHON:q} {SCRIPTS:q}/judge_claims.py"
+        " --claims {CLAIMS_FILE:q}"
+        " --configuration {params.judged:q}"
+        " --results {SCALE:q}"
+        " --json {params.verdicts:q}.json"
+        " --csv {params.verdicts:q}.csv"
+        " && {PYTHON:q} {SCRIPTS:q}/plot_claims.py"
+        " --claims {params.verdicts:q}.json"
+        " --pdf {params.figure:q}.pdf"
+        " --png {params.figure:q}.png"
+        " --csv {params.figure:q}.csv"
+        ") > {log:q} 2>&1"

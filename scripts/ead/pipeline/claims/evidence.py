@@ -12,8 +12,8 @@ import pandas as pd
 from ead.pipeline.analyses import METRICS
 from ead.pipeline.claims.model import Gates, Role
 from ead.pipeline.config import Configuration, Scale
-from ead.pipeline.evaluate import read_samples
 from ead.pipeline.runs import RunConfiguration, resolve
+from ead.pipeline.samples import read_samples
 
 PER_TOKEN = "sampling_cpu_seconds_per_token"
 Steps = Literal["final", "late", "run"]
@@ -35,9 +35,6 @@ class Evidence:
         self.configuration = configuration
         self.scale = scale
         self._counts = cache(self._read_counts)
-        self._samples = cache(
-            lambda path: read_samples(folder / path)[["step", "decoder", "problem", "correct"]]
-        )
         self._json = cache(lambda path: json.loads((folder / path).read_text(encoding="utf-8")))
         self._table = cache(lambda path: pd.read_parquet(folder / path))
         self._by_step = cache(lambda path: self._table(path).set_index("step"))
@@ -121,8 +118,7 @@ class Evidence:
         if not files:
             raise MissingEvidence(f"{path}: no samples of decoder {decoder}")
         self.require(f"evaluations/{subject}/{file['file']}" for file in files)
-        samples = self._samples(path)
-        samples = samples[samples["decoder"] == decoder]
+        samples = read_samples(self.folder / path, decoders=[decoder], columns=["problem", "correct"])
         grouped = samples.groupby(["step", "problem"], sort=True)["correct"]
         counts = grouped.agg(n="size", c="sum").astype(int)
         if len(counts) != counts.index.unique("step").size * counts.index.unique("problem").size:

@@ -364,15 +364,22 @@ class MajorityStudy(Study):
     sizes: Annotated[list[PositiveInt], AfterValidator(_unique)] = Field(
         min_length=1, description="N of Majority@N, at most `samples`"
     )
-    treatment: Name = Field(description="the decoder that every other one is compared with")
+    baselines: list[Name] = Field(min_length=1, description="decoders that every other one is compared with")
 
     @model_validator(mode="after")
     def _consistent(self) -> "MajorityStudy":
         if max(self.sizes) > self.samples:
             raise ValueError(f"sizes must be at most samples ({self.samples})")
-        if self.treatment not in self.decoders:
-            raise ValueError(f"treatment {self.treatment!r} is none of the decoders")
+        for baseline in self.baselines:
+            if baseline not in self.decoders:
+                raise ValueError(f"the baseline {baseline!r} is none of the decoders")
+        if not self.treatments:
+            raise ValueError("every decoder is a baseline, so none is compared")
         return self
+
+    @property
+    def treatments(self) -> list[str]:
+        return [decoder for decoder in self.decoders if decoder not in self.baselines]
 
 
 AnyStudy = Annotated[EntropyStudy | ForkingStudy | MajorityStudy, Field(discriminator="kind")]
@@ -468,6 +475,17 @@ class Scale(Strict):
         """Return a study; None where this scale lacks it, or the role it looks at."""
         found = self.inference.get(name)
         return None if found is None or (found.role and found.role not in self.roles) else found
+
+    def style_of(self, decoder: str) -> Style:
+        """Return how figures draw a decoder: like the first sampler of its kind, whatever the decay rate."""
+        telling = ("kind", "tau", "reading", "origin")
+        drawn = self.decoders[decoder].schedule or {}
+        for sampler in self.samplers.values():
+            if all(sampler.schedule.get(key) == drawn.get(key) for key in telling):
+                return sampler.style
+        raise ConfigurationError(
+            f"decoders.{decoder}: no sampler is like it, so figures have no style for it"
+        )
 
     def training_of(self, role: str) -> Training:
         recipe = self.roles[role].recipe

@@ -9,8 +9,10 @@ import pandas as pd
 
 from ead.pipeline import countdown
 from ead.verifier import Verdict, Verifier
+from ead.verifier.choices import read_choice
 
 STYLES = ("countdown", "rule")
+MULTIPLE_CHOICE = "multiple_choice"
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Problem:
     style: str
     answer: str
     details: dict[str, Any]
+    ability: str = "math"
 
 
 def problems_of(frame: pd.DataFrame) -> list[Problem]:
@@ -36,6 +39,7 @@ def problems_of(frame: pd.DataFrame) -> list[Problem]:
             style=row.reward_model["style"],
             answer=row.reward_model["ground_truth"],
             details=json.loads(row.extra_info["details"]),
+            ability=row.ability,
         )
         for row in frame.itertuples()
     ]
@@ -51,7 +55,8 @@ class Grader:
     """Grades responses; a context manager, because the verifier keeps worker processes.
 
     A synthetic problem wants a finished response; a real one is graded by the answer it shows, as in the
-    paper's recipe. Workers start with the first response that needs them.
+    paper's recipe; multiple choice by the letter (``ead.verifier.choices``). Workers start with the
+    first response that needs them.
     """
 
     def __init__(self, *, timeout_s: float, workers: int, method: str = "math_verify"):
@@ -71,7 +76,9 @@ class Grader:
         verdicts: list[Verdict | None] = [None] * len(responses)
         slow = []
         for index, (problem, response, ended) in enumerate(zip(problems, responses, finished, strict=True)):
-            if problem.style != "countdown":
+            if problem.ability == MULTIPLE_CHOICE:
+                verdicts[index] = _grade_choice(response, problem.answer)
+            elif problem.style != "countdown":
                 slow.append(index)
             elif ended:
                 verdicts[index] = countdown.grade(response, problem.details["numbers"], int(problem.answer))
@@ -82,3 +89,9 @@ class Grader:
             for index, verdict in zip(slow, graded, strict=True):
                 verdicts[index] = verdict
         return verdicts
+
+
+def _grade_choice(response: str, answer: str) -> Verdict:
+    letter = read_choice(response)
+    status = "no_answer" if letter is None else "ok"
+    return Verdict(correct=letter == answer, status=status, extracted=letter, canonical=letter)

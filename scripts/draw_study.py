@@ -1,0 +1,62 @@
+"""Draw the responses of an inference study: sample, grade, keep every response."""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+import torch
+
+from ead.pipeline.config import InferenceRequest
+from ead.pipeline.files import sha256_of_file, write_json
+from ead.pipeline.inference import draw_study
+from ead.pipeline.runs import code_version
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--study", required=True, help="its name in the scale")
+    parser.add_argument("--request", required=True, help="JSON of ead.pipeline.config.InferenceRequest")
+    parser.add_argument(
+        "--subject", type=Path, required=True, help="manifest of a model, or of a run: its last checkpoint"
+    )
+    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument(
+        "--output", type=Path, required=True, help="manifest; responses are written beside it"
+    )
+    parser.add_argument("--progress", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    torch.set_num_threads(arguments.threads)
+    request = InferenceRequest.model_validate_json(arguments.request)
+    subject = json.loads(arguments.subject.read_text(encoding="utf-8"))
+    model = arguments.subject.parent
+    if "checkpoints" in subject:
+        model = model / "checkpoints" / f"step_{subject['checkpoints'][-1]}"
+    records = draw_study(
+        request,
+        model,
+        arguments.dataset,
+        arguments.output.parent,
+        label=f"study {arguments.study}",
+        progress=arguments.progress,
+        workers=arguments.threads,
+    )
+    write_json(
+        arguments.output,
+        {
+            "study": arguments.study,
+            "subject": subject.get("run") or subject.get("name") or arguments.subject.parent.name,
+            "model_sha256": sha256_of_file(model / "model.safetensors"),
+            "request": request.model_dump(mode="json"),
+            "dataset_sha256": sha256_of_file(arguments.dataset),
+            "code": code_version(),
+            "files": records,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

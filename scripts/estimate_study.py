@@ -1,0 +1,31 @@
+"""Estimate an inference study, with intervals over problems, from its recorded responses."""
+
+import argparse
+import json
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from ead.pipeline.config import AnyStudy
+from ead.pipeline.files import write_parquet
+from ead.pipeline.inference import estimate_study
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--study", required=True, help="JSON of one of ead.pipeline.config's studies")
+    parser.add_argument("--subject", required=True, help="JSON: cell, model, algorithm, sampler, n")
+    parser.add_argument("--root-seed", type=int, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+
+    study = TypeAdapter(AnyStudy).validate_json(arguments.study)
+    estimates = estimate_study(
+        study, arguments.manifest, json.loads(arguments.subject), root_seed=arguments.root_seed
+    )
+    write_parquet(estimates, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

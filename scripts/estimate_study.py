@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from ead.pipeline.config import AnyStudy
 from ead.pipeline.files import write_parquet
-from ead.pipeline.inference import estimate_study
+from ead.pipeline.inference_estimates import estimate_study
 
 
 def main() -> None:
@@ -17,13 +17,15 @@ def main() -> None:
     parser.add_argument("--study", required=True, help="JSON of one of ead.pipeline.config's studies")
     parser.add_argument("--subject", required=True, help="JSON: cell, model, algorithm, sampler, n")
     parser.add_argument("--root-seed", type=int, required=True)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--problems", type=Path, required=True, help="scores by problem (Parquet)")
+    parser.add_argument("--output", type=Path, required=True, help="estimates (Parquet)")
     arguments = parser.parse_args()
 
     study = TypeAdapter(AnyStudy).validate_json(arguments.study)
-    estimates = estimate_study(
+    estimates, scores = estimate_study(
         study, arguments.manifest, json.loads(arguments.subject), root_seed=arguments.root_seed
     )
+    write_parquet(scores, arguments.problems)
     write_parquet(estimates, arguments.output)
 
 

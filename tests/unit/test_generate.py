@@ -81,17 +81,13 @@ def test_samples_follow_the_tempered_distribution_at_every_position(model, sched
 
 def _continue(model, schedule, prompt, prefix, draws):
     """Draw the token after ``prefix`` many times, at the prefix's position in the schedule."""
-
-    class Shifted:
-        def temperature(self, position, step=0):
-            return schedule.temperature(np.asarray(position) + len(prefix), step)
-
     rollouts = generate(
         model,
         [[*prompt, *prefix]],
-        Shifted(),
+        schedule,
         samples=draws,
         max_new_tokens=1,
+        start=len(prefix),
         generator=torch.Generator().manual_seed(len(prefix)),
         batch_rows=draws,
     )

@@ -90,7 +90,8 @@ rule estimate_study:
     input:
         lambda wildcards: f"{SCALE}/inference/{study_of_figure(wildcards)}/manifest.json",
     output:
-        f"{SCALE}/analyses/{{inference_figure}}.parquet",
+        estimates=f"{SCALE}/analyses/{{inference_figure}}.parquet",
+        problems=f"{SCALE}/analyses/{{inference_figure}}_problems.parquet",
     log:
         f"{SCALE}/logs/analyses/{{inference_figure}}.log",
     benchmark:
@@ -109,7 +110,8 @@ rule estimate_study:
         " --study {params.study:q}"
         " --subject {params.subject:q}"
         " --root-seed {params.root_seed}"
-        " --output {output:q}"
+        " --problems {output.problems:q}"
+        " --output {output.estimates:q}"
         " > {log:q} 2>&1"
 
 

@@ -39,3 +39,8 @@ if scale.real_lm:
     rule real_lm:
         input:
             rules.tabulate_real_lm.output,
+            [
+                figure_files(figure)
+                for figure, study in studies.items()
+                if study.model == scale.real_lm.model
+            ],

@@ -1,4 +1,4 @@
-"""Studies of decoding itself (Figures 1, 2 and 9): which responses they draw, and what is estimated from them.
+"""Studies of decoding itself (Figures 1, 2 and 9): the responses they draw; ``inference_estimates`` reads them.
 
 A study looks at one model, or at the last checkpoint of one run. Its responses are kept, one row each, in files
 that carry the identity of what they were made from, as in ``ead.pipeline.evaluate``:
@@ -12,25 +12,21 @@ forking    ``{decoder}/responses.parquet``                  ``token_ids``: list,
                                                             ``forked``: false where it had ended before b
 majority   ``{decoder}.parquet``
 =========  ===============================================  =================================================
-
-The estimates are per problem first; every interval is over problems (``ead.statistics``).
 """
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ead import metrics, seeds, statistics
-from ead.pipeline.config import EntropyStudy, ForkingStudy, InferenceRequest, MajorityStudy
+from ead import seeds
+from ead.pipeline.config import EntropyStudy, ForkingStudy, InferenceRequest
 from ead.pipeline.data import read_dataset
 from ead.pipeline.evaluate import (
     SAMPLE_COLUMNS,
     describe_samples,
-    read_samples,
     sample_responses,
     stored_identity,
     write_samples,
@@ -41,14 +37,6 @@ from ead.pipeline.rewards import Grader, Problem, problems_of
 from ead.pipeline.runs import digest
 from ead.pipeline.tokenizer import Tokenizer
 from ead.pipeline.transformer import Transformer
-
-log = logging.getLogger(__name__)
-
-CONFIDENCE = 0.95
-MIN_PROBLEMS = 10  # a position that fewer problems' responses reach gets no estimate
-
-
-# --- drawing -----------------------------------------------------------------------------------------------
 
 
 def choose_problems(
@@ -227,163 +215,3 @@ class _Job:
         return frame[[*SAMPLE_COLUMNS, "parent", "forked"]].sort_values(
             ["problem", "parent", "sample"], ignore_index=True
         )
-
-
-# --- estimating --------------------------------------------------------------------------------------------
-
-
-def estimate_study(
-    study: EntropyStudy | ForkingStudy | MajorityStudy,
-    manifest: Path,
-    subject: Mapping[str, object],
-    *,
-    root_seed: int,
-) -> pd.DataFrame:
-    """Estimate a study from its recorded responses.
-
-    Args:
-        manifest: of the study; its files are checked against it.
-        subject: the columns ``cell``, ``model``, ``algorithm``, ``sampler`` and ``n`` of what was looked at.
-
-    Returns:
-        One row per metric, decoder and ``step``, with ``value``, ``low`` and ``high`` (95 percent over
-        problems), ``problems``, ``samples`` and ``seeds``. ``step`` is
-
-        - entropy: the output position of ``entropy`` (nats; ``samples`` counts the responses that reach it). Null
-          for ``entropy_change``: the mean over the later half of a response's tokens less that over the earlier
-          half, its template left out.
-        - forking: the position b of ``majority_at_{k}``, of ``majority_at_{k}_change`` (from the first position,
-          paired by problem) and of ``ended_share`` (responses that had ended by b). Null for
-          ``majority_at_{k}_early_minus_late``: the mean over the earlier half of the positions less that over the
-          later half, a middle one left out.
-        - majority: N of ``majority_at_n`` and of ``majority_at_n_minus_{baseline}``, the decoder's difference to
-          a baseline, paired by problem. Null for ``majority_minus_{baseline}``, the mean of the differences over
-          all N.
-    """
-    samples = read_samples(manifest)
-    estimate = {
-        EntropyStudy: _estimate_entropy,
-        ForkingStudy: _estimate_forking,
-        MajorityStudy: _estimate_majority,
-    }[type(study)]
-    table = _Table(dict(subject), root_seed)
-    estimate(study, samples, table)
-    return table.frame()
-
-
-class _Table:
-    """Rows of estimates; every one has a random stream of its own."""
-
-    def __init__(self, subject: dict, root_seed: int) -> None:
-        self._subject, self._root_seed, self._rows = subject, root_seed, []
-
-    def add(self, metric: str, decoder: str, step: int | None, scores: np.ndarray, samples: int) -> None:
-        """Estimate the mean of ``scores`` [problems]."""
-        names = (
-            "bootstrap",
-            str(self._subject["cell"]),
-            decoder,
-            metric,
-            "all" if step is None else int(step),
-        )
-        estimate = statistics.bootstrap(
-            np.atleast_2d(scores),
-            generator=seeds.generator(self._root_seed, *names),
-            confidence=CONFIDENCE,
-        )
-        self._rows.append(
-            self._subject
-            | {
-                "decoder": decoder,
-                "metric": metric,
-                "step": step,
-                "value": estimate.value,
-                "low": estimate.low,
-                "high": estimate.high,
-                "problems": estimate.problems,
-                "samples": samples,
-                "seeds": estimate.seeds,
-            }
-        )
-
-    def frame(self) -> pd.DataFrame:
-        return pd.DataFrame(self._rows).astype({"step": "Int64", "n": "Int64"})
-
-
-def _estimate_entropy(study: EntropyStudy, samples: pd.DataFrame, table: _Table) -> None:
-    for decoder, part in samples.groupby("decoder", sort=False):
-        problem, _ = pd.factorize(part["problem"], sort=True)
-        lengths = part["entropies"].map(len).to_numpy()
-        values = np.full((len(part), lengths.max()), np.nan)
-        for row, entropies in enumerate(part["entropies"]):
-            values[row, : len(entropies)] = entropies
-        sums, counts = (
-            np.stack([np.bincount(problem, weights=column) for column in table_of.T])
-            for table_of in (np.nan_to_num(values), (~np.isnan(values)).astype(float))
-        )
-        for position, (total, reached) in enumerate(zip(sums, counts, strict=True)):
-            there = reached > 0
-            if there.sum() < min(MIN_PROBLEMS, problem.max() + 1):
-                break
-            table.add("entropy", decoder, position, total[there] / reached[there], int(reached.sum()))
-        halves = [_later_less_earlier(row[study.template_tokens :]) for row in part["entropies"]]
-        change = pd.Series(halves).groupby(problem).mean().dropna()
-        table.add("entropy_change", decoder, None, change.to_numpy(), study.samples)
-
-
-def _later_less_earlier(entropies: np.ndarray) -> float:
-    """The mean of the second half less the mean of the first, a middle token left out; NaN below two tokens."""
-    half = len(entropies) // 2
-    return float(entropies[-half:].mean() - entropies[:half].mean()) if half else float("nan")
-
-
-def _estimate_forking(study: ForkingStudy, samples: pd.DataFrame, table: _Table) -> None:
-    branches = samples[samples["parent"].notna()]
-    for decoder, part in branches.groupby("decoder", sort=False):
-        # [positions, problems, sizes]: the mean over a problem's cut responses.
-        scores = np.stack(
-            [_majority(at, ["problem", "parent"], study.sizes) for _, at in part.groupby("step")]
-        )
-        positions = sorted(part["step"].unique())
-        for index, size in enumerate(study.sizes):
-            of_size, metric = scores[:, :, index], f"majority_at_{size}"
-            for place, position in enumerate(positions):
-                table.add(metric, decoder, position, of_size[place], study.branches)
-                if place:
-                    table.add(
-                        f"{metric}_change", decoder, position, of_size[place] - of_size[0], study.branches
-                    )
-            half = len(positions) // 2
-            early, late = of_size[:half].mean(0), of_size[-half:].mean(0)
-            table.add(f"{metric}_early_minus_late", decoder, None, early - late, study.branches)
-        for position in positions:
-            forked = part[part["step"] == position].groupby("problem", sort=True)["forked"].mean()
-            table.add("ended_share", decoder, position, 1 - forked.to_numpy(), study.samples)
-
-
-def _estimate_majority(study: MajorityStudy, samples: pd.DataFrame, table: _Table) -> None:
-    scores = {
-        decoder: _majority(part, ["problem"], study.sizes)
-        for decoder, part in samples.groupby("decoder", sort=False)
-    }
-    for decoder, by_size in scores.items():
-        for index, size in enumerate(study.sizes):
-            table.add("majority_at_n", decoder, size, by_size[:, index], study.samples)
-    for decoder in study.treatments:
-        for baseline in study.baselines:
-            difference = scores[decoder] - scores[baseline]
-            for index, size in enumerate(study.sizes):
-                metric = f"majority_at_n_minus_{baseline}"
-                table.add(metric, decoder, size, difference[:, index], study.samples)
-            table.add(f"majority_minus_{baseline}", decoder, None, difference.mean(1), study.samples)
-
-
-def _majority(samples: pd.DataFrame, keys: list[str], sizes: Sequence[int]) -> np.ndarray:
-    """Return the exact Majority@k per problem and size, [problems, sizes]: the mean over its groups by ``keys``."""
-    groups = {
-        key: metrics.majority_at_k(list(group["vote"]), group["correct"].to_numpy(), sizes)
-        for key, group in samples.groupby(keys, sort=True)
-    }
-    table = pd.DataFrame.from_dict(groups, orient="index")
-    problems = [key[0] for key in groups]
-    return table.groupby(problems, sort=True).mean().to_numpy()

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from ead.pipeline.config import EntropyStudy, ForkingStudy, MajorityStudy
 from ead.pipeline.plotting.style import COLORS, LINES, PRINT_WIDTH, set_style
@@ -22,7 +22,7 @@ def draw(
     title: str,
     subject: str,
 ) -> Figure:
-    """Draw a study from its estimates (``ead.pipeline.inference.estimate_study``).
+    """Draw a study from its estimates (``ead.pipeline.inference_estimates.estimate_study``).
 
     Args:
         decoders: decoder -> ``label`` and ``style``.
@@ -87,9 +87,9 @@ def _entropy(study: EntropyStudy, estimates: pd.DataFrame, decoders: Mapping[str
         color = COLORS[decoders[name]["style"]["color"]]
         lower.plot(curve["step"].astype(int), curve["samples"] / total, color=color, linewidth=1.4)
         change = _rows(estimates, "entropy_change", name).iloc[0]
+        numbers = f"{change['value']:+.3f} nats [{change['low']:+.3f}, {change['high']:+.3f}]"
         upper.annotate(
-            "later half of a response less its earlier half:\n"
-            f"{change['value']:+.3f} nats [{change['low']:+.3f}, {change['high']:+.3f}]",
+            "later half of a response less its earlier half:\n" + numbers.replace("-", "−"),
             xy=(0.99, 0.97),
             xycoords="axes fraction",
             ha="right",
@@ -140,9 +140,10 @@ def _forking(study: ForkingStudy, estimates: pd.DataFrame, decoders: Mapping[str
 
 def _majority(study: MajorityStudy, estimates: pd.DataFrame, decoders: Mapping[str, Mapping]) -> Figure:
     """Majority@N by decoder, and the other decoders' differences to each baseline on the same problems."""
-    figure, (left, *others) = plt.subplots(
-        1, 1 + len(study.baselines), figsize=(PRINT_WIDTH, 3.0), layout="constrained"
-    )
+    figure = plt.figure(figsize=(PRINT_WIDTH, 3.0), layout="constrained")
+    left, *others = figure.subplots(1, 1 + len(study.baselines))
+    for panel in others[1:]:
+        panel.sharey(others[0])
     for name in study.decoders:
         _curve(left, _rows(estimates, "majority_at_n", name), decoders[name])
     _percent(left, "Majority@N (%)")
@@ -153,12 +154,8 @@ def _majority(study: MajorityStudy, estimates: pd.DataFrame, decoders: Mapping[s
         panel.axhline(0, color=NEUTRAL, linewidth=0.8)
         _percent(panel, "paired difference (points)" if panel is others[0] else "")
         panel.set_title(f"less {decoders[baseline]['label']}")
-        if panel is not others[0]:
-            panel.sharey(others[0])
     for panel in (left, *others):
-        panel.set_xscale("log", base=2)
-        panel.set_xticks(study.sizes, [str(size) for size in study.sizes])
-        panel.xaxis.set_minor_locator(NullLocator())
+        panel.set_xticks(study.sizes)
         panel.set_xlabel("N, responses that vote")
     figure.legend(
         *left.get_legend_handles_labels(),

@@ -1,26 +1,41 @@
 # Analyses: every number that a figure shows is computed here, from recorded samples.
 
 
-def evaluations_of(wildcards):
-    """The evaluations that a figure of training curves needs: its runs, and their base models as step 0."""
-    table = runs_of[wildcards.figure]
-    models = dict.fromkeys(f"model~{run.model}" for run in table.values())
-    return [
-        f"{SCALE}/evaluations/{subject}/manifest.json" for subject in (*models, *table)
+def records_of(wildcards):
+    """What a figure's numbers come from: its runs, their evaluations, and their base models' as step 0.
+
+    A figure so far takes what is there.
+    """
+    experiment, table = experiment_of(wildcards), runs_of_figure(wildcards)
+    if not table:
+        return []
+    subjects = list(table)
+    if figures.reads_evaluations(experiment):
+        subjects += dict.fromkeys(f"model~{run.model}" for run in table.values())
+        paths = [f"{SCALE}/evaluations/{subject}/manifest.json" for subject in subjects]
+    else:
+        paths = []
+    paths += [
+        f"{SCALE}/runs/{name}/{record}"
+        for name in table
+        for record in figures.records(experiment)
     ]
+    if wildcards.figure.endswith(SO_FAR):
+        return [path for path in paths if os.path.exists(path)]
+    return paths
 
 
-def runs_json(wildcards):
-    return (
-        "["
-        + ",".join(run.to_json() for run in runs_of[wildcards.figure].values())
-        + "]"
-    )
+def experiment_of(wildcards):
+    return experiments[wildcards.figure.removesuffix(SO_FAR)]
 
 
-rule estimate_curves:
+def runs_of_figure(wildcards):
+    return runs_of[wildcards.figure.removesuffix(SO_FAR)]
+
+
+rule estimate_figure:
     input:
-        evaluations_of,
+        records_of,
     output:
         f"{SCALE}/analyses/{{figure}}.parquet",
     log:
@@ -28,18 +43,26 @@ rule estimate_curves:
     benchmark:
         f"{SCALE}/benchmarks/analyses/{{figure}}.tsv"
     wildcard_constraints:
-        figure="|".join(figures_of_training),
+        figure=f"({'|'.join(estimated)})({SO_FAR})?",
     conda:
         "../../envs/cpu.yaml"
     params:
-        root_seed=configuration.root_seed,
-        runs=runs_json,
-        metrics=lambda wildcards: " ".join(experiments[wildcards.figure].metrics),
+        request=lambda wildcards: json.dumps(
+            figures.estimation_request(
+                experiment_of(wildcards),
+                scale,
+                runs_of_figure(wildcards),
+                configuration.root_seed,
+            )
+        ),
+        partial=lambda wildcards: (
+            "--partial" if wildcards.figure.endswith(SO_FAR) else ""
+        ),
     shell:
-        "{PYTHON:q} {SCRIPTS:q}/estimate_curves.py"
-        " --runs {params.runs:q}"
+        "{PYTHON:q} {SCRIPTS:q}/estimate_figure.py"
+        " --request {params.request:q}"
+        " --runs {SCALE:q}/runs"
         " --evaluations {SCALE:q}/evaluations"
-        " --metrics {params.metrics}"
-        " --root-seed {params.root_seed}"
+        " {params.partial}"
         " --output {output:q}"
         " > {log:q} 2>&1"

@@ -1,21 +1,27 @@
 # What every rule file uses: the validated configuration, the run table, and helpers for wildcards.
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from ead.pipeline import figures
 from ead.pipeline import runs as run_table
 from ead.pipeline.config import (
     ConfigurationError,
     CountdownData,
+    DecoderMatrix,
     EvaluationRequest,
+    Hyperparameters,
     InferenceFigure,
     InferenceRequest,
     PretrainedModel,
+    Propositions,
     RealData,
+    Schedules,
     TrainingCurves,
     WarmStartModel,
     load_configuration,
@@ -44,6 +50,8 @@ RESULTS = configuration.paths.results
 REPORTS = f"{configuration.paths.reports}/{configuration.scale}"
 SCALE = f"{RESULTS}/{configuration.scale}"
 SCRIPTS = f"{workflow.basedir}/scripts"
+# A figure by this name shows what has run and says of the rest that it has not.
+SO_FAR = "_so_far"
 PYTHON = configuration.interpreters.cpu or sys.executable
 
 
@@ -79,11 +87,15 @@ studies = {
     for name, experiment in experiments.items()
     if isinstance(experiment, InferenceFigure) and scale.study(experiment.study)
 }
-figures_of_training = [
-    name
+# What rules/analyse.smk estimates and rules/figures.smk draws; other kinds have rules of their own.
+estimated = {
+    name: experiment
     for name, experiment in experiments.items()
-    if isinstance(experiment, TrainingCurves)
-]
+    if isinstance(
+        experiment,
+        (TrainingCurves, DecoderMatrix, Schedules, Propositions, Hyperparameters),
+    )
+}
 runs = {name: run for table in runs_of.values() for name, run in table.items()}
 
 
@@ -123,4 +135,10 @@ def model_manifest(name):
 
 
 def figure_files(figure):
+    """What a figure's target makes; nothing where the scale lacks its study."""
+    experiment = experiments[figure.removesuffix(SO_FAR)]
+    if isinstance(experiment, Hyperparameters):
+        return [f"{REPORTS}/tables/{figure}.{suffix}" for suffix in ("csv", "html")]
+    if isinstance(experiment, InferenceFigure) and figure not in studies:
+        return []
     return [f"{REPORTS}/figures/{figure}.{suffix}" for suffix in ("pdf", "png", "csv")]

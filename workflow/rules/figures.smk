@@ -1,30 +1,27 @@
-# Figures: each as PDF, PNG and the CSV of what is drawn, and as a target by its name (`snakemake fig04`).
+# Figures: each as PDF, PNG and the CSV of what is drawn, and as a target by its name (`snakemake fig04`). A name with
+# `_so_far` draws what has run and starts nothing.
 
 DECODER_LABELS = json.dumps(
     {name: decoder.label for name, decoder in scale.decoders.items()}
 )
 
 
-def samplers_json(wildcards):
-    """The samplers that a figure shows, with their labels and styles."""
-    names = dict.fromkeys(run.sampler for run in runs_of[wildcards.figure].values())
-    return json.dumps(
-        {name: scale.samplers[name].model_dump(mode="json") for name in names}
-    )
+def caption_of(wildcards):
+    return figures.caption(experiment_of(wildcards), scale, runs_of_figure(wildcards))
 
 
-rule plot_training_curves:
+rule plot_figure:
     input:
         f"{SCALE}/analyses/{{figure}}.parquet",
     output:
         pdf=f"{REPORTS}/figures/{{figure}}.pdf",
         png=report(
             f"{REPORTS}/figures/{{figure}}.png",
-            caption="../report/training_curves.rst",
+            caption="../report/figure.rst",
             category="Figures",
             labels=lambda wildcards: {
                 "figure": wildcards.figure,
-                "shows": experiments[wildcards.figure].title,
+                "shows": experiment_of(wildcards).title,
             },
         ),
         csv=f"{REPORTS}/figures/{{figure}}.csv",
@@ -33,29 +30,70 @@ rule plot_training_curves:
     benchmark:
         f"{SCALE}/benchmarks/figures/{{figure}}.tsv"
     wildcard_constraints:
-        figure="|".join(figures_of_training),
+        figure=f"({'|'.join(estimated)})({SO_FAR})?",
     conda:
         "../../envs/cpu.yaml"
     params:
-        metrics=lambda wildcards: " ".join(experiments[wildcards.figure].metrics),
-        title=lambda wildcards: experiments[wildcards.figure].title,
-        scale=scale.description,
-        decoder_labels=DECODER_LABELS,
-        samplers=samplers_json,
+        request=lambda wildcards: json.dumps(
+            figures.drawing_request(
+                wildcards.figure.removesuffix(SO_FAR),
+                experiment_of(wildcards),
+                scale,
+                runs_of_figure(wildcards),
+            )
+        ),
+        caption=caption_of,
     shell:
-        "{PYTHON:q} {SCRIPTS:q}/plot_training_curves.py"
+        "{PYTHON:q} {SCRIPTS:q}/plot_figure.py"
         " --estimates {input:q}"
-        " --metrics {params.metrics}"
-        " --decoder-labels {params.decoder_labels:q}"
-        " --samplers {params.samplers:q}"
-        " --title {params.title:q}"
+        " --request {params.request:q}"
         " --pdf {output.pdf:q}"
         " --png {output.png:q}"
         " --csv {output.csv:q}"
         " > {log:q} 2>&1"
 
 
-for figure in (*figures_of_training, *studies):
+rule tabulate_hyperparameters:
+    input:
+        f"{SCALE}/analyses/{{figure}}.parquet",
+    output:
+        csv=f"{REPORTS}/tables/{{figure}}.csv",
+        html=report(
+            f"{REPORTS}/tables/{{figure}}.html",
+            caption="../report/hyperparameters.rst",
+            category="Figures",
+            labels=lambda wildcards: {
+                "figure": wildcards.figure,
+                "shows": experiment_of(wildcards).title,
+            },
+        ),
+    log:
+        f"{SCALE}/logs/tables/{{figure}}.log",
+    benchmark:
+        f"{SCALE}/benchmarks/tables/{{figure}}.tsv"
+    wildcard_constraints:
+        figure="|".join(
+            name
+            for name, experiment in estimated.items()
+            if isinstance(experiment, Hyperparameters)
+        ),
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        caption=caption_of,
+    shell:
+        "{PYTHON:q} {SCRIPTS:q}/tabulate_hyperparameters.py"
+        " --table {input:q}"
+        " --csv {output.csv:q}"
+        " --html {output.html:q}"
+        " > {log:q} 2>&1"
+
+
+for figure in (
+    *estimated,
+    *studies,
+    *(f"{name}{SO_FAR}" for name in estimated if runs_of[name]),
+):
 
     rule:
         name:

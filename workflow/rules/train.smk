@@ -68,11 +68,16 @@ def reported_runs():
     )
 
 
+def tracked_figures():
+    """The figures that show runs: MLflow holds each with them."""
+    return [name for name in configuration.experiments if runs_of[name]]
+
+
 rule ingest_runs:
     """Add to MLflow, once and by one writer, what the streams of the trainings missed; then the figures."""
     input:
         manifests=[f"{SCALE}/runs/{run}/manifest.json" for run in reported_runs()],
-        figures=[f"{REPORTS}/figures/{name}.png" for name in configuration.experiments],
+        figures=[f"{REPORTS}/figures/{name}.png" for name in tracked_figures()],
     output:
         f"{RESULTS}/mlflow/ingested_{configuration.scale}.json",
     log:
@@ -85,7 +90,7 @@ rule ingest_runs:
         runs=[f"{SCALE}/runs/{run}" for run in reported_runs()],
         figures=[
             f"{run_table.tracking_experiment(configuration.scale, experiments[name])}={REPORTS}/figures/{name}.png"
-            for name in configuration.experiments
+            for name in tracked_figures()
         ],
         store=(
             ["--uri", configuration.tracking.uri]

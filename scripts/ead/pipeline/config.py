@@ -39,6 +39,12 @@ WORKFLOW = REPOSITORY / "workflow"
 SCALES = ("mini", "cpu", "gpu1", "paper")
 # The models that the paper trains; a scale says what stands for each.
 ROLES = ("llama_1b", "qwen_1_5b", "qwen_7b", "qwen3_8b")
+ROLE_LABELS = {
+    "llama_1b": "Llama-3.2-1B-Instruct",
+    "qwen_1_5b": "Qwen2.5-Math-1.5B",
+    "qwen_7b": "Qwen2.5-Math-7B",
+    "qwen3_8b": "Qwen3-8B-Base",
+}
 
 # Names become folder names and wildcards, so they are kept to characters that need no quoting.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -262,6 +268,11 @@ class Training(Strict):
         return self
 
     @property
+    def window(self) -> int:
+        """Steps over which figures average what a training logs at every step: a twentieth of the run."""
+        return max(1, round(self.steps / 20))
+
+    @property
     def checkpoints(self) -> list[int]:
         return list(range(self.checkpoint_every, self.steps + 1, self.checkpoint_every))
 
@@ -470,6 +481,9 @@ class Scale(Strict):
     )
     verl: Verl | None = Field(None, description="required by the verl engine")
     real_lm: RealLanguageModel | None = None
+    published_curves: bool = Field(
+        False, description="overlay the paper's curves: only where models, data and steps are the paper's"
+    )
 
     def study(self, name: str) -> AnyStudy | None:
         """Return a study; None where this scale lacks it, or the role it looks at."""
@@ -578,7 +592,7 @@ class Figure(Strict):
 
     title: str
     section: str = Field(description="where the paper shows it")
-    group: Name = Field(description="MLflow experiment that holds its runs")
+    group: Name = Field("method", description="MLflow experiment that holds its runs")
 
 
 class TrainingCurves(Figure):
@@ -586,9 +600,64 @@ class TrainingCurves(Figure):
 
     analysis: Literal["training_curves"]
     runs: list[Grid] = Field(min_length=1)
-    metrics: list[Name] = Field(min_length=1, description="panels of the figure")
-    decoders: list[Name] | None = Field(None, description="evaluation decoders shown; null shows all")
+    metrics: list[Name] = Field(min_length=1, description="rows of the figure")
+    tabulated: list[Name] = Field([], description="metrics of the figure's CSV that it does not draw")
+    decoders: list[Name] | None = Field(
+        None, description="evaluation decoders, a row each; null is the scale's first"
+    )
     curves: Literal["sampler", "n"] = Field("sampler", description="what tells the curves of a panel apart")
+
+
+class DecoderMatrix(Figure):
+    """The last checkpoints: training sampler by evaluation decoder, the scale's final ones included (D06)."""
+
+    analysis: Literal["decoder_matrix"]
+    runs: list[Grid] = Field(min_length=1)
+    metrics: list[Name] = Field(min_length=1, description="rows of the figure")
+
+
+class SchedulePanel(Strict):
+    """One panel of Figure 3: a sampler of workflow/samplers.yaml, with several values in place of its own."""
+
+    sampler: Name
+    title: str
+    d: list[PositiveFloat] | None = Field(None, description="decay rates in tokens, a curve each; or ...")
+    steps: list[Share | Literal[0, 1]] | None = Field(
+        None, description="... shares of the training, a curve each, in the scale's own units"
+    )
+
+    @model_validator(mode="after")
+    def _one_axis(self) -> "SchedulePanel":
+        if (self.d is None) == (self.steps is None):
+            raise ValueError("give either d or steps")
+        return self
+
+
+class Schedules(Figure):
+    """Temperature by position, from the schedules alone (Figure 3)."""
+
+    analysis: Literal["schedules"]
+    positions: PositiveInt = Field(description="response tokens shown, in the paper's length")
+    panels: list[SchedulePanel] = Field(min_length=1)
+
+
+class Propositions(Figure):
+    """Propositions B.1 and C.1 by enumeration over distributions drawn at random."""
+
+    analysis: Literal["propositions"]
+    temperatures: list[PositiveFloat] = Field(min_length=3)
+    vocabularies: list[PositiveInt] = Field(
+        min_length=1, description="sizes of the distributions, a curve each"
+    )
+    distributions: PositiveInt = Field(description="drawn per size")
+    spread: PositiveFloat = Field(description="logits are uniform in [-spread, 0]")
+
+
+class Hyperparameters(Figure):
+    """Table 1: the paper's hyperparameters beside this scale's."""
+
+    analysis: Literal["hyperparameters"]
+    paper: dict[str, str] = Field(description="a row's name -> what the paper says")
 
 
 class InferenceFigure(Figure):
@@ -598,7 +667,10 @@ class InferenceFigure(Figure):
     study: Name = Field(description="key of the scale's inference section")
 
 
-Experiment = Annotated[TrainingCurves | InferenceFigure, Field(discriminator="analysis")]
+Experiment = Annotated[
+    TrainingCurves | DecoderMatrix | Schedules | Propositions | Hyperparameters | InferenceFigure,
+    Field(discriminator="analysis"),
+]
 
 
 class Experiments(Strict):

@@ -117,6 +117,11 @@ class RunConfiguration(Strict):
         return cls.model_validate_json(text)
 
 
+def axes_of(name: str) -> dict[str, str]:
+    """Return axis -> value of a run's name."""
+    return dict(part.split("~", 1) for part in name.split("/"))
+
+
 def canonical(value: Any) -> str:
     """One text per value: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -201,7 +206,7 @@ def expand(configuration: Configuration, scale: Scale, experiment: Experiment) -
         )
         return {run.name: run}
     runs = {}
-    for grid in experiment.runs:
+    for grid in getattr(experiment, "runs", []):
         axes = itertools.product(grid.role, grid.algorithm, grid.sampler, grid.rollouts, configuration.seeds)
         for role, algorithm, sampler, rollouts, seed in axes:
             if role not in scale.roles or not _possible(scale, sampler):

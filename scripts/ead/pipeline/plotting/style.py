@@ -8,7 +8,6 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from ead.pipeline.files import atomic_path
@@ -27,16 +26,19 @@ COLORS = {
     "grey": "#7F7F7F",
 }
 LINES = {"solid": (), "dashed": (3, 1), "dotted": (1, 1), "dashdot": (5, 1, 1, 1)}
+INK = "#262626"
 PRINT_WIDTH = 6.75  # inches: the text width of the paper
 
 
 def set_style() -> None:
     """Type sizes for a figure printed at its own size; call before drawing."""
-    sns.set_theme(context="paper", style="ticks", font="DejaVu Sans")
+    # matplotlib's own settings: to import a library for them would take longer than to draw.
+    plt.rcdefaults()
     plt.rcParams.update(
         {
             "figure.dpi": 100,
             "savefig.dpi": 200,
+            "font.family": "DejaVu Sans",
             "font.size": 8,
             "axes.labelsize": 8,
             "axes.titlesize": 8.5,
@@ -44,6 +46,15 @@ def set_style() -> None:
             "ytick.labelsize": 7.5,
             "legend.fontsize": 7.5,
             "legend.title_fontsize": 7.5,
+            "text.color": INK,
+            "axes.labelcolor": INK,
+            "axes.edgecolor": INK,
+            "axes.linewidth": 0.8,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "xtick.major.size": 3,
+            "ytick.major.size": 3,
+            "axes.axisbelow": True,
             "axes.grid": True,
             "grid.color": "#e6e6e6",
             "grid.linewidth": 0.6,
@@ -53,6 +64,11 @@ def set_style() -> None:
             "svg.hashsalt": "ead",
         }
     )
+
+
+def head(figure: Figure, title: str, *lines: str) -> None:
+    """Set the figure's title and, smaller below it, what it is drawn from."""
+    figure.suptitle("\n".join([title, *(line for line in lines if line)]), fontsize=8, x=0.01, ha="left")
 
 
 def save(figure: Figure, drawn: pd.DataFrame, pdf: Path, png: Path, csv: Path) -> None:

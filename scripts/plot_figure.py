@@ -1,0 +1,35 @@
+"""Draw a figure from its estimates: PDF, PNG, and the CSV of what it shows."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from ead.pipeline.plotting import curves, matrix, style, theory
+
+KINDS = {
+    "training_curves": curves.training_curves,
+    "decoder_matrix": matrix.decoder_matrix,
+    "schedules": theory.schedules,
+    "propositions": theory.propositions,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--estimates", type=Path, required=True)
+    parser.add_argument("--request", required=True, help="JSON of ead.pipeline.figures.drawing_request")
+    parser.add_argument("--pdf", type=Path, required=True)
+    parser.add_argument("--png", type=Path, required=True)
+    parser.add_argument("--csv", type=Path, required=True)
+    arguments = parser.parse_args()
+
+    estimates = pd.read_parquet(arguments.estimates)
+    request = json.loads(arguments.request)
+    figure = KINDS[request["analysis"]](estimates, request)
+    style.save(figure, estimates, arguments.pdf, arguments.png, arguments.csv)
+
+
+if __name__ == "__main__":
+    main()

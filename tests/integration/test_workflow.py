@@ -29,9 +29,10 @@ def test_every_artefact_is_there(reproduced):
 
 def test_the_figure_shows_every_cell_step_metric_and_decoder_with_its_interval(reproduced):
     drawn = pd.read_csv(reproduced.folder / "reports/mini/figures/fig04.csv")
-    combinations = {"sampler": 7, "decoder": 3, "metric": 2, "step": 3}
+    # Two metrics in panels, and three more in the table: Pass@1 and the resampled estimators (D05).
+    combinations = {"sampler": 7, "decoder": 2, "metric": 5, "step": 3}
     assert {column: drawn[column].nunique() for column in combinations} == combinations
-    assert len(drawn) == 7 * 3 * 2 * 3
+    assert len(drawn) == 7 * 2 * 5 * 3
     assert (drawn["low"] <= drawn["value"]).all() and (drawn["value"] <= drawn["high"]).all()
     assert (drawn["problems"] == 20).all() and (drawn["samples"] == 4).all()
 
@@ -65,8 +66,8 @@ def test_one_number_of_one_sampler_reruns_its_cell_and_what_depends_on_it(reprod
     assert reproduced.planned(overrides=change) == {
         "train": 1,
         "evaluate_run": 1,
-        "estimate_curves": 1,
-        "plot_training_curves": 1,
+        "estimate_figure": 1,
+        "plot_figure": 1,
         "ingest_runs": 1,
         "all": 1,
     }

@@ -9,11 +9,9 @@ import pytest
 
 from ead import metrics
 from ead.pipeline import analyses, countdown, evaluate, warmstart
-from ead.pipeline.config import Configuration, Decoder, EvaluationRequest, load_experiments, load_scale
+from ead.pipeline.config import Decoder, EvaluationRequest, load_scale
 from ead.pipeline.data import write_dataset
 from ead.pipeline.files import write_json
-from ead.pipeline.plotting import curves, style
-from ead.pipeline.runs import expand
 from ead.pipeline.samples import read_samples
 
 ONE_MODEL = {"roles": {"qwen_1_5b": None}}
@@ -143,66 +141,6 @@ def write_evaluation(folder, correct_by_step, decoder="tau1.0"):
         records.append(evaluate.describe_samples(path, folder, step, decoder, "test"))
     write_json(folder / "manifest.json", {"files": records})
     return folder / "manifest.json"
-
-
-@pytest.fixture
-def evaluations(tmp_path):
-    rng = np.random.default_rng(0)
-    base = write_evaluation(tmp_path / "base", {0: rng.random((30, 4)) < 0.3})
-    configuration = Configuration(scale="mini", seeds=[0, 1])
-    cells = {}
-    for index, run in enumerate(
-        expand(configuration, load_scale("mini", ONE_MODEL), load_experiments()["fig04"]).values()
-    ):
-        samples = {step: rng.random((30, 4)) < 0.3 + step / 20 for step in (2, 4)}
-        manifest = write_evaluation(tmp_path / f"run{index}", samples)
-        cells.setdefault(run.cell, []).append((run, manifest))
-    return cells, {"tiny": base}
-
-
-def test_estimates_are_the_exact_estimators_with_their_intervals(evaluations):
-    cells, base = evaluations
-    table = analyses.training_curves(cells, base, ["pass_at_1", "pass_at_k", "worst_at_k"], root_seed=0)
-    assert len(table) == 7 * 3 * 3
-    assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
-    cell, members = next(iter(cells.items()))
-    samples = pd.concat([read_samples(manifest) for _, manifest in members], keys=[0, 1])
-    at_four = samples[samples["step"] == 4].groupby([pd.Grouper(level=0), "problem"])["correct"]
-    row = table[(table.cell == cell) & (table.step == 4)].set_index("metric")["value"]
-    assert row["pass_at_1"] == pytest.approx(at_four.mean().mean())
-    assert row["pass_at_k"] == pytest.approx(at_four.any().mean())
-    assert row["worst_at_k"] == pytest.approx(at_four.all().mean())
-    trained = table[table.step > 0]
-    assert (trained["seeds"] == 2).all() and (table[table.step == 0]["seeds"] == 1).all()
-    again = analyses.training_curves(cells, base, ["pass_at_1", "pass_at_k", "worst_at_k"], root_seed=0)
-    pd.testing.assert_frame_equal(table, again)
-
-
-def test_seeds_that_were_evaluated_on_different_problems_are_refused(evaluations, tmp_path):
-    cells, base = evaluations
-    cell, members = next(iter(cells.items()))
-    other = write_evaluation(tmp_path / "other", {2: np.ones((29, 4), bool), 4: np.ones((29, 4), bool)})
-    with pytest.raises(ValueError, match="different problems"):
-        analyses.training_curves(
-            {cell: [members[0], (members[1][0], other)]}, base, ["pass_at_1"], root_seed=0
-        )
-
-
-def test_the_figure_is_reproducible_and_complete(evaluations, tmp_path):
-    cells, base = evaluations
-    table = analyses.training_curves(cells, base, ["pass_at_k", "worst_at_k"], root_seed=0)
-    contents = []
-    for attempt in ("a", "b"):
-        figure = curves.training_curves(
-            table, ["pass_at_k", "worst_at_k"], {"tau1.0": "τ = 1.0"}, load_scale("mini").samplers, "Title"
-        )
-        assert [axis.get_ylabel() for axis in figure.axes] == ["Pass@4 (%)", "Worst@4 (%)"]
-        assert all(len(axis.get_lines()) == 7 for axis in figure.axes)
-        assert "2 training seeds, 30 problems x 4 samples" in figure.get_suptitle()
-        paths = [tmp_path / f"{attempt}.{suffix}" for suffix in ("pdf", "png", "csv")]
-        style.save(figure, table, *paths)
-        contents.append([path.read_bytes() for path in paths])
-    assert contents[0] == contents[1]
 
 
 def test_the_summary_counts_what_a_health_check_needs(tmp_path):

@@ -46,6 +46,12 @@ ROLE_LABELS = {
     "qwen3_8b": "Qwen3-8B-Base",
 }
 
+# What `all` makes unless config.yaml says otherwise, in the paper's order; then what the project adds.
+FIGURES = [
+    *("fig03", "fig04", "fig05", "fig06", "fig07a", "fig07b", "fig08", "fig10", "fig11a", "fig11b", "fig12"),
+    *("fig13", "fig14", "table1", "propositions", "decoders", "deviations"),
+]
+
 # Names become folder names and wildcards, so they are kept to characters that need no quoting.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -123,7 +129,7 @@ class Configuration(Strict):
         2025, ge=0, description="every random stream of the project is derived from this number"
     )
     experiments: Annotated[list[Name], AfterValidator(_unique)] = Field(
-        ["fig04"], description="entries of workflow/experiments.yaml that `all` makes"
+        FIGURES, description="entries of workflow/experiments.yaml that `all` makes"
     )
     overrides: dict[str, Any] = Field(
         {},

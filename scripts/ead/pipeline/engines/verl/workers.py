@@ -30,6 +30,7 @@ from ead.pipeline.engines.verl.configuration import ROLLOUT, VALIDATION, samplin
 from ead.pipeline.files import atomic_directory, link, write_parquet
 from ead.pipeline.rewards import Grader, problems_of
 from ead.pipeline.runs import RunConfiguration
+from ead.pipeline.tokenizer import Tokenizer
 from ead.pipeline.transformer import eos_tokens
 from ead.schedule import Fixed, from_config
 from verl import DataProto
@@ -164,7 +165,11 @@ class PublishCheckpoint(CheckpointCallback):
         dtype = getattr(torch, self.config.ead.checkpoint_dtype)
         target = Path(self.config.ead.state) / "checkpoints" / f"step_{global_step}"
         with atomic_directory(target) as folder:
+            # The tokenizer as the model came with it: transformers would write it anew.
+            Tokenizer(Path(self.config.actor_rollout_ref.model.path)).save(folder)
             for file in source.iterdir():
+                if (folder / file.name).exists():
+                    continue
                 if file.suffix == ".safetensors":
                     tensors = load_file(file)
                     if any(tensor.dtype != dtype for tensor in tensors.values()):

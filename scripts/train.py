@@ -122,7 +122,6 @@ def train_with_verl(run: RunConfiguration, arguments: argparse.Namespace) -> Res
         validation=arguments.validation,
         state=arguments.state,
         progress=arguments.progress,
-        cpus=max(arguments.threads, verl.RAY_CPUS),
     )
 
 

@@ -87,7 +87,7 @@ def test_the_paper_scale_is_table_1():
     assert values["data"]["train_batch_size"] == 1024
     assert (values["data"]["max_prompt_length"], values["data"]["max_response_length"]) == (1024, 3072)
     assert actor["ppo_mini_batch_size"] == 256
-    assert actor["ppo_max_token_len_per_gpu"] == 4 * (1024 + 3072)
+    assert actor["ppo_micro_batch_size_per_gpu"] == 4
     assert (actor["optim"]["lr"], rollout["n"], rollout["temperature"]) == (1e-6, 4, 1.0)
     assert (actor["clip_ratio_low"], actor["clip_ratio_high"], actor["use_kl_loss"]) == (0.2, 0.28, False)
     assert values["algorithm"]["rollout_correction"]["rollout_is"] == "token"
@@ -165,6 +165,23 @@ def test_a_learning_rate_that_moves_is_refused(paper, change):
 def test_one_file_for_training_and_validation_is_refused(paper):
     with pytest.raises(ConfigurationError, match="the same file"):
         configuration(run(paper), paper.verl, **{**PLACES, "validation": PLACES["dataset"]})
+
+
+def test_a_micro_batch_divides_the_share_of_a_gpu(paper):
+    def rows(**machine):
+        values = configuration(run(paper), Verl(**machine), **PLACES)["actor_rollout_ref"]
+        assert values["rollout"]["log_prob_micro_batch_size_per_gpu"] == (
+            found := values["actor"]["ppo_micro_batch_size_per_gpu"]
+        )
+        return found
+
+    assert rows(gpus_per_node=8) == 4
+    assert rows(gpus_per_node=8, max_prompt_tokens=200) == 4  # 5 fit, and do not divide 128
+    with pytest.raises(ConfigurationError, match="1024 responses does not divide among 7 GPUs"):
+        rows(gpus_per_node=7)
+    packed = configuration(run(paper), Verl(gpus_per_node=8, attention="flash_attention_2"), **PLACES)
+    actor = packed["actor_rollout_ref"]["actor"]
+    assert (actor["use_dynamic_bsz"], actor["ppo_max_token_len_per_gpu"]) == (True, 16384)
 
 
 def test_several_nodes_join_the_cluster_that_is_there(paper):

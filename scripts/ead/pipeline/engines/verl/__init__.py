@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 
 STATE_FORMAT = "1"
 RECORDS = ("metrics.jsonl", "groups.jsonl", "timings.jsonl")
-RAY_CPUS = 16  # logical: Ray places actors by them and enforces nothing
+# Logical: Ray places actors by them and enforces nothing. verl reserves several with each GPU.
+RAY_CPUS, RAY_CPUS_PER_GPU = 16, 8
 POLL_S = 1.0
 END_S = 20.0  # what a process gets between being asked and being made to end
 _MARK = "EAD_VERL_TRAINING"
@@ -57,7 +58,6 @@ def train(
     validation: Path,
     state: Path,
     progress: Path | None,
-    cpus: int = RAY_CPUS,
 ) -> Result:
     """Train ``run`` from ``model`` on ``dataset``, from verl's last checkpoint in ``state`` if there is one.
 
@@ -85,7 +85,13 @@ def train(
     if ended.exists():  # a workflow that was killed before it noticed asks again
         return Result(**json.loads(ended.read_text(encoding="utf-8")))
     values = configuration(
-        run, machine, model=model, dataset=dataset, validation=validation, state=state, cpus=cpus
+        run,
+        machine,
+        model=model,
+        dataset=dataset,
+        validation=validation,
+        state=state,
+        cpus=RAY_CPUS + RAY_CPUS_PER_GPU * machine.gpus_per_node,
     )
     write_text(folder / "verl.yaml", yaml.safe_dump(values, sort_keys=False))
     loops = agent_loops(run, machine, state=state)

@@ -136,6 +136,14 @@ def configuration(
     dtype = "float32" if on_cpu else "bfloat16"
     longest = machine.max_prompt_tokens + training.max_new_tokens
     packed = machine.attention == "flash_attention_2"
+    if packed:  # by tokens, since there is no padding
+        budget = max(training.micro_batch_tokens, longest)
+        micro_batches: dict[str, Any] = {"use_dynamic_bsz": True, "ppo_max_token_len_per_gpu": budget}
+        log_prob_batches: dict[str, Any] = {}
+    else:
+        rows = _rows_per_micro_batch(run, machine, longest)
+        micro_batches = {"use_dynamic_bsz": False, "ppo_micro_batch_size_per_gpu": rows}
+        log_prob_batches = {"log_prob_micro_batch_size_per_gpu": rows}
     engine = {
         "model_dtype": "fp32",
         "dtype": dtype,
@@ -177,8 +185,7 @@ def configuration(
                 "use_torch_compile": not on_cpu,
                 "ppo_mini_batch_size": training.mini_batch_prompts,
                 "ppo_epochs": 1,
-                "use_dynamic_bsz": True,
-                "ppo_max_token_len_per_gpu": max(training.micro_batch_tokens, longest),
+                **micro_batches,
                 "optim": {
                     "lr": run.learning_rate,
                     "betas": list(training.betas),
@@ -207,7 +214,10 @@ def configuration(
                 "kl_loss_type": "low_var_kl",
                 "checkpoint": {"save_contents": ["model", "optimizer", "extra", "hf_model"]},
             },
-            "ref": {"fsdp_config": {**engine, "param_offload": not on_cpu}},
+            "ref": {
+                "fsdp_config": {**engine, "param_offload": not on_cpu},
+                **log_prob_batches,
+            },
             "rollout": {
                 "name": "vllm",
                 "dtype": dtype,
@@ -216,6 +226,7 @@ def configuration(
                 "top_p": 1.0,
                 "top_k": -1,
                 "seed": seeds.derive(run.root_seed, "train", run.seed, "engine") % _SEED_RANGE,
+                **log_prob_batches,
                 "calculate_log_probs": True,
                 "logprobs_mode": "processed_logprobs",
                 "val_kwargs": {
@@ -292,6 +303,20 @@ def configuration(
             "checkpoint_dtype": dtype,
         },
     }
+
+
+def _rows_per_micro_batch(run: RunConfiguration, machine: Verl, longest: int) -> int:
+    """Rows of a padded micro-batch: as many of the longest as its tokens allow, and a divisor of the mini-batch.
+
+    Raises ConfigurationError if the GPUs do not share a mini-batch evenly.
+    """
+    gpus, responses = machine.nodes * machine.gpus_per_node, run.training.mini_batch_prompts * run.n
+    if responses % gpus:
+        raise ConfigurationError(
+            f"run {run.name}: a mini-batch of {responses} responses does not divide among {gpus} GPUs"
+        )
+    most = max(1, run.training.micro_batch_tokens // longest)
+    return max(rows for rows in range(1, most + 1) if (responses // gpus) % rows == 0)
 
 
 def _ray(machine: Verl, cpus: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ is measured from its dumps by tests/verl/test_verl_smoke.py.
 import argparse
 import json
 import logging
+import math
 import signal
 import subprocess
 import sys
@@ -84,12 +85,17 @@ def main() -> None:
             "status": manifest["status"],
             "steps": manifest["steps"],
             "interrupted_after_step": interrupted,
-            "metrics": list(records.read(state / "metrics.jsonl")),
+            "metrics": [_known(row) for row in records.read(state / "metrics.jsonl")],
             "evaluation": json.loads((folder / "evaluation" / "manifest.json").read_text())["files"],
             "shared_memory_left": left,
             "seconds": {name: round(value, 1) for name, value in seconds.items()},
         },
     )
+
+
+def _known(row: dict) -> dict:
+    """A step's metrics without those that verl cannot give (NaN, which JSON has no form for)."""
+    return {name: value for name, value in row.items() if not math.isnan(value)}
 
 
 def interrupt(command: list[str], state: Path, step: int) -> int:

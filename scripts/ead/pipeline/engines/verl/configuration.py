@@ -147,6 +147,12 @@ def configuration(
     engine = {
         "model_dtype": "fp32",
         "dtype": dtype,
+        # What the trainer computes in; `dtype` alone leaves it at bfloat16.
+        "mixed_precision": {
+            "param_dtype": "fp32" if on_cpu else "bf16",
+            "reduce_dtype": "fp32",
+            "buffer_dtype": "fp32",
+        },
         "param_offload": machine.offload,
         "use_torch_compile": not on_cpu,
     }

@@ -1,8 +1,10 @@
 """A real Slurm on loopback: Debian's packages, two nodes with fake GPUs, an accounting database.
 
-Everything lives in one temporary folder: configuration, keys, sockets, database, logs. Nothing outside it is
-written, no systemd and no cgroups are needed, and the machine's own Slurm, if it has one, is not touched
-(``SLURM_CONF`` points here). Both nodes are this machine; each is a slurmd of its own, so that one can fail.
+Everything lives in one temporary folder: configuration, keys, sockets, database, logs. No systemd and no cgroups are
+needed. Outside the folder there is one link, /etc/slurm/slurm.conf, for the time that the cluster is up: the
+executor's job step drops every variable that begins with ``SLURM_``, so ``SLURM_CONF`` does not reach its srun. Where
+that file exists the machine has a Slurm of its own, and no other is started. Both nodes are this machine; each is a
+slurmd of its own, so that one can fail.
 """
 
 import contextlib
@@ -18,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "sbatch", "munged", "mariadbd", "mariadb-install-db")
+CONFIGURATION = Path("/etc/slurm/slurm.conf")
 NODES = ("node1", "node2")
 GPUS_PER_NODE = 4
 GPU_MODEL = "fake"
@@ -33,12 +36,14 @@ def missing() -> str | None:
     absent = [program for program in PROGRAMS if shutil.which(program, path=path) is None]
     if absent:
         return f"Slurm is not installed ({', '.join(absent)} not found): run tests/slurm/install_slurm.sh"
+    if CONFIGURATION.exists():
+        return f"this machine has a Slurm of its own: {CONFIGURATION}"
     return None
 
 
 @dataclass
 class Cluster:
-    """Start with ``with Cluster() as cluster``; ``environment`` makes sbatch, squeue and so on use it."""
+    """Start with ``with Cluster() as cluster``; ``environment`` is for programs that talk to it."""
 
     root: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="ead-slurm-", dir="/tmp")))
     daemons: dict[str, subprocess.Popen] = field(default_factory=dict)
@@ -47,7 +52,6 @@ class Cluster:
     def environment(self) -> dict[str, str]:
         return {
             **{key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))},
-            "SLURM_CONF": str(self.root / "etc/slurm.conf"),
             "MYSQL_UNIX_PORT": str(self.root / "run/database.socket"),
             "PATH": f"{os.environ['PATH']}:/usr/sbin",
         }
@@ -131,6 +135,8 @@ class Cluster:
             (self.root / name).mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o755)
         self._write_configuration()
+        CONFIGURATION.unlink(missing_ok=True)  # a link to the folder of a session that was killed
+        CONFIGURATION.symlink_to(self.root / "etc/slurm.conf")
         self._start_munge()
         self._start_database()
         self._start_daemon("slurmdbd", ["slurmdbd", "-D"])
@@ -153,7 +159,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self.environment,
+                env={**self.environment, "SLURM_CONF": str(self.root / "etc/slurm.conf")},
                 cwd=self.root,
                 **options,
             )
@@ -248,6 +254,8 @@ class Cluster:
         for pid in leftover:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
+        if CONFIGURATION.is_symlink() and CONFIGURATION.readlink() == self.root / "etc/slurm.conf":
+            CONFIGURATION.unlink()
         shutil.rmtree(self.root, ignore_errors=True)
 
 

@@ -46,6 +46,8 @@ rule estimate_figure:
         figure=f"({'|'.join(estimated)})({SO_FAR})?",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **needs("estimate_curves"),
     params:
         request=lambda wildcards: json.dumps(
             figures.estimation_request(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from ead.pipeline import figures
+from ead.pipeline import cluster, figures
 from ead.pipeline import runs as run_table
 from ead.pipeline.config import (
     ConfigurationError,
@@ -43,6 +43,8 @@ try:
         name: run_table.expand(configuration, scale, experiment)
         for name, experiment in experiments.items()
     }
+    site = cluster.load_site()
+    estimates = cluster.Needs(configuration.scale, scale, cluster.load_resources())
 except ConfigurationError as error:
     raise WorkflowError(str(error)) from None
 
@@ -142,3 +144,16 @@ def figure_files(figure):
     if isinstance(experiment, InferenceFigure) and figure not in studies:
         return []
     return [f"{REPORTS}/figures/{figure}.{suffix}" for suffix in ("pdf", "png", "csv")]
+
+
+def needs(rule, of_job=None):
+    """A rule's resources on a cluster; ``of_job`` finds a job's needs by its wildcards. Local runs do not limit them."""
+
+    def resource(name):
+        def value(wildcards, attempt):
+            need = of_job(wildcards) if of_job else estimates.rule(rule)
+            return cluster.slurm_resources(need, site, attempt)[name]
+
+        return value
+
+    return {name: resource(name) for name in cluster.SLURM_RESOURCES}

@@ -42,6 +42,8 @@ rule prepare_dataset:
         real_dataset="|".join(real_datasets),
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **needs("prepare_dataset"),
     params:
         entry=dataset_entry,
         source=(
@@ -73,6 +75,8 @@ rule check_contamination:
         evaluation_dataset="[^/~]+",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **needs("check_contamination"),
     shell:
         "{PYTHON:q} {SCRIPTS:q}/check_contamination.py"
         " --training {input.training:q}"

@@ -28,6 +28,11 @@ def evaluation_of_run(wildcards):
     return scale.evaluation_of(run_of(wildcards).model)
 
 
+def needs_of_evaluation(wildcards):
+    run = run_of(wildcards)
+    return estimates.evaluate(run.model, len(run.training.checkpoints), final=True)
+
+
 rule evaluate_run:
     input:
         run=f"{SCALE}/runs/{{run}}/manifest.json",
@@ -41,6 +46,8 @@ rule evaluate_run:
     conda:
         MODEL_ENVIRONMENT
     threads: 1
+    resources:
+        **needs("evaluate_run", needs_of_evaluation),
     params:
         request=lambda wildcards: evaluation_request(evaluation_of_run(wildcards)),
         progress=f"{SCALE}/progress/evaluate/{{run}}.json",
@@ -77,6 +84,8 @@ rule evaluate_model:
     conda:
         MODEL_ENVIRONMENT
     threads: lambda wildcards: 2 if isinstance(scale.models[wildcards.model], PretrainedModel) else 1
+    resources:
+        **needs("evaluate_model", lambda wildcards: estimates.evaluate(wildcards.model)),
     params:
         request=lambda wildcards: evaluation_request(evaluation_of_model(wildcards)),
         progress=f"{SCALE}/progress/evaluate/model~{{model}}.json",

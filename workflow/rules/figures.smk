@@ -33,6 +33,8 @@ rule plot_figure:
         figure=f"({'|'.join(estimated)})({SO_FAR})?",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **needs("plot_training_curves"),
     params:
         request=lambda wildcards: json.dumps(
             figures.drawing_request(

@@ -43,6 +43,8 @@ rule import_model:
         imported_model="|".join(imported_models) or "none",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **needs("import_model"),
     params:
         source=pretrained_source,
         entry=pretrained_entry,
@@ -74,6 +76,8 @@ rule train_base_model:
     conda:
         "../../envs/cpu.yaml"
     threads: 1
+    resources:
+        **needs("train_base_model"),
     params:
         root_seed=configuration.root_seed,
         definition=lambda wildcards: definition_json(scale.models, wildcards.base_model),

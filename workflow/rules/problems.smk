@@ -19,6 +19,8 @@ rule generate_problems:
         synthetic_dataset="|".join(synthetic_datasets) or "none",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **needs("generate_problems"),
     params:
         root_seed=configuration.root_seed,
         definition=lambda wildcards: definition_json(

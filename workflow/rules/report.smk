@@ -19,6 +19,8 @@ if scale.real_lm:
             f"{SCALE}/benchmarks/tables/real_lm.tsv"
         conda:
             "../../envs/cpu.yaml"
+        resources:
+            **needs("tabulate_real_lm"),
         params:
             root_seed=configuration.root_seed,
             model=scale.real_lm.model,

@@ -36,6 +36,8 @@ rule train:
     conda:
         MODEL_ENVIRONMENT
     threads: 1
+    resources:
+        **needs("train", lambda wildcards: estimates.train(run_of(wildcards))),
     params:
         run=run_parameters,
         state=state_folder,
@@ -74,7 +76,6 @@ def tracked_figures():
 
 
 rule ingest_runs:
-    """Add to MLflow, once and by one writer, what the streams of the trainings missed; then the figures."""
     input:
         manifests=[f"{SCALE}/runs/{run}/manifest.json" for run in reported_runs()],
         figures=[f"{REPORTS}/figures/{name}.png" for name in tracked_figures()],
@@ -84,6 +85,8 @@ rule ingest_runs:
         f"{SCALE}/logs/ingest_runs.log",
     benchmark:
         f"{SCALE}/benchmarks/ingest_runs.tsv"
+    """Add to MLflow, once and by one writer, what the streams of the trainings missed; then the figures."""
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     params:

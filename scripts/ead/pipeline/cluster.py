@@ -1,0 +1,243 @@
+"""What jobs ask a cluster for: GPUs, nodes, memory and time, and how a site wants to be asked.
+
+Three files meet here. ``workflow/resources.yaml`` says what the models of each scale need and how fast they are
+(:class:`Resources`), the run says how much it samples, and ``workflow/profiles/slurm/site.yaml`` says what the
+cluster calls things (:class:`Site`). :func:`slurm_resources` turns a :class:`Need` into the resource names of the
+Slurm executor. The same estimates make the budget (``ead.pipeline.budget``).
+"""
+
+import math
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from ead.pipeline.config import (
+    REPOSITORY,
+    ROLES,
+    ConfigurationError,
+    Name,
+    Scale,
+    Share,
+    Strict,
+    read_yaml,
+    suggest,
+    validate,
+)
+from ead.pipeline.runs import RunConfiguration
+
+SITE_FILE = REPOSITORY / "workflow" / "profiles" / "slurm" / "site.yaml"
+RESOURCES_FILE = REPOSITORY / "workflow" / "resources.yaml"
+
+
+# --- site.yaml ---------------------------------------------------------------------------------------------
+
+
+class Partitions(Strict):
+    """Partitions by what a job needs; null is the cluster's default."""
+
+    cpu: str | None = None
+    gpu: str | None = None
+
+
+class GpuRequest(Strict):
+    """How GPUs are asked for: ``--gpus=model:n`` for the whole job, or ``--gres=gpu:model:n`` for each node."""
+
+    form: Literal["gpus", "gres"] = "gpus"
+    model: str | None = Field(None, pattern=r"^[A-Za-z0-9_.]+$")
+
+
+class Limits(Strict):
+    """The most that a retry may ask for; null is no limit."""
+
+    minutes: PositiveInt | None = None
+    memory_mb: PositiveInt | None = None
+
+
+class Site(Strict):
+    """What differs between clusters."""
+
+    account: str | None = None
+    partitions: Partitions = Partitions()
+    gpu: GpuRequest = GpuRequest()
+    limits: Limits = Limits()
+    extra: str | None = Field(None, description="further options of sbatch")
+
+
+def load_site(path: Path = SITE_FILE) -> Site:
+    """Read the site file. Raises ConfigurationError naming the file, the key and what is allowed."""
+    return validate(Site, read_yaml(path), path.name)
+
+
+# --- resources.yaml ----------------------------------------------------------------------------------------
+
+
+class Need(Strict):
+    """What one job asks for at its first attempt, and what it is expected to take."""
+
+    gpus: NonNegativeInt = Field(0, description="on each node")
+    nodes: PositiveInt = Field(1, description="above 1, Ray is started across them")
+    cpus: PositiveInt | None = Field(None, description="on each node; null is the rule's number of threads")
+    memory_mb: PositiveInt = Field(description="on each node")
+    minutes: PositiveInt = Field(description="time limit")
+    expected_s: PositiveFloat = Field(description="time that it is expected to take")
+    expected_bytes: NonNegativeInt = Field(0, description="what it is expected to leave on the disk")
+
+
+class Allocation(Strict):
+    """The machines of one job, without its time."""
+
+    gpus: NonNegativeInt = Field(0, description="on each node")
+    nodes: PositiveInt = Field(1, description="above 1, Ray is started across them")
+    cpus: PositiveInt | None = Field(None, description="on each node; null is the rule's number of threads")
+    memory_mb: PositiveInt = Field(description="on each node")
+
+    @property
+    def units(self) -> int:
+        """GPUs of the job, or its cores where it has no GPU."""
+        return self.nodes * (self.gpus or self.cpus or 1)
+
+
+class ModelResources(Strict):
+    """One of the paper's models at one scale. Rates are per GPU, or per core of a job without one."""
+
+    parameters: PositiveFloat
+    train: Allocation
+    evaluate: Allocation
+    sampling_tokens_per_s: PositiveFloat = Field(description="response tokens drawn")
+    update_tokens_per_s: PositiveFloat = Field(description="response tokens learnt from, log-probabilities included")
+
+
+class ScaleResources(Strict):
+    """What a scale's jobs need, and where its numbers come from."""
+
+    source: str = Field(min_length=1, description="where these numbers come from")
+    startup_s: PositiveFloat = Field(description="from the start of a job to its first token")
+    response_share: Share = Field(description="mean response length over the longest one allowed")
+    problems: PositiveInt = Field(description="problems of an evaluation set without a limit")
+    checkpoint_bytes_per_parameter: PositiveFloat = Field(description="of a checkpoint in Hugging Face format")
+    state_bytes_per_parameter: PositiveFloat = Field(description="of the trainer's own state, all that is kept of it")
+    roles: dict[Literal[ROLES], ModelResources]
+
+
+class Resources(Strict):
+    """workflow/resources.yaml."""
+
+    safety: PositiveFloat = Field(description="time asked for over time expected")
+    shortest_minutes: PositiveInt = Field(description="no training or evaluation asks for less")
+    rules: dict[Name, Need] = Field(description="rules that run no model; `default` is for those not named")
+    scales: dict[Name, ScaleResources]
+
+
+def load_resources(path: Path = RESOURCES_FILE) -> Resources:
+    """Read the resource table. Raises ConfigurationError naming the file, the key and what is allowed."""
+    return validate(Resources, read_yaml(path), path.name)
+
+
+# --- needs -------------------------------------------------------------------------------------------------
+
+BYTES_PER_TOKEN = 6.0  # of an evaluation's samples, compressed; measured on the cpu scale
+
+
+class Needs:
+    """What each job of a scale needs."""
+
+    def __init__(self, scale_name: str, scale: Scale, resources: Resources):
+        if scale_name not in resources.scales:
+            raise ConfigurationError(
+                f"{RESOURCES_FILE.name}: scales: no entry {scale_name!r}{suggest(scale_name, resources.scales)}"
+            )
+        self.scale, self.table, self.resources = scale, resources.scales[scale_name], resources
+        absent = sorted(scale.roles.keys() - self.table.roles.keys())
+        if absent:
+            raise ConfigurationError(
+                f"{RESOURCES_FILE.name}: scales.{scale_name}.roles: no entry for {absent[0]!r}, "
+                f"which the scale {scale_name!r} defines"
+            )
+        self._role_of = {role.model: name for name, role in scale.roles.items()}
+
+    def train(self, run: RunConfiguration) -> Need:
+        """One training: time from the tokens it draws and learns from, storage from its checkpoints and state."""
+        model, training = self._model(run.model), run.training
+        tokens = training.steps * training.prompts * run.n * self._response(training.max_new_tokens)
+        per_token_s = 1 / model.sampling_tokens_per_s + 1 / model.update_tokens_per_s
+        checkpoints = len(training.checkpoints) * self.table.checkpoint_bytes_per_parameter
+        return self._need(
+            model.train,
+            tokens * per_token_s / model.train.units,
+            model.parameters * (checkpoints + self.table.state_bytes_per_parameter),
+        )
+
+    def evaluate(self, model_name: str, checkpoints: int = 1, *, final: bool = False) -> Need:
+        """The samples of ``checkpoints`` checkpoints of a model; ``final`` adds those of the last one only."""
+        if model_name not in self._role_of:  # the real language model beside the paper's
+            return self.rule("evaluate_model")
+        model, evaluation = self._model(model_name), self.scale.evaluation_of(model_name)
+        decoders = checkpoints * len(evaluation.decoders) + (len(evaluation.final_decoders) if final else 0)
+        limit = self.scale.datasets[evaluation.dataset].limit or self.table.problems
+        tokens = decoders * limit * evaluation.samples * self._response(evaluation.max_new_tokens)
+        seconds = tokens / model.sampling_tokens_per_s / model.evaluate.units
+        return self._need(model.evaluate, seconds, tokens * BYTES_PER_TOKEN)
+
+    def rule(self, name: str) -> Need:
+        """A rule that runs no model of the paper."""
+        return self.resources.rules.get(name, self.resources.rules["default"])
+
+    def _model(self, name: str) -> ModelResources:
+        return self.table.roles[self._role_of[name]]
+
+    def _response(self, longest: int) -> float:
+        return self.table.response_share * longest
+
+    def _need(self, allocation: Allocation, seconds: float, size: float) -> Need:
+        expected_s = self.table.startup_s + seconds
+        return Need(
+            **allocation.model_dump(),
+            minutes=max(self.resources.shortest_minutes, math.ceil(self.resources.safety * expected_s / 60)),
+            expected_s=expected_s,
+            expected_bytes=round(size),
+        )
+
+
+# --- as Slurm's executor names it --------------------------------------------------------------------------
+
+
+SLURM_RESOURCES = (
+    *("mem_mb", "runtime", "cpus_per_task", "gpu", "gpu_model", "gres"),
+    *("slurm_account", "slurm_partition", "slurm_extra"),
+    *("nodes", "mpi", "tasks", "tasks_per_gpu"),
+)
+
+
+def slurm_resources(need: Need, site: Site, attempt: int = 1) -> dict[str, int | str | None]:
+    """Return Snakemake resources for ``need`` at ``site``; None means that nothing is said about it.
+
+    Time and memory grow with the attempt, up to the site's limits: a job that ran into one gets more the next time,
+    and a training that needs longer than the partition allows goes on where it was.
+    """
+    gpus = need.gpus * need.nodes
+    asks_gres = bool(gpus) and site.gpu.form == "gres"
+    partition = site.partitions.gpu if gpus else site.partitions.cpu
+    model = f":{site.gpu.model}" if site.gpu.model else ""
+    several = need.nodes > 1
+    return {
+        "mem_mb": _at_most(need.memory_mb * attempt, site.limits.memory_mb),
+        "runtime": _at_most(need.minutes * attempt, site.limits.minutes),
+        "cpus_per_task": need.cpus,
+        "gpu": gpus if gpus and not asks_gres else None,
+        "gpu_model": site.gpu.model if gpus and not asks_gres else None,
+        "gres": f"gpu{model}:{need.gpus}" if asks_gres else None,
+        "slurm_account": site.account,
+        "slurm_partition": partition,
+        "slurm_extra": site.extra,
+        "nodes": need.nodes,
+        # With `mpi` the executor runs the job's shell once, on the first node, and the job starts its tasks itself
+        # (ead.integrations.ray), one on each node; without `tasks_per_gpu` it would read `tasks` as tasks per GPU.
+        "mpi": "srun" if several else None,
+        "tasks": need.nodes if several else None,
+        "tasks_per_gpu": 0 if several else None,
+    }
+
+
+def _at_most(value: int, limit: int | None) -> int:
+    return value if limit is None else min(value, limit)

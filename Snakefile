@@ -1,8 +1,10 @@
 # The EAD paper, whole, at the scale that config.yaml names.
 #
-#   snakemake            every experiment that config.yaml switches on, and the report's tables
-#   snakemake fig04      one figure, by name
-#   snakemake --profile slurm fig04
+#   snakemake                                         every experiment that config.yaml switches on, and the report's tables
+#   snakemake fig04                                   one figure, by name
+#   snakemake runs --config select=sampler~ead/n~8    some runs, by parts of their names
+#   snakemake budget --config targets=fig04           what it would cost
+#   snakemake --profile slurm fig04                   on a cluster (docs/cluster.md)
 
 from snakemake.utils import min_version
 
@@ -27,6 +29,7 @@ include: "workflow/rules/figures.smk"
 include: "workflow/rules/claims.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/verl_smoke.smk"
+include: "workflow/rules/targets.smk"
 
 
 rule all:

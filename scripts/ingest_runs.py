@@ -25,6 +25,7 @@ def main() -> None:
     store = parser.add_mutually_exclusive_group(required=True)
     store.add_argument("--local", type=Path, help="folder of a local store (its database and artifacts)")
     store.add_argument("--uri", help="tracking server, for instance http://127.0.0.1:5000")
+    parser.add_argument("--locks", type=Path, help="folder of a server's locks, shared with the trainings")
     parser.add_argument(
         "--state",
         type=Path,
@@ -47,7 +48,11 @@ def main() -> None:
             parser.error(f"--figure {text}: expected EXPERIMENT=FILE with an existing file")
         figures[experiment].append(Path(file))
 
-    place = mlflow.Store.local(arguments.local) if arguments.local else mlflow.Store(arguments.uri, None)
+    place = (
+        mlflow.Store.local(arguments.local)
+        if arguments.local
+        else mlflow.Store(arguments.uri, None, arguments.locks)
+    )
     ingested = mlflow.ingest(place, arguments.run)
     runs = ingested["runs"]
     counts = ("points", "parameters", "artifacts")

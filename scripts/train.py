@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 from pathlib import Path
 
 from filelock import FileLock
@@ -19,6 +20,7 @@ from ead.pipeline.runs import (
     RunConfiguration,
     code_version,
     figures_of,
+    mark_sources,
     mark_started,
     publish,
     tracking_experiment,
@@ -37,7 +39,9 @@ def main() -> None:
         "--no-stream", action="store_true", help="leave MLflow to the ingestion of finished runs"
     )
     parser.add_argument("--tracking-uri", help="MLflow server; without it the local store is used")
-    parser.add_argument("--tracking-folder", type=Path, required=True, help="local MLflow store")
+    parser.add_argument(
+        "--tracking-folder", type=Path, required=True, help="local MLflow store; with a server, its locks"
+    )
     parser.add_argument("--progress", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     verl = parser.add_argument_group("for runs of the engine verl")
@@ -66,18 +70,22 @@ def main() -> None:
         },
     )
     store = (
-        Store(arguments.tracking_uri, None)
+        Store(arguments.tracking_uri, None, arguments.tracking_folder / ".locks")
         if arguments.tracking_uri
         else Store.local(arguments.tracking_folder)
     )
-    started = mark_started(arguments.state)
+    started, sources = mark_started(arguments.state), mark_sources(arguments.state)
     logging.info("run %s, configuration %s", run.name, run.hash)
     logging.info("%s", json.dumps(run.parameters()))
     # A workflow that was killed may have left this training running: wait for it, then go on from its state.
     lock = FileLock(arguments.state / "lock")
+    streams = not arguments.no_stream
+    if streams and store.is_one_file and "SLURM_JOB_ID" in os.environ:
+        logging.info("a job of a cluster does not write to %s; rule ingest_runs will", store.tracking_uri)
+        streams = False
     stream = (
         contextlib.nullcontext()
-        if arguments.no_stream
+        if not streams
         else RunStream(store, tracking, arguments.state / "metrics.jsonl", arguments.output.parent)
     )
     with lock, stream:
@@ -88,6 +96,7 @@ def main() -> None:
             arguments.output.parent,
             result,
             started=started,
+            sources=sources,
             tracking=tracking.to_dict(),
         )
     logging.info("%s after %d steps", result.status, result.steps)

@@ -1,9 +1,9 @@
-"""A real Slurm on loopback: Debian's packages, two nodes with fake GPUs, an accounting database.
+"""A real Slurm on loopback: Debian's packages, three nodes with fake GPUs, an accounting database.
 
 Everything lives in one temporary folder: configuration, keys, sockets, database, logs. No systemd and no cgroups are
 needed. Outside the folder there is one link, /etc/slurm/slurm.conf, for the time that the cluster is up: the
 executor's job step drops every variable that begins with ``SLURM_``, so ``SLURM_CONF`` does not reach its srun. Where
-that file exists the machine has a Slurm of its own, and no other is started. Both nodes are this machine; each is a
+that file exists the machine has a Slurm of its own, and no other is started. All nodes are this machine; each is a
 slurmd of its own, so that one can fail.
 """
 
@@ -21,8 +21,8 @@ from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "sbatch", "munged", "mariadbd", "mariadb-install-db")
 CONFIGURATION = Path("/etc/slurm/slurm.conf")
-NODES = ("node1", "node2")
-GPUS_PER_NODE = 4
+NODES = ("node1", "node2", "node3")
+GPUS_PER_NODE = 8
 GPU_MODEL = "fake"
 NODE_CPUS = 8  # more than the machine has: jobs here mostly wait
 NODE_MEMORY_MB = 12000
@@ -81,7 +81,14 @@ class Cluster:
     def records(self, *fields: str, folder: Path | None = None) -> list[dict[str, str]]:
         """Return the accounting records of all jobs, every run of a requeued one, in order of their ids."""
         fields = tuple(dict.fromkeys(("JobIDRaw", "WorkDir", *fields)))
-        command = ["sacct", "--allocations", "--duplicates", "--parsable2", "--noheader", "--starttime=now-1days"]
+        command = [
+            "sacct",
+            "--allocations",
+            "--duplicates",
+            "--parsable2",
+            "--noheader",
+            "--starttime=now-1days",
+        ]
         out = self.call(*command, f"--format={','.join(fields)}")
         rows = [dict(zip(fields, line.split("|"), strict=True)) for line in out.splitlines()]
         rows = [row for row in rows if folder is None or row["WorkDir"] == str(folder)]
@@ -112,7 +119,9 @@ class Cluster:
         self._wait_for(f"{node} to be idle", lambda: self._state(node) in ("idle", "mixed", "allocated"))
 
     def _state(self, node: str) -> str:
-        return self.call("sinfo", "--noheader", "--Node", f"--nodes={node}", "--format=%T", check=False).split("\n")[0]
+        return self.call(
+            "sinfo", "--noheader", "--Node", f"--nodes={node}", "--format=%T", check=False
+        ).split("\n")[0]
 
     def _steps(self, node: str) -> list[int]:
         """Processes of the node's job steps: a step's manager outlives its slurmd, and calls itself by job id."""
@@ -122,8 +131,8 @@ class Cluster:
             with contextlib.suppress(OSError):
                 if (process / "comm").read_text().strip() != "slurmstepd":
                     continue
-                if spool in os.readlink(process / "cwd") or any(
-                    spool in os.readlink(link) for link in (process / "fd").iterdir()
+                if spool in str((process / "cwd").readlink()) or any(
+                    spool in str(link.readlink()) for link in (process / "fd").iterdir()
                 ):
                     found += [int(process.name), *_descendants(int(process.name))]
         return found
@@ -140,7 +149,11 @@ class Cluster:
         self._start_munge()
         self._start_database()
         self._start_daemon("slurmdbd", ["slurmdbd", "-D"])
-        self._wait_for("slurmdbd", lambda: self.call("sacctmgr", "--noheader", "list", "cluster") is not None, RuntimeError)
+        self._wait_for(
+            "slurmdbd",
+            lambda: self.call("sacctmgr", "--noheader", "list", "cluster") is not None,
+            RuntimeError,
+        )
         self.call("sacctmgr", "--immediate", "add", "cluster", "loopback")
         self._start_daemon("slurmctld", ["slurmctld", "-D", "-i"])
         self._wait_for("slurmctld", lambda: "UP" in self.call("scontrol", "ping", check=False))
@@ -164,7 +177,9 @@ class Cluster:
                 **options,
             )
 
-    def _wait_for(self, what: str, ready: Callable[[], bool], *ignored: type[Exception], timeout_s: float = 60) -> None:
+    def _wait_for(
+        self, what: str, ready: Callable[[], bool], *ignored: type[Exception], timeout_s: float = 60
+    ) -> None:
         deadline = time.monotonic() + timeout_s
         while True:
             with contextlib.suppress(*ignored):
@@ -193,12 +208,18 @@ class Cluster:
         data, sock = self.root / "database", self.root / "run/database.socket"
         data.mkdir(exist_ok=True)
         options = ["--no-defaults", "--user=root", f"--datadir={data}"]
-        install = ["mariadb-install-db", *options, "--auth-root-authentication-method=socket", "--skip-test-db"]
+        install = [
+            "mariadb-install-db",
+            *options,
+            "--auth-root-authentication-method=socket",
+            "--skip-test-db",
+        ]
         with (self.root / "log/database-install.log").open("wb") as log:
             subprocess.run(install, stdout=log, stderr=log, check=True, env=self.environment)
         small = ["--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M", "--performance-schema=OFF"]
         self._start_daemon(
-            "database", ["mariadbd", *options, *small, f"--socket={sock}", "--skip-networking", "--skip-log-bin"]
+            "database",
+            ["mariadbd", *options, *small, f"--socket={sock}", "--skip-networking", "--skip-log-bin"],
         )
         client = ["mariadb", "--no-defaults", f"--socket={sock}", "--user=root"]
         self._wait_for("the database", lambda: self.call(*client, "-e", "select 1") != "", RuntimeError)
@@ -217,9 +238,7 @@ class Cluster:
         (etc / "gres.conf").write_text("\n".join(gres) + "\n")
         (etc / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
         slurmdbd = etc / "slurmdbd.conf"
-        slurmdbd.write_text(
-            SLURMDBD_CONF.format(root=self.root, host=host, port=accounting)
-        )
+        slurmdbd.write_text(SLURMDBD_CONF.format(root=self.root, host=host, port=accounting))
         slurmdbd.chmod(0o600)
         resources = f"CPUs={NODE_CPUS} RealMemory={NODE_MEMORY_MB} Gres=gpu:{GPU_MODEL}:{GPUS_PER_NODE}"
         (etc / "slurm.conf").write_text(
@@ -240,7 +259,11 @@ class Cluster:
         """End every job and daemon, and remove the folder; nothing is left running."""
         with contextlib.suppress(Exception):
             self.call("scancel", "--user=root", check=False, timeout_s=10)
-            self._wait_for("jobs to end", lambda: not self.call("squeue", "--noheader", check=False).strip(), timeout_s=15)
+            self._wait_for(
+                "jobs to end",
+                lambda: not self.call("squeue", "--noheader", check=False).strip(),
+                timeout_s=15,
+            )
         leftover = [pid for node in NODES for pid in self._steps(node)]
         # The controller before the accounting daemon, that before its database.
         for name in (*NODES, "slurmctld", "slurmdbd", "database", "munged"):

@@ -19,6 +19,7 @@ SITE = {
     "limits": {"minutes": 1440, "memory_mb": loopback.NODE_MEMORY_MB},
 }
 FIGURE = "fig11a"  # the fewest runs: four
+INTERFERENCE = Path(__file__).parent / "interference"
 # The profile's settings for weeks of work, in seconds instead.
 PATIENCE = ("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10")
 
@@ -62,7 +63,7 @@ class Checkout:
     def environment(self) -> dict[str, str]:
         return {
             **self.slurm.environment,
-            "PYTHONPATH": str(self.folder / "scripts"),
+            "PYTHONPATH": f"{self.folder}/scripts:{INTERFERENCE}",
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
         }
@@ -120,4 +121,3 @@ def finished(slurm, tmp_path_factory) -> Checkout:
     done = checkout.run(config=("scale=mini", f"experiments=[{FIGURE}]"))
     (checkout.folder / "snakemake.log").write_text(done.stdout + done.stderr)
     return checkout
-

@@ -3,6 +3,7 @@
 import json
 
 from cluster import GPU_MODEL
+
 from conftest import FIGURE
 
 

@@ -29,8 +29,10 @@ from ead.pipeline.config import (
     load_scale,
     suggest,
 )
+from ead.pipeline.requests import selected, take_request
 
 try:
+    request = take_request(config)
     configuration = load_configuration(config)
     scale = load_scale(configuration.scale, configuration.overrides)
     experiments = load_experiments()

@@ -76,6 +76,7 @@ def tracked_figures():
 
 
 rule ingest_runs:
+    """Add to MLflow, once and by one writer, what the streams of the trainings missed; then the figures."""
     input:
         manifests=[f"{SCALE}/runs/{run}/manifest.json" for run in reported_runs()],
         figures=[f"{REPORTS}/figures/{name}.png" for name in tracked_figures()],
@@ -85,7 +86,6 @@ rule ingest_runs:
         f"{SCALE}/logs/ingest_runs.log",
     benchmark:
         f"{SCALE}/benchmarks/ingest_runs.tsv"
-    """Add to MLflow, once and by one writer, what the streams of the trainings missed; then the figures."""
     localrule: True
     conda:
         "../../envs/cpu.yaml"
@@ -96,7 +96,12 @@ rule ingest_runs:
             for name in tracked_figures()
         ],
         store=(
-            ["--uri", configuration.tracking.uri]
+            [
+                "--uri",
+                configuration.tracking.uri,
+                "--locks",
+                f"{RESULTS}/mlflow/.locks",
+            ]
             if configuration.tracking.uri
             else ["--local", f"{RESULTS}/mlflow"]
         ),

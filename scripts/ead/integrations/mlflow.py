@@ -54,6 +54,8 @@ class Store:
 
     ``tracking_uri`` is a database (``sqlite:///folder/mlflow.db``) or a server (``http://host:port``).
     ``artifact_root`` is the folder for artifacts; None leaves the choice to the server.
+    ``lock_folder`` holds the locks of those who write. Where they run on several machines it must be a folder that
+    all of them see; by default it is beside a local database, else in this machine's temporary folder.
 
     Raises:
         ValueError: the URI is neither, or a database comes without an artifact root.
@@ -61,6 +63,7 @@ class Store:
 
     tracking_uri: str
     artifact_root: Path | None
+    lock_folder: Path | None = None
 
     def __post_init__(self) -> None:
         scheme, separator, place = self.tracking_uri.partition("://")
@@ -76,6 +79,8 @@ class Store:
             object.__setattr__(self, "tracking_uri", f"sqlite:///{database}")
         if self.artifact_root is not None:
             object.__setattr__(self, "artifact_root", Path(self.artifact_root).absolute())
+        if self.lock_folder is not None:
+            object.__setattr__(self, "lock_folder", Path(self.lock_folder).absolute())
 
     @classmethod
     def local(cls, folder: Path | str) -> "Store":
@@ -84,13 +89,19 @@ class Store:
         return cls(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts")
 
     @property
+    def is_one_file(self) -> bool:
+        """An SQLite database: only for writers on one machine, because file locks of SQLite fail over networks."""
+        return self.tracking_uri.startswith("sqlite:")
+
+    @property
     def _is_database(self) -> bool:
         return not self.tracking_uri.startswith(("http://", "https://"))
 
     @property
     def _lock_folder(self) -> Path:
-        """Beside a local database, else one per server in this host's temporary folder."""
-        if self.tracking_uri.startswith("sqlite:///"):
+        if self.lock_folder is not None:
+            folder = self.lock_folder
+        elif self.tracking_uri.startswith("sqlite:///"):
             folder = Path(self.tracking_uri.removeprefix("sqlite:///")).parent / ".locks"
         else:
             folder = Path(tempfile.gettempdir()) / f"ead-mlflow-{_digest(self.tracking_uri)}"
@@ -208,7 +219,11 @@ class RunStream:
         self._process: subprocess.Popen | None = None
         self._log_file = metrics_file.with_name("mlflow.log")
         order = {
-            "store": {"tracking_uri": store.tracking_uri, "artifact_root": _text(store.artifact_root)},
+            "store": {
+                "tracking_uri": store.tracking_uri,
+                "artifact_root": _text(store.artifact_root),
+                "lock_folder": _text(store.lock_folder),
+            },
             "description": description.to_dict(),
             "metrics_file": str(metrics_file.absolute()),
             "run_folder": str(run_folder.absolute()),

@@ -105,7 +105,9 @@ class ModelResources(Strict):
     train: Allocation
     evaluate: Allocation
     sampling_tokens_per_s: PositiveFloat = Field(description="response tokens drawn")
-    update_tokens_per_s: PositiveFloat = Field(description="response tokens learnt from, log-probabilities included")
+    update_tokens_per_s: PositiveFloat = Field(
+        description="response tokens learnt from, log-probabilities included"
+    )
 
 
 class ScaleResources(Strict):
@@ -115,8 +117,12 @@ class ScaleResources(Strict):
     startup_s: PositiveFloat = Field(description="from the start of a job to its first token")
     response_share: Share = Field(description="mean response length over the longest one allowed")
     problems: PositiveInt = Field(description="problems of an evaluation set without a limit")
-    checkpoint_bytes_per_parameter: PositiveFloat = Field(description="of a checkpoint in Hugging Face format")
-    state_bytes_per_parameter: PositiveFloat = Field(description="of the trainer's own state, all that is kept of it")
+    checkpoint_bytes_per_parameter: PositiveFloat = Field(
+        description="of a checkpoint in Hugging Face format"
+    )
+    state_bytes_per_parameter: PositiveFloat = Field(
+        description="of the trainer's own state, all that is kept of it"
+    )
     roles: dict[Literal[ROLES], ModelResources]
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -263,6 +264,14 @@ def mark_started(state: Path) -> float:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def mark_sources(state: Path) -> dict[str, str]:
+    """Return the code that this run first started with (:func:`loaded_sources`); a resumed run keeps it."""
+    path = state / "sources.json"
+    if not path.exists():
+        write_json(path, loaded_sources())
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def publish(
     run: RunConfiguration,
     state: Path,
@@ -270,6 +279,7 @@ def publish(
     result: TrainingResult,
     *,
     started: float,
+    sources: Mapping[str, str],
     tracking: Mapping[str, Any],
 ) -> None:
     """Make the run folder from the trainer's state; the manifest comes last.
@@ -296,7 +306,7 @@ def publish(
             "status": result.status,
             "steps": result.steps,
             "checkpoints": result.checkpoints,
-            "code": code_version(),
+            "code": {**code_version(), "sources": dict(sources)},
             "started": started,
             "ended": time.time(),
             "metrics_sha256": sha256_of_file(output / "metrics.parquet"),
@@ -334,6 +344,26 @@ def code_version() -> dict[str, str | bool]:
         "commit": commit or "unknown",
         "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
     }
+
+
+def loaded_sources() -> dict[str, str]:
+    """Return file below scripts/ -> SHA-256 of what this process has loaded of the project, recorded, never hashed."""
+    folder = REPOSITORY / "scripts"
+    files = {
+        Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)
+    }
+    ours = sorted(file for file in files if file.is_relative_to(folder))
+    return {file.relative_to(folder).as_posix(): sha256_of_file(file) for file in ours}
+
+
+def changed_sources(recorded: Mapping[str, str]) -> list[str]:
+    """Return those of the recorded files (:func:`loaded_sources`) that differ now or are gone."""
+    folder = REPOSITORY / "scripts"
+    return [
+        name
+        for name, checksum in recorded.items()
+        if not (folder / name).is_file() or sha256_of_file(folder / name) != checksum
+    ]
 
 
 def table(runs: Mapping[str, RunConfiguration]) -> list[dict[str, Any]]:

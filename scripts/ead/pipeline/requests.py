@@ -1,0 +1,58 @@
+"""What one call of Snakemake asks for, given with ``--config`` and never kept in config.yaml.
+
+snakemake budget --config targets=fig10 gpus=16
+snakemake runs --config select=sampler~ead_tis/n~8
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import Field, PositiveInt
+
+from ead.pipeline.config import ConfigurationError, Strict, suggest, validate
+
+
+class Request(Strict):
+    """Values of ``--config`` that concern this call only."""
+
+    targets: str | list[str] = Field(
+        "all", description="of `snakemake budget`: figures, files or other targets"
+    )
+    gpus: PositiveInt | None = Field(
+        None,
+        description="of `snakemake budget`: GPUs at hand (cores, where no job has a GPU); null shows several",
+    )
+    select: str | None = Field(
+        None, description="of `snakemake runs`: parts of a run's name, for instance sampler~ead_tis/n~8"
+    )
+
+    @property
+    def target_list(self) -> list[str]:
+        return [self.targets] if isinstance(self.targets, str) else self.targets
+
+
+def take_request(values: dict[str, Any]) -> Request:
+    """Take the request out of Snakemake's merged ``config``. Raises ConfigurationError naming the key."""
+    return validate(
+        Request, {key: values.pop(key) for key in Request.model_fields if key in values}, "--config"
+    )
+
+
+def selected(names: Iterable[str], selection: str | None) -> list[str]:
+    """Return the run names that have every part of ``selection`` (``axis~value``, separated by slashes).
+
+    Raises ConfigurationError where there is no selection, or where no run has its parts.
+    """
+    names = list(names)
+    if not selection:
+        raise ConfigurationError(
+            "snakemake runs: say which, for instance --config select=sampler~ead_tis/n~8"
+        )
+    wanted = set(selection.strip("/").split("/"))
+    known = sorted({part for name in names for part in name.split("/")})
+    for part in sorted(wanted - set(known)):
+        raise ConfigurationError(f"--config select: no run has the part {part!r}{suggest(part, known)}")
+    found = [name for name in names if wanted <= set(name.split("/"))]
+    if not found:
+        raise ConfigurationError(f"--config select: no run has all parts of {selection!r}")
+    return found

@@ -1,0 +1,54 @@
+"""Print what targets cost before anything runs: `snakemake budget --config targets=fig10 gpus=16`.
+
+Jobs are those that Snakemake would run now; times are measured ones where Snakemake has timed such jobs, and else the
+estimates of workflow/resources.yaml.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from ead.pipeline import budget
+from ead.pipeline.cluster import Needs, load_resources
+from ead.pipeline.config import Configuration, ConfigurationError, load_experiments, load_scale
+from ead.pipeline.files import write_json
+from ead.pipeline.runs import expand
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--configuration", required=True, help="JSON of ead.pipeline.config.Configuration")
+    parser.add_argument("--targets", nargs="+", required=True)
+    parser.add_argument("--gpus", type=int, help="GPUs at hand; cores, where no job has a GPU")
+    parser.add_argument("--json", type=Path, help="also write the budget to this file")
+    arguments = parser.parse_args()
+
+    configuration = Configuration.model_validate_json(arguments.configuration)
+    scale = load_scale(configuration.scale, configuration.overrides)
+    resources = load_resources()
+    runs = {
+        name: run
+        for experiment in load_experiments().values()
+        for name, run in expand(configuration, scale, experiment).items()
+    }
+    try:
+        planned = budget.plan(configuration, arguments.targets)
+        jobs = budget.cost(planned, Needs(configuration.scale, scale, resources), runs)
+        result = budget.summary(
+            jobs,
+            title=f"{', '.join(arguments.targets)} at scale {configuration.scale}",
+            source=resources.scales[configuration.scale].source,
+            units=arguments.gpus,
+        )
+    except (budget.PlanningFailed, ConfigurationError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(budget.render(result))
+    if arguments.json:
+        write_json(arguments.json, json.loads(json.dumps(result)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+# Targets that answer for a part of the work: single runs by their names, what it would cost, what older code made.
+
+
+def selected_evaluations(wildcards):
+    try:
+        return [
+            f"{SCALE}/evaluations/{run}/manifest.json"
+            for run in selected(runs, request.select)
+        ]
+    except ConfigurationError as error:
+        raise WorkflowError(str(error)) from None
+
+
+rule runs:
+    input:
+        selected_evaluations,
+    """Train and evaluate some runs: `snakemake runs --config select=sampler~ead_tis/n~8`."""
+    localrule: True
+
+
+rule budget:
+    """Before anything runs: `snakemake budget --config targets=fig10 gpus=16`."""
+    localrule: True
+    params:
+        configuration=configuration.model_dump_json(),
+        targets=request.target_list,
+        units=["--gpus", request.gpus] if request.gpus else [],
+    shell:
+        "{PYTHON:q} {SCRIPTS:q}/estimate_budget.py"
+        " --configuration {params.configuration:q}"
+        " --targets {params.targets:q}"
+        " {params.units:q}"
+
+
+rule stale:
+    """Finished runs that other code made than the present one; nothing is run again for that."""
+    localrule: True
+    params:
+        runs=f"{SCALE}/runs",
+    shell:
+        "{PYTHON:q} {SCRIPTS:q}/list_stale_runs.py --runs {params.runs:q}"

@@ -52,7 +52,9 @@ env-gpu: .venv-gpu/ready  ## verl and vLLM on NVIDIA GPUs, in .venv-gpu: the gpu
 verl-smoke: .venv/ready .venv-verl-cpu/ready  ## the real verl, Ray and vLLM on this CPU: train, kill, resume, evaluate
 	$(BIN)/snakemake --cores $(CORES) verl_smoke
 
-test-seams: .venv/ready .venv-verl-cpu/ready  ## the real seams: verl and vLLM on CPUs
+test-seams: .venv/ready .venv-verl-cpu/ready  ## the real seams: verl and vLLM on CPUs, Slurm (as root)
+	tests/slurm/install_slurm.sh
+	$(BIN)/python -m pytest tests/slurm
 	.venv-verl-cpu/bin/python -m pytest tests/verl
 
 lint: .venv/ready  ## style of Python and Snakemake files

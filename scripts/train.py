@@ -9,10 +9,12 @@ import contextlib
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 
 from filelock import FileLock
 
+from ead.integrations import ray
 from ead.integrations.mlflow import RunDescription, RunStream, Store
 from ead.pipeline.config import Verl
 from ead.pipeline.engines import Result
@@ -52,6 +54,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    if (arguments.nodes or 1) > 1 and not ray.is_on_cluster():
+        logging.info("Ray on %d nodes", arguments.nodes)
+        sys.exit(ray.run_on_nodes([sys.executable, *sys.argv], arguments.nodes))
     run = RunConfiguration.from_json(arguments.run)
     version = code_version()
     figures = figures_of(run, arguments.scale)

@@ -10,7 +10,8 @@ import cluster as loopback
 import pytest
 import yaml
 
-from ead.pipeline.config import REPOSITORY
+from ead.pipeline.config import REPOSITORY, Configuration, load_experiments, load_scale
+from ead.pipeline.runs import expand
 
 # As a user edits it: names of this cluster's partitions and GPUs.
 SITE = {
@@ -22,6 +23,33 @@ FIGURE = "fig11a"  # the fewest runs: four
 INTERFERENCE = Path(__file__).parent / "interference"
 # The profile's settings for weeks of work, in seconds instead.
 PATIENCE = ("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10")
+
+
+STEPS = 8
+CONFIG = (
+    "scale=mini",
+    f"experiments=[{FIGURE}]",
+    "seeds=[0,1]",
+    f"overrides={{training: {{steps: {STEPS}}}}}",
+)
+# Ways to be interrupted, and a training for each.
+WAYS = ("time limit", "memory", "scancel", "requeue", "node failure", "preemption")
+
+
+def runs():
+    """The runs of the interruptions: long enough to be stopped half-way."""
+    configuration = Configuration(scale="mini", experiments=[FIGURE], seeds=[0, 1])
+    return expand(
+        configuration, load_scale("mini", {"training": {"steps": STEPS}}), load_experiments()[FIGURE]
+    )
+
+
+RUNS = runs()
+NAMES = dict(zip(WAYS, RUNS, strict=False))
+
+
+def manifest(name: str) -> str:
+    return f"results/mini/runs/{name}/manifest.json"
 
 
 @pytest.fixture(scope="session")
@@ -121,3 +149,34 @@ def finished(slurm, tmp_path_factory) -> Checkout:
     done = checkout.run(config=("scale=mini", f"experiments=[{FIGURE}]"))
     (checkout.folder / "snakemake.log").write_text(done.stdout + done.stderr)
     return checkout
+
+
+@pytest.fixture(scope="session")
+def undisturbed(slurm, tmp_path_factory) -> Checkout:
+    """The same trainings on this machine, without Slurm and without interruptions."""
+    checkout = Checkout.fresh(tmp_path_factory.mktemp("undisturbed") / "ead", slurm)
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--cores",
+        "2",
+        "--config",
+        *CONFIG,
+        "tracking={stream: false}",
+    ]
+    command += ["--", *map(manifest, NAMES.values())]
+    done = subprocess.run(
+        command, cwd=checkout.folder, env=checkout.environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return checkout
+
+
+def without_trainings(checkout: Checkout, folder: Path) -> Checkout:
+    """A copy with the data and the base model of ``checkout``, in which no training ever started."""
+    copy = Checkout(folder / "ead", checkout.slurm)
+    shutil.copytree(checkout.folder, copy.folder, symlinks=True)
+    for name in ("runs", "state", "logs", "benchmarks", "progress"):
+        shutil.rmtree(copy.folder / "results/mini" / name)
+    return copy

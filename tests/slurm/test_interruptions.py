@@ -5,7 +5,6 @@ happens at a known moment. Limits and retries are those of the profile.
 """
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,35 +16,12 @@ from pathlib import Path
 import pytest
 from cluster import GPUS_PER_NODE
 
-from conftest import FIGURE, Checkout
-from ead.pipeline.config import Configuration, load_experiments, load_scale
-from ead.pipeline.runs import expand
+from conftest import CONFIG, NAMES, RUNS, STEPS, WAYS, Checkout, manifest, without_trainings
+from ead.pipeline.config import REPOSITORY
 
-STEPS, STOPPED_AT = 8, 3
-CONFIG = (
-    "scale=mini",
-    f"experiments=[{FIGURE}]",
-    "seeds=[0,1]",
-    f"overrides={{training: {{steps: {STEPS}}}}}",
-)
-# One training each; the first four share a node.
-WAYS = ("time limit", "memory", "scancel", "requeue", "node failure", "preemption")
+STOPPED_AT = 3
+# The first four share a node.
 NODE_OF = dict.fromkeys(WAYS, "node1") | {"node failure": "node2", "preemption": "node3"}
-
-
-def runs():
-    configuration = Configuration(scale="mini", experiments=[FIGURE], seeds=[0, 1])
-    return expand(
-        configuration, load_scale("mini", {"training": {"steps": STEPS}}), load_experiments()[FIGURE]
-    )
-
-
-RUNS = runs()
-NAMES = dict(zip(WAYS, RUNS, strict=False))
-
-
-def manifest(name: str) -> str:
-    return f"results/mini/runs/{name}/manifest.json"
 
 
 class Training:
@@ -113,18 +89,6 @@ def wait_for(what: str, ready: Callable[[], bool], process: subprocess.Popen, ti
 
 
 @pytest.fixture(scope="module")
-def untrained(finished, tmp_path_factory) -> Checkout:
-    """The finished checkout's data and base model, with no training started."""
-    copy = Checkout(tmp_path_factory.mktemp("untrained") / "ead", finished.slurm)
-    shutil.copytree(finished.folder, copy.folder, symlinks=True)
-    for name in ("runs", "state", "evaluations", "analyses", "logs", "benchmarks", "progress"):
-        shutil.rmtree(copy.folder / "results/mini" / name, ignore_errors=True)
-    shutil.rmtree(copy.folder / "results/mlflow", ignore_errors=True)
-    shutil.rmtree(copy.folder / "reports")
-    return copy
-
-
-@pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """An MLflow server, as a site would run one: many nodes write to it."""
     folder = tmp_path_factory.mktemp("server")
@@ -149,20 +113,9 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(untrained, tmp_path_factory) -> Checkout:
-    """The same trainings on this machine, without Slurm and without interruptions."""
-    copy = Checkout(tmp_path_factory.mktemp("undisturbed") / "ead", untrained.slurm)
-    shutil.copytree(untrained.folder, copy.folder, symlinks=True)
-    command = [*(sys.executable, "-m", "snakemake", "--cores", "2", "--rerun-triggers", "mtime")]
-    command += [*map(manifest, NAMES.values()), "--config", *CONFIG, "tracking={stream: false}"]
-    done = subprocess.run(command, cwd=copy.folder, env=copy.environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-6000:]
-    return copy
-
-
-@pytest.fixture(scope="module")
-def interrupted(undisturbed, untrained, server) -> dict[str, Training]:
+def interrupted(undisturbed, server, tmp_path_factory) -> dict[str, Training]:
     """Every training stopped and disturbed in its own way, in one workflow that is never touched itself."""
+    untrained = without_trainings(undisturbed, tmp_path_factory.mktemp("interrupted"))
     trainings = {way: Training(untrained, name) for way, name in NAMES.items()}
     nodes = {name: f"--nodelist={NODE_OF[way]}" for way, name in NAMES.items()}
     process = untrained.start(
@@ -253,3 +206,68 @@ def test_mlflow_shows_each_run_once_finished_and_with_every_step(interrupted, se
         assert run.info.status == "FINISHED"
         steps = [point.step for point in client.get_metric_history(run.info.run_id, "reward_mean")]
         assert steps == list(range(1, STEPS + 1))
+
+
+# --- kill -9 of Snakemake itself ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def killed(undisturbed, tmp_path_factory) -> dict[str, Training]:
+    """Snakemake killed with two trainings half-way, and the recovery of docs/cluster.md; one is left to run on."""
+    untrained = without_trainings(undisturbed, tmp_path_factory.mktemp("killed"))
+    trainings = {
+        fate: Training(untrained, name)
+        for fate, name in zip(("cancelled", "left to run"), RUNS, strict=False)
+    }
+    targets = [manifest(training.name) for training in trainings.values()]
+    process = untrained.start("--", *targets, config=CONFIG)
+    stopped = set()
+
+    def all_stopped() -> bool:
+        stopped.update(fate for fate in trainings if fate not in stopped and trainings[fate].stop())
+        return len(stopped) == 2
+
+    try:
+        wait_for("both trainings to be stopped", all_stopped, process)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    # One job ends with the recovery's first line. The other runs on beside the job that replaces it, as where nobody
+    # looked for it: the new one waits until the old one has ended, and finds everything done.
+    untrained.slurm.call("scancel", trainings["cancelled"].job())
+    for pid in trainings["left to run"].processes():
+        os.kill(pid, signal.SIGCONT)
+    untrained.run("--unlock", config=CONFIG)
+    untrained.run("--", *targets, config=CONFIG)
+    return trainings
+
+
+@pytest.mark.parametrize("fate", ["cancelled", "left to run"])
+def test_after_kill_9_of_snakemake_two_lines_finish_the_work(killed, undisturbed, fate):
+    training = killed[fate]
+    assert training.bits() == Training(undisturbed, training.name).bits()
+    assert training.history()[-1]["State"] == "COMPLETED"
+
+
+def test_the_lines_of_the_documentation_cancel_the_jobs_of_this_checkout_only(slurm, tmp_path):
+    page = (REPOSITORY / "docs/cluster.md").read_text()
+    line = next(line for line in page.splitlines() if line.startswith("squeue") and "scancel" in line)
+    jobs = {}
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+        command = (
+            "sbatch",
+            "--parsable",
+            f"--chdir={tmp_path / name}",
+            "--output=/dev/null",
+            "--wrap=sleep 600",
+        )
+        jobs[name] = slurm.call(*command).strip()
+    subprocess.run(["bash", "-c", line], cwd=tmp_path / "ours", env=slurm.environment, check=True)
+    states = {
+        name: slurm.call("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T").strip()
+        for name, job in jobs.items()
+    }
+    slurm.call("scancel", jobs["theirs"])
+    assert states["theirs"] in ("PENDING", "RUNNING")
+    assert states["ours"] in ("CANCELLED", "COMPLETING")

@@ -29,9 +29,10 @@ from ead.pipeline.config import (
     load_scale,
     suggest,
 )
-from ead.pipeline.requests import selected, take_request
+from ead.pipeline.requests import read_command_line, selected, take_request
 
 try:
+    read_command_line(config, workflow.config_settings.config)
     request = take_request(config)
     configuration = load_configuration(config)
     scale = load_scale(configuration.scale, configuration.overrides)

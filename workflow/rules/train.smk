@@ -58,6 +58,7 @@ rule train:
         " {TRACKING}"
         " --progress {params.progress:q}"
         " --threads {threads}"
+        " --nodes {resources.nodes}"
         " > {log:q} 2>&1"
 
 

@@ -4,9 +4,11 @@ snakemake budget --config targets=fig10 gpus=16
 snakemake runs --config select=sampler~ead_tis/n~8
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import yaml
 from pydantic import Field, PositiveInt
 
 from ead.pipeline.config import ConfigurationError, Strict, suggest, validate
@@ -29,6 +31,34 @@ class Request(Strict):
     @property
     def target_list(self) -> list[str]:
         return [self.targets] if isinstance(self.targets, str) else self.targets
+
+
+def read_command_line(config: dict[str, Any], given: Iterable[str]) -> None:
+    """Give the values of ``--config`` their types: Snakemake leaves whatever is inside a list or mapping as text.
+
+    ``given`` are the keys on the command line. ``seeds=[0,1]`` comes as texts and becomes numbers, as in config.yaml.
+    """
+    for key in given:
+        if isinstance(config.get(key), Mapping | list):
+            config[key] = _typed(config[key])
+
+
+def _typed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_typed(key): _typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_typed(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value) if re.fullmatch(r"[+-]?\d[\d.]*[eE][+-]?\d+", value) else _scalar(value)
+    except (ValueError, yaml.YAMLError):
+        return value
+
+
+def _scalar(text: str) -> Any:
+    value = yaml.safe_load(text)
+    return value if value is None or isinstance(value, bool | int | float) else text
 
 
 def take_request(values: dict[str, Any]) -> Request:

@@ -1,0 +1,107 @@
+"""The budget: schedules by hand, measured times before estimates, and the whole way from Snakemake's plan."""
+
+import pytest
+
+from ead.pipeline.budget import Costed, PlanningFailed, Timings, cost, duration, plan, summary, wall_time
+from ead.pipeline.cluster import Needs, load_resources
+from ead.pipeline.config import Configuration, ConfigurationError, load_experiments, load_scale
+from ead.pipeline.runs import expand
+
+
+def job(seconds, gpus=0, before=(), cores=1):
+    return Costed("rule", seconds, gpus, cores, 0, "estimated", tuple(before))
+
+
+def test_jobs_that_fit_run_side_by_side():
+    trainings = [job(100, gpus=8) for _ in range(4)]
+    assert [wall_time(trainings, units, of="gpus") for units in (8, 16, 24, 32)] == [400, 200, 200, 100]
+
+
+def test_a_job_waits_for_its_inputs():
+    chain = [job(10), job(100, gpus=8, before=[0]), job(20, gpus=1, before=[1]), job(100, gpus=8, before=[0])]
+    assert wall_time(chain, 16, of="gpus") == 130
+    assert wall_time(chain, 8, of="gpus") == 230
+
+
+def test_jobs_without_a_gpu_do_not_wait_for_one():
+    assert wall_time([job(100, gpus=8), job(90), job(90)], 8, of="gpus") == 100
+
+
+def test_the_longest_way_starts_first():
+    # Two short jobs first would leave the long one for the end.
+    assert wall_time([job(1), job(1), job(10)], 2, of="cores") == 10
+
+
+def test_a_job_that_does_not_fit_is_an_error():
+    with pytest.raises(ConfigurationError, match="takes 8 gpus; there are 4"):
+        wall_time([job(1, gpus=8)], 4, of="gpus")
+
+
+def benchmark(folder, name, seconds):
+    path = folder / f"results/cpu/benchmarks/{name}.tsv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:01\t10\n")
+
+
+def test_measured_times_are_those_of_the_same_step_model_and_rollouts(tmp_path):
+    run = "model~{}/algorithm~dapo/sampler~{}/n~{}/seed~0"
+    benchmark(tmp_path, "train/" + run.format("tiny", "tau0.6", 8), 10)
+    benchmark(tmp_path, "train/" + run.format("tiny", "ead", 8), 20)
+    benchmark(tmp_path, "train/" + run.format("tiny", "tau1.0", 8), 90)
+    benchmark(tmp_path, "train/" + run.format("tiny", "ead", 16), 500)
+    benchmark(tmp_path, "evaluate/" + run.format("tiny", "ead", 8), 7)
+    benchmark(tmp_path, "evaluate/model~tiny", 3)
+    folder = tmp_path / "results/cpu/benchmarks"
+    timings = Timings()
+    assert timings.of(f"{folder}/train/{run.format('tiny', 'ead_tis', 8)}.tsv") == 20
+    assert timings.of(f"{folder}/train/{run.format('tiny', 'ead_tis', 16)}.tsv") == 500
+    assert timings.of(f"{folder}/train/{run.format('large', 'ead_tis', 8)}.tsv") is None
+    assert timings.of(f"{folder}/evaluate/{run.format('tiny', 'ead_tis', 8)}.tsv") == 7
+    assert timings.of(f"{folder}/evaluate/model~tiny.tsv") == 3
+    assert timings.of(None) is None
+
+
+def test_durations_are_read_at_a_glance():
+    assert [duration(s) for s in (40, 600, 7500, 3 * 86400 + 4 * 3600)] == [
+        "40 s",
+        "10 min",
+        "2 h 05 min",
+        "3 d 4 h",
+    ]
+
+
+@pytest.fixture
+def configuration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("scale: mini\n")
+    return Configuration(scale="mini", seeds=[0, 1])
+
+
+def test_the_plan_is_what_snakemake_would_run(configuration):
+    planned = plan(configuration, ["fig11a"])
+    rules = [one.rule for one in planned]
+    assert {rule: rules.count(rule) for rule in dict.fromkeys(rules)} == {
+        "generate_problems": 2,
+        "train_base_model": 1,
+        "evaluate_model": 1,
+        "train": 8,
+        "evaluate_run": 8,
+        "estimate_curves": 1,
+        "plot_training_curves": 1,
+    }
+    scale = load_scale("mini")
+    runs = expand(configuration, scale, load_experiments()["fig11a"])
+    needs = Needs("mini", scale, load_resources())
+    jobs = cost(planned, needs, runs)
+    trainings = [one for one in jobs if one.rule == "train"]
+    base = [one.rule for one in jobs].index("train_base_model")
+    assert all(base in one.before for one in trainings)
+    result = summary(jobs, title="", source="", units=1)
+    assert result["total"]["jobs"] == 22
+    assert result["wall_s"][1] == pytest.approx(sum(one.seconds for one in jobs))
+    assert result["total"]["core_hours"] == pytest.approx(sum(one.seconds for one in jobs) / 3600)
+
+
+def test_an_unknown_target_says_so(configuration):
+    with pytest.raises(PlanningFailed, match="fig99"):
+        plan(configuration, ["fig99"])

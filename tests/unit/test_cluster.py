@@ -1,0 +1,98 @@
+"""What jobs ask for: from the resource table and the site file to the names that Slurm's executor knows."""
+
+import pytest
+import yaml
+
+from ead.pipeline import cluster
+from ead.pipeline.cluster import Need, Needs, Site, load_resources, load_site, slurm_resources
+from ead.pipeline.config import REPOSITORY, Configuration, ConfigurationError, load_experiments, load_scale
+from ead.pipeline.runs import expand
+
+SCALES = sorted(path.stem for path in (REPOSITORY / "workflow/scales").glob("*.yaml"))
+TRAINING = Need(gpus=8, cpus=64, memory_mb=400_000, minutes=600, expected_s=20_000)
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_every_run_of_every_scale_has_its_needs(name):
+    scale = load_scale(name)
+    needs = Needs(name, scale, load_resources())
+    for experiment in load_experiments().values():
+        for run in expand(Configuration(scale=name), scale, experiment).values():
+            need = needs.train(run)
+            assert need.minutes * 60 >= need.expected_s
+            assert needs.evaluate(run.model, 3, final=True).expected_s >= needs.evaluate(run.model).expected_s
+
+
+def test_a_training_takes_its_tokens_over_the_rates():
+    scale = load_scale("mini")
+    resources = load_resources()
+    run = next(iter(expand(Configuration(scale="mini"), scale, load_experiments()["fig11a"]).values()))
+    table = resources.scales["mini"]
+    model = table.roles["qwen_1_5b"]
+    tokens = 4 * 8 * 4 * 64 * table.response_share  # steps, prompts, rollouts, longest response
+    seconds = tokens / model.sampling_tokens_per_s + tokens / model.update_tokens_per_s
+    need = Needs("mini", scale, resources).train(run)
+    assert need.expected_s == pytest.approx(table.startup_s + seconds)
+    checkpoints, state = 2 * table.checkpoint_bytes_per_parameter, table.state_bytes_per_parameter
+    assert need.expected_bytes == round(model.parameters * (checkpoints + state))
+
+
+def test_twice_the_gpus_halve_what_follows_the_start():
+    one, two = cluster.Allocation(gpus=8, memory_mb=1), cluster.Allocation(gpus=8, nodes=2, memory_mb=1)
+    assert (one.units, two.units) == (8, 16)
+
+
+def test_an_empty_site_file_asks_for_nothing_but_the_job():
+    asked = {key: value for key, value in slurm_resources(TRAINING, Site()).items() if value is not None}
+    assert asked == {"mem_mb": 400_000, "runtime": 600, "cpus_per_task": 64, "gpu": 8, "nodes": 1}
+    assert slurm_resources(TRAINING, Site()).keys() == set(cluster.SLURM_RESOURCES)
+
+
+def test_a_site_names_account_partition_and_gpus():
+    site = Site.model_validate(
+        {
+            "account": "ab1",
+            "partitions": {"cpu": "batch", "gpu": "h100"},
+            "gpu": {"form": "gpus", "model": "h100"},
+        }
+    )
+    asked = slurm_resources(TRAINING, site)
+    assert (asked["slurm_account"], asked["slurm_partition"]) == ("ab1", "h100")
+    assert (asked["gpu"], asked["gpu_model"], asked["gres"]) == (8, "h100", None)
+    small = slurm_resources(Need(memory_mb=1, minutes=1, expected_s=1), site)
+    assert (small["slurm_partition"], small["gpu"], small["gpu_model"]) == ("batch", None, None)
+
+
+def test_gpus_as_generic_resources_are_counted_on_each_node():
+    site = Site.model_validate({"gpu": {"form": "gres", "model": "h100"}})
+    asked = slurm_resources(TRAINING.model_copy(update={"nodes": 2}), site)
+    assert (asked["gres"], asked["gpu"], asked["gpu_model"]) == ("gpu:h100:8", None, None)
+    assert (asked["nodes"], asked["tasks"], asked["mpi"]) == (2, 2, "srun")
+
+
+def test_a_retry_asks_for_more_up_to_the_limits_of_the_site():
+    site = Site.model_validate({"limits": {"minutes": 1440, "memory_mb": 1_000_000}})
+    asked = [slurm_resources(TRAINING, site, attempt) for attempt in (1, 2, 3)]
+    assert [one["runtime"] for one in asked] == [600, 1200, 1440]
+    assert [one["mem_mb"] for one in asked] == [400_000, 800_000, 1_000_000]
+
+
+def test_the_commented_example_of_the_site_file_is_valid(tmp_path):
+    text = cluster.SITE_FILE.read_text()
+    assert load_site() == Site(), "the committed site file must name no site"
+    example = [line[4:] for line in text.splitlines() if line.startswith("#   ")]
+    site = Site.model_validate(yaml.safe_load("\n".join(example)))
+    assert site.gpu.model == "h100" and site.limits.minutes == 1440
+
+
+def test_a_mistake_in_the_site_file_names_the_key(tmp_path):
+    (tmp_path / "site.yaml").write_text("partition: {gpu: h100}\n")
+    with pytest.raises(
+        ConfigurationError, match="site.yaml: unknown key 'partition'.*did you mean 'partitions'"
+    ):
+        load_site(tmp_path / "site.yaml")
+
+
+def test_a_scale_without_an_entry_is_named():
+    with pytest.raises(ConfigurationError, match="scales: no entry 'huge'"):
+        Needs("huge", load_scale("mini"), load_resources())

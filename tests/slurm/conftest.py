@@ -97,10 +97,13 @@ class Checkout:
         }
 
     def command(self, *arguments: str, config: tuple[str, ...] = ("scale=mini",)) -> list[str]:
+        """Options and targets; what follows ``--`` comes after ``--config``, which would take targets for values."""
+        at = arguments.index("--") if "--" in arguments else len(arguments)
         return [
             *(sys.executable, "-m", "snakemake", "--profile", "slurm"),
-            *arguments,
-            *(("--config", *config) if config else ()),
+            *arguments[:at],
+            *("--config", *config),
+            *arguments[at:],
         ]
 
     def start(self, *arguments: str, **options) -> subprocess.Popen:

@@ -56,7 +56,9 @@ class Training:
         """Stop it once it is far enough; return whether it is stopped."""
         if self.steps < STOPPED_AT:
             return False
-        for process in self.processes():
+        processes = self.processes()
+        assert processes, f"{self.name} ended before it was stopped"
+        for process in processes:
             os.kill(process, signal.SIGSTOP)
         return True
 

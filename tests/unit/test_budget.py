@@ -2,39 +2,54 @@
 
 import pytest
 
-from ead.pipeline.budget import Costed, PlanningFailed, Timings, cost, duration, plan, summary, wall_time
+from ead.pipeline.budget import Costed, PlanningFailed, Timings, cost, duration, plan, schedule, summary
 from ead.pipeline.cluster import Needs, load_resources
 from ead.pipeline.config import Configuration, ConfigurationError, load_experiments, load_scale
 from ead.pipeline.runs import expand
 
 
-def job(seconds, gpus=0, before=(), cores=1):
-    return Costed("rule", seconds, gpus, cores, 0, "estimated", tuple(before))
+def job(seconds, gpus=0, before=(), cores=1, size=0, scratch=0, freed=0):
+    return Costed("rule", seconds, gpus, cores, size, scratch, freed, "estimated", tuple(before))
+
+
+def seconds_on(jobs, units, of):
+    return schedule(jobs, units, of=of).seconds
 
 
 def test_jobs_that_fit_run_side_by_side():
     trainings = [job(100, gpus=8) for _ in range(4)]
-    assert [wall_time(trainings, units, of="gpus") for units in (8, 16, 24, 32)] == [400, 200, 200, 100]
+    assert [seconds_on(trainings, units, of="gpus") for units in (8, 16, 24, 32)] == [400, 200, 200, 100]
 
 
 def test_a_job_waits_for_its_inputs():
     chain = [job(10), job(100, gpus=8, before=[0]), job(20, gpus=1, before=[1]), job(100, gpus=8, before=[0])]
-    assert wall_time(chain, 16, of="gpus") == 130
-    assert wall_time(chain, 8, of="gpus") == 230
+    assert seconds_on(chain, 16, of="gpus") == 130
+    assert seconds_on(chain, 8, of="gpus") == 230
 
 
 def test_jobs_without_a_gpu_do_not_wait_for_one():
-    assert wall_time([job(100, gpus=8), job(90), job(90)], 8, of="gpus") == 100
+    assert seconds_on([job(100, gpus=8), job(90), job(90)], 8, of="gpus") == 100
 
 
 def test_the_longest_way_starts_first():
     # Two short jobs first would leave the long one for the end.
-    assert wall_time([job(1), job(1), job(10)], 2, of="cores") == 10
+    assert seconds_on([job(1), job(1), job(10)], 2, of="cores") == 10
 
 
 def test_a_job_that_does_not_fit_is_an_error():
     with pytest.raises(ConfigurationError, match="takes 8 gpus; there are 4"):
-        wall_time([job(1, gpus=8)], 4, of="gpus")
+        seconds_on([job(1, gpus=8)], 4, of="gpus")
+
+
+def test_the_peak_counts_what_is_there_at_one_time():
+    # Two trainings with a state of 5 besides 10 checkpoints; the evaluation of each deletes 9 of them.
+    jobs = [job(100, gpus=8, size=10, scratch=5) for _ in range(2)]
+    jobs += [job(10, gpus=1, before=[number], size=1, freed=9) for number in range(2)]
+    assert (
+        schedule(jobs, 8, of="gpus").peak_bytes == 10 + 10 + 5
+    )  # the second training goes before an evaluation
+    assert schedule(jobs, 16, of="gpus").peak_bytes == 30
+    assert summary(jobs, title="", source="", units=8)["total"]["bytes"] == 2 * (10 + 1 - 9)
 
 
 def benchmark(folder, name, seconds):
@@ -98,7 +113,7 @@ def test_the_plan_is_what_snakemake_would_run(configuration):
     assert all(base in one.before for one in trainings)
     result = summary(jobs, title="", source="", units=1)
     assert result["total"]["jobs"] == 22
-    assert result["wall_s"][1] == pytest.approx(sum(one.seconds for one in jobs))
+    assert result["schedules"][1]["seconds"] == pytest.approx(sum(one.seconds for one in jobs))
     assert result["total"]["core_hours"] == pytest.approx(sum(one.seconds for one in jobs) / 3600)
 
 

@@ -20,7 +20,7 @@ def test_every_run_of_every_scale_has_its_needs(name):
         for run in expand(Configuration(scale=name), scale, experiment).values():
             need = needs.train(run)
             assert need.minutes * 60 >= need.expected_s
-            assert needs.evaluate(run.model, 3, final=True).expected_s >= needs.evaluate(run.model).expected_s
+            assert needs.evaluate_run(run).expected_s > needs.evaluate_model(run.model).expected_s
 
 
 def test_a_training_takes_its_tokens_over_the_rates():
@@ -44,7 +44,14 @@ def test_twice_the_gpus_halve_what_follows_the_start():
 
 def test_an_empty_site_file_asks_for_nothing_but_the_job():
     asked = {key: value for key, value in slurm_resources(TRAINING, Site()).items() if value is not None}
-    assert asked == {"mem_mb": 400_000, "runtime": 600, "cpus_per_task": 64, "gpu": 8, "nodes": 1}
+    assert asked == {
+        "mem_mb": 400_000,
+        "runtime": 600,
+        "cpus_per_task": 64,
+        "gpu": 8,
+        "nodes": 1,
+        "gpus_per_node": 8,
+    }
     assert slurm_resources(TRAINING, Site()).keys() == set(cluster.SLURM_RESOURCES)
 
 

@@ -28,11 +28,6 @@ def evaluation_of_run(wildcards):
     return scale.evaluation_of(run_of(wildcards).model)
 
 
-def needs_of_evaluation(wildcards):
-    run = run_of(wildcards)
-    return estimates.evaluate(run.model, len(run.training.checkpoints), final=True)
-
-
 rule evaluate_run:
     input:
         run=f"{SCALE}/runs/{{run}}/manifest.json",
@@ -47,7 +42,9 @@ rule evaluate_run:
         MODEL_ENVIRONMENT
     threads: 1
     resources:
-        **needs("evaluate_run", needs_of_evaluation),
+        **needs(
+            "evaluate_run", lambda wildcards: estimates.evaluate_run(run_of(wildcards))
+        ),
     params:
         request=lambda wildcards: evaluation_request(evaluation_of_run(wildcards)),
         progress=f"{SCALE}/progress/evaluate/{{run}}.json",
@@ -85,7 +82,10 @@ rule evaluate_model:
         MODEL_ENVIRONMENT
     threads: lambda wildcards: 2 if isinstance(scale.models[wildcards.model], PretrainedModel) else 1
     resources:
-        **needs("evaluate_model", lambda wildcards: estimates.evaluate(wildcards.model)),
+        **needs(
+            "evaluate_model",
+            lambda wildcards: estimates.evaluate_model(wildcards.model),
+        ),
     params:
         request=lambda wildcards: evaluation_request(evaluation_of_model(wildcards)),
         progress=f"{SCALE}/progress/evaluate/model~{{model}}.json",

@@ -11,15 +11,15 @@ def selected_evaluations(wildcards):
         raise WorkflowError(str(error)) from None
 
 
+# Train and evaluate some runs: `snakemake runs --config select=sampler~ead_tis/n~8`.
 rule runs:
     input:
         selected_evaluations,
-    """Train and evaluate some runs: `snakemake runs --config select=sampler~ead_tis/n~8`."""
     localrule: True
 
 
+# Before anything runs: `snakemake budget --config targets=fig10 gpus=16`.
 rule budget:
-    """Before anything runs: `snakemake budget --config targets=fig10 gpus=16`."""
     localrule: True
     params:
         configuration=configuration.model_dump_json(),
@@ -32,8 +32,8 @@ rule budget:
         " {params.units:q}"
 
 
+# Finished runs that other code made than the present one; nothing is run again for that.
 rule stale:
-    """Finished runs that other code made than the present one; nothing is run again for that."""
     localrule: True
     params:
         runs=f"{SCALE}/runs",

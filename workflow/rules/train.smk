@@ -58,6 +58,7 @@ rule train:
         " {TRACKING}"
         " --progress {params.progress:q}"
         " --threads {threads}"
+        " --gpus {resources.gpus_per_node}"
         " --nodes {resources.nodes}"
         " > {log:q} 2>&1"
 

@@ -32,6 +32,8 @@ if scale.engine == "inprocess":
         conda:
             "../../envs/verl-cpu.yaml"
         threads: 2
+        resources:
+            **needs("verl_smoke"),
         params:
             run=smoke_run.to_json(),
             machine=smoke_scale.verl.model_dump_json(),

@@ -2,7 +2,8 @@
 
 Snakemake says which jobs it would run (``snakemake_logger_plugin_jobs``). A job takes as long as jobs of its kind
 took, where Snakemake has timed some (``results/{scale}/benchmarks``), and else as long as ``workflow/resources.yaml``
-makes one expect. The wall time is that of a schedule which starts the job with the longest way to the end first.
+makes one expect. Wall time and peak storage are those of a schedule that starts the job with the longest way to the
+end first.
 """
 
 import csv
@@ -14,7 +15,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,13 +41,18 @@ class Planned:
 
 @dataclass(frozen=True)
 class Costed:
-    """A planned job with what it costs: seconds, GPUs, cores, bytes; ``before`` are positions of jobs it waits for."""
+    """A planned job with what it costs; ``before`` are the positions of the jobs it waits for.
+
+    It leaves ``size`` bytes, has ``scratch`` more while it runs, and deletes ``freed`` of others when it ends.
+    """
 
     rule: str
     seconds: float
     gpus: int
     cores: int
     size: int
+    scratch: int
+    freed: int
     source: Literal["measured", "estimated"]
     before: tuple[int, ...]
 
@@ -98,6 +104,8 @@ def cost(planned: Sequence[Planned], needs: Needs, runs: Mapping[str, RunConfigu
                 gpus=need.gpus * need.nodes,
                 cores=need.nodes * (need.cpus or job.threads),
                 size=need.expected_bytes,
+                scratch=need.scratch_bytes,
+                freed=need.freed_bytes,
                 source="estimated" if measured_s is None else "measured",
                 before=tuple(sorted({maker[path] for path in job.input if path in maker})),
             )
@@ -110,10 +118,9 @@ def need_of(job: Planned, needs: Needs, runs: Mapping[str, RunConfiguration]) ->
     if job.rule == "train":
         return needs.train(runs[job.wildcards["run"]])
     if job.rule == "evaluate_run":
-        run = runs[job.wildcards["run"]]
-        return needs.evaluate(run.model, len(run.training.checkpoints), final=True)
+        return needs.evaluate_run(runs[job.wildcards["run"]])
     if job.rule == "evaluate_model":
-        return needs.evaluate(job.wildcards["model"])
+        return needs.evaluate_model(job.wildcards["model"])
     return needs.rule(job.rule)
 
 
@@ -157,8 +164,16 @@ def _kind(name: str) -> tuple[str, ...]:
     return (axes["model"],) if set(axes) == {"model"} else ()
 
 
-def wall_time(jobs: Sequence[Costed], units: int, *, of: Literal["gpus", "cores"]) -> float:
-    """Return the seconds that ``jobs`` take on ``units`` GPUs or cores.
+@dataclass(frozen=True)
+class Schedule:
+    """How long jobs take on so many units, and the most bytes that they have on the disk at one time."""
+
+    seconds: float
+    peak_bytes: int
+
+
+def schedule(jobs: Sequence[Costed], units: int, *, of: Literal["gpus", "cores"]) -> Schedule:
+    """Run ``jobs`` on ``units`` GPUs or cores, in thought.
 
     With GPUs, jobs that use none wait for nothing but their inputs. Raises ConfigurationError for a job that is larger
     than ``units``.
@@ -179,29 +194,32 @@ def wall_time(jobs: Sequence[Costed], units: int, *, of: Literal["gpus", "cores"
     ready = [(-way[number], number) for number, count in enumerate(waiting) if count == 0]
     heapq.heapify(ready)
     running: list[tuple[float, int]] = []
-    now, free = 0.0, units
+    now, free, held, peak = 0.0, units, 0, 0
     while ready or running:
         put_back = []
         while ready:
             entry = heapq.heappop(ready)
             if sizes[entry[1]] <= free:
                 free -= sizes[entry[1]]
+                held += jobs[entry[1]].size + jobs[entry[1]].scratch
                 heapq.heappush(running, (now + jobs[entry[1]].seconds, entry[1]))
             else:
                 put_back.append(entry)
         for entry in put_back:
             heapq.heappush(ready, entry)
+        peak = max(peak, held)
         now, number = heapq.heappop(running)
         free += sizes[number]
+        held -= jobs[number].scratch + jobs[number].freed
         for later in after[number]:
             waiting[later] -= 1
             if waiting[later] == 0:
                 heapq.heappush(ready, (-way[later], later))
-    return now
+    return Schedule(now, peak)
 
 
 def summary(jobs: Sequence[Costed], *, title: str, source: str, units: int | None) -> dict[str, Any]:
-    """Return the budget as plain data: a row per rule, totals, wall times in seconds, bytes."""
+    """Return the budget as plain data: a row per rule, totals, a schedule for each number of units."""
     by_rule = defaultdict(list)
     for job in jobs:
         by_rule[job.rule].append(job)
@@ -213,7 +231,7 @@ def summary(jobs: Sequence[Costed], *, title: str, source: str, units: int | Non
         "rules": [{"rule": rule, **_totals(group)} for rule, group in by_rule.items()],
         "total": _totals(jobs),
         "of": of,
-        "wall_s": {number: wall_time(jobs, number, of=of) for number in tried},
+        "schedules": {number: asdict(schedule(jobs, number, of=of)) for number in tried},
         "source": source,
     }
 
@@ -224,7 +242,7 @@ def _totals(jobs: Sequence[Costed]) -> dict[str, float]:
         "gpu_hours": sum(job.gpus * job.seconds for job in jobs) / HOUR,
         "core_hours": sum(job.cores * job.seconds for job in jobs) / HOUR,
         "longest_s": max((job.seconds for job in jobs), default=0.0),
-        "bytes": sum(job.size for job in jobs),
+        "bytes": sum(job.size - job.freed for job in jobs),
         "measured": sum(job.source == "measured" for job in jobs),
     }
 
@@ -255,13 +273,12 @@ def render(budget: Mapping[str, Any]) -> str:
         ]
         lines.append("  ".join(cells))
     unit = {"gpus": "GPUs", "cores": "cores"}[budget["of"]]
-    walls = ", ".join(f"{duration(seconds)} on {number}" for number, seconds in budget["wall_s"].items())
-    lines += ["", f"Wall time without queueing: {walls} {unit}."]
-    lines += [
-        "Storage is what stays at the end, which is also the peak: checkpoints and trainer states are kept."
-    ]
+    lines += ["", f"{unit:>5}  wall time without queueing  peak storage"]
+    for number, found in budget["schedules"].items():
+        peak = f"{found['peak_bytes'] / GIGABYTE:.1f} GB"
+        lines.append(f"{number:>5}  {duration(found['seconds']):>26}  {peak:>12}")
     if total["measured"] < total["jobs"]:
-        lines += [f"Times not measured yet: {budget['source']}."]
+        lines += ["", f"Times not measured yet: {budget['source']}."]
     return "\n".join(lines)
 
 

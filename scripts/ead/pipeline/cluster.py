@@ -8,7 +8,7 @@ Slurm executor. The same estimates make the budget (``ead.pipeline.budget``).
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -82,6 +82,8 @@ class Need(Strict):
     minutes: PositiveInt = Field(description="time limit")
     expected_s: PositiveFloat = Field(description="time that it is expected to take")
     expected_bytes: NonNegativeInt = Field(0, description="what it is expected to leave on the disk")
+    scratch_bytes: NonNegativeInt = Field(0, description="what it has on the disk besides, while it runs")
+    freed_bytes: NonNegativeInt = Field(0, description="what it deletes of others' results when it ends")
 
 
 class Allocation(Strict):
@@ -115,14 +117,17 @@ class ScaleResources(Strict):
 
     source: str = Field(min_length=1, description="where these numbers come from")
     startup_s: PositiveFloat = Field(description="from the start of a job to its first token")
+    step_s: Annotated[float, Field(ge=0)] = Field(
+        0,
+        description="of a training step beside its tokens: the longest response, grading, exchange of weights",
+    )
     response_share: Share = Field(description="mean response length over the longest one allowed")
     problems: PositiveInt = Field(description="problems of an evaluation set without a limit")
     checkpoint_bytes_per_parameter: PositiveFloat = Field(
         description="of a checkpoint in Hugging Face format"
     )
-    state_bytes_per_parameter: PositiveFloat = Field(
-        description="of the trainer's own state, all that is kept of it"
-    )
+    state_bytes_per_parameter: PositiveFloat = Field(description="of all trainer states kept at one time")
+    state_stays: bool = Field(description="whether the trainer's state stays when the run has ended")
     roles: dict[Literal[ROLES], ModelResources]
 
 
@@ -167,23 +172,34 @@ class Needs:
         model, training = self._model(run.model), run.training
         tokens = training.steps * training.prompts * run.n * self._response(training.max_new_tokens)
         per_token_s = 1 / model.sampling_tokens_per_s + 1 / model.update_tokens_per_s
-        checkpoints = len(training.checkpoints) * self.table.checkpoint_bytes_per_parameter
+        checkpoints = len(training.checkpoints) * self._checkpoint(model)
+        state = round(model.parameters * self.table.state_bytes_per_parameter)
         return self._need(
             model.train,
-            tokens * per_token_s / model.train.units,
-            model.parameters * (checkpoints + self.table.state_bytes_per_parameter),
+            training.steps * self.table.step_s + tokens * per_token_s / model.train.units,
+            checkpoints + (state if self.table.state_stays else 0),
+            scratch_bytes=0 if self.table.state_stays else state,
         )
 
-    def evaluate(self, model_name: str, checkpoints: int = 1, *, final: bool = False) -> Need:
-        """The samples of ``checkpoints`` checkpoints of a model; ``final`` adds those of the last one only."""
-        if model_name not in self._role_of:  # the real language model beside the paper's
+    def evaluate_run(self, run: RunConfiguration) -> Need:
+        """The samples of all checkpoints of a run; afterwards the scale may keep the last checkpoint only."""
+        count = len(run.training.checkpoints)
+        freed = (count - 1) * self._checkpoint(self._model(run.model))
+        return self._evaluate(run.model, count, freed=freed if self.scale.keep_checkpoints == "last" else 0)
+
+    def evaluate_model(self, model: str) -> Need:
+        """The samples of a model as it comes."""
+        if model not in self._role_of:  # the real language model beside the paper's
             return self.rule("evaluate_model")
-        model, evaluation = self._model(model_name), self.scale.evaluation_of(model_name)
-        decoders = checkpoints * len(evaluation.decoders) + (len(evaluation.final_decoders) if final else 0)
+        return self._evaluate(model, 1, freed=0)
+
+    def _evaluate(self, name: str, checkpoints: int, *, freed: int) -> Need:
+        model, evaluation = self._model(name), self.scale.evaluation_of(name)
+        decoders = checkpoints * len(evaluation.decoders) + len(evaluation.final_decoders)
         limit = self.scale.datasets[evaluation.dataset].limit or self.table.problems
         tokens = decoders * limit * evaluation.samples * self._response(evaluation.max_new_tokens)
         seconds = tokens / model.sampling_tokens_per_s / model.evaluate.units
-        return self._need(model.evaluate, seconds, tokens * BYTES_PER_TOKEN)
+        return self._need(model.evaluate, seconds, round(tokens * BYTES_PER_TOKEN), freed_bytes=freed)
 
     def rule(self, name: str) -> Need:
         """A rule that runs no model of the paper."""
@@ -195,13 +211,17 @@ class Needs:
     def _response(self, longest: int) -> float:
         return self.table.response_share * longest
 
-    def _need(self, allocation: Allocation, seconds: float, size: float) -> Need:
+    def _checkpoint(self, model: ModelResources) -> int:
+        return round(model.parameters * self.table.checkpoint_bytes_per_parameter)
+
+    def _need(self, allocation: Allocation, seconds: float, size: int, **bytes_moved: int) -> Need:
         expected_s = self.table.startup_s + seconds
         return Need(
             **allocation.model_dump(),
             minutes=max(self.resources.shortest_minutes, math.ceil(self.resources.safety * expected_s / 60)),
             expected_s=expected_s,
-            expected_bytes=round(size),
+            expected_bytes=size,
+            **bytes_moved,
         )
 
 
@@ -211,7 +231,7 @@ class Needs:
 SLURM_RESOURCES = (
     *("mem_mb", "runtime", "cpus_per_task", "gpu", "gpu_model", "gres"),
     *("slurm_account", "slurm_partition", "slurm_extra"),
-    *("nodes", "mpi", "tasks", "tasks_per_gpu"),
+    *("nodes", "gpus_per_node", "mpi", "tasks", "tasks_per_gpu"),
 )
 
 
@@ -237,6 +257,7 @@ def slurm_resources(need: Need, site: Site, attempt: int = 1) -> dict[str, int |
         "slurm_partition": partition,
         "slurm_extra": site.extra,
         "nodes": need.nodes,
+        "gpus_per_node": need.gpus,  # told to the engine; the executor does not look at it
         # With `mpi` the executor runs the job's shell once, on the first node, and the job starts its tasks itself
         # (ead.integrations.ray), one on each node; without `tasks_per_gpu` it would read `tasks` as tasks per GPU.
         "mpi": "srun" if several else None,

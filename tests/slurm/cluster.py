@@ -37,7 +37,7 @@ def missing() -> str | None:
     if absent:
         return f"Slurm is not installed ({', '.join(absent)} not found): run tests/slurm/install_slurm.sh"
     if CONFIGURATION.exists():
-        return f"this machine has a Slurm of its own: {CONFIGURATION}"
+        return f"this machine has a Slurm of its own, or other tests run one now: {CONFIGURATION}"
     return None
 
 
@@ -166,9 +166,11 @@ class Cluster:
         self._start_daemon(node, ["slurmd", "-D", "-N", node])
 
     def _start_daemon(self, name: str, command: list[str], **options) -> None:
+        # Should the tests be killed, the daemons end too.
+        tied = ["setpriv", "--pdeathsig", "TERM", *command]
         with (self.root / f"log/{name}.log").open("ab") as log:
             self.daemons[name] = subprocess.Popen(
-                command,
+                tied,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,7 +1,7 @@
 """What a change runs again with the profile, and how long it takes to say so."""
 
+import resource
 import shutil
-import time
 
 import pytest
 
@@ -74,7 +74,7 @@ def test_the_budget_takes_measured_times_where_there_are_some(finished):
     trainings = next(line for line in out.splitlines() if line.startswith("train "))
     # Two of the three runs are new, and trainings of this model were timed.
     assert trainings.split()[1] == "2" and trainings.endswith("2 of 2")
-    assert "on 4 GPUs" in out
+    assert any(line.split()[:1] == ["4"] for line in out[out.index("GPUs  wall time") :].splitlines())
 
 
 @pytest.mark.parametrize(
@@ -83,10 +83,12 @@ def test_the_budget_takes_measured_times_where_there_are_some(finished):
 def test_a_dry_run_of_everything_takes_seconds(checkout, scale):
     trained = [name for name, figure in load_experiments().items() if figure.analysis == "training_curves"]
     figures = ",".join(trained)
-    started = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = checkout.run(
         "--dry-run", "--quiet", "rules", config=(f"scale={scale}", f"experiments=[{figures}]")
     )
-    seconds = time.monotonic() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Processor time: what a machine that is not busy with other tests takes from start to end.
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert "train" in done.stdout
     assert seconds < 15

@@ -1,5 +1,7 @@
 """What jobs ask for: from the resource table and the site file to the names that Slurm's executor knows."""
 
+import re
+
 import pytest
 import yaml
 
@@ -98,6 +100,18 @@ def test_a_mistake_in_the_site_file_names_the_key(tmp_path):
         ConfigurationError, match="site.yaml: unknown key 'partition'.*did you mean 'partitions'"
     ):
         load_site(tmp_path / "site.yaml")
+
+
+def test_every_rule_that_runs_something_says_what_it_needs():
+    """Without `needs` a job goes to no account and no partition; a local rule goes nowhere."""
+    rule = re.compile(r"^( *)rule (\w+):\n((?:\1    .*\n|\n)*)", re.MULTILINE)
+    silent = [
+        name
+        for path in (REPOSITORY / "workflow/rules").glob("*.smk")
+        for _, name, body in rule.findall(path.read_text())
+        if "shell:" in body and "needs(" not in body and "localrule: True" not in body
+    ]
+    assert silent == []
 
 
 def test_a_scale_without_an_entry_is_named():

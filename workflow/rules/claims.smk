@@ -35,6 +35,8 @@ rule judge_claims:
         f"{SCALE}/benchmarks/judge_claims.tsv"
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **needs("judge_claims"),
     params:
         judged=JUDGED,
     shell:
@@ -65,6 +67,8 @@ rule plot_claims:
         f"{SCALE}/benchmarks/figures/claims.tsv"
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **needs("plot_claims"),
     params:
         scale=scale.description,
         alpha=claims_table.alpha,
@@ -91,6 +95,8 @@ rule claims_so_far:
         f"{SCALE}/logs/claims_so_far.log",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **needs("claims_so_far"),
     params:
         judged=JUDGED,
         verdicts=f"{REPORTS}/claims",

@@ -6,7 +6,6 @@ happens at a known moment. Limits and retries are those of the profile.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -63,12 +62,10 @@ class Training:
         return True
 
     def job(self) -> str:
-        """The Slurm job that runs it."""
-        rows = self.checkout.records("JobID", "State", "Comment")
-        comment = "rule_train_wildcards_" + self.name.replace("/", "_")
-        return next(
-            row["JobID"] for row in reversed(rows) if row["Comment"] == comment and row["State"] == "RUNNING"
-        )
+        """The Slurm job that runs it; accounting learns of a job's comment only at its end."""
+        wanted = [str(self.checkout.folder), "rule_train_wildcards_" + self.name.replace("/", "_")]
+        listing = self.checkout.slurm.call("squeue", "--noheader", "--states=RUNNING", "--format=%A|%Z|%k")
+        return next(job for job, *of in (line.split("|") for line in listing.splitlines()) if of == wanted)
 
     def history(self) -> list[dict[str, str]]:
         """Slurm's records of its jobs, each start of a requeued one included."""
@@ -91,32 +88,7 @@ def wait_for(what: str, ready: Callable[[], bool], process: subprocess.Popen, ti
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """An MLflow server, as a site would run one: many nodes write to it."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-    deadline = time.monotonic() + 300
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
-        time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}"
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(timeout=30)
-
-
-@pytest.fixture(scope="module")
-def interrupted(undisturbed, server, tmp_path_factory) -> dict[str, Training]:
+def interrupted(undisturbed, tmp_path_factory) -> dict[str, Training]:
     """Every training stopped and disturbed in its own way, in one workflow that is never touched itself."""
     untrained = without_trainings(undisturbed, tmp_path_factory.mktemp("interrupted"))
     trainings = {way: Training(untrained, name) for way, name in NAMES.items()}
@@ -124,7 +96,7 @@ def interrupted(undisturbed, server, tmp_path_factory) -> dict[str, Training]:
     process = untrained.start(
         *("--set-resources", f"train:slurm_extra={nodes!r}[wildcards.run]", "--"),
         *map(manifest, NAMES.values()),
-        config=(*CONFIG, f"tracking={{uri: '{server}'}}"),
+        config=CONFIG,
     )
     try:
         stopped = set()
@@ -197,15 +169,29 @@ def test_a_retry_asks_for_more_time_and_memory(interrupted):
     assert [row["ReqMem"] for row in interrupted["requeue"].history()] == ["1200M", "1200M"]
 
 
-def test_mlflow_shows_each_run_once_finished_and_with_every_step(interrupted, server):
+def test_mlflow_shows_each_run_once_finished_and_with_every_step(interrupted, tmp_path):
+    """By the ingestion, as the profile has it: no job wrote to a store of its own."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(server)
+    checkout = interrupted["requeue"].checkout
+    assert not (checkout.folder / "results/mlflow").exists()
+    command = [
+        sys.executable,
+        "scripts/ingest_runs.py",
+        "--local",
+        str(tmp_path),
+        "--state",
+        "results/mini/state",
+    ]
+    command += ["--report", str(tmp_path / "report.json"), "--run"]
+    command += [f"results/mini/runs/{name}" for name in NAMES.values()]
+    for _ in range(2):  # a second ingestion adds nothing
+        subprocess.run(command, cwd=checkout.folder, env=checkout.environment, check=True)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found = client.search_runs(experiments, "tags.role = 'seed'")
-    shown = {run.data.tags["run_name"]: run for run in found}
     assert sorted(run.data.tags["run_name"] for run in found) == sorted(NAMES.values())
-    for run in shown.values():
+    for run in found:
         assert run.info.status == "FINISHED"
         steps = [point.step for point in client.get_metric_history(run.info.run_id, "reward_mean")]
         assert steps == list(range(1, STEPS + 1))

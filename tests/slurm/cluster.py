@@ -105,12 +105,12 @@ class Cluster:
     # --- disturbing --------------------------------------------------------------------------------------
 
     def kill_node(self, node: str) -> None:
-        """``kill -9`` of everything on a node, as when its power fails; the controller learns of it soon."""
-        children = _descendants(self.daemons[node].pid)
-        for pid in (self.daemons[node].pid, *children, *self._steps(node)):
+        """``kill -9`` of everything on a node, as when its power fails; the controller is told at once."""
+        slurmd = self.daemons.pop(node)
+        for pid in (slurmd.pid, *self._steps(node)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
-        self.daemons.pop(node).wait()
+        slurmd.wait()
         self.call("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
 
     def revive_node(self, node: str) -> None:
@@ -124,16 +124,15 @@ class Cluster:
         ).split("\n")[0]
 
     def _steps(self, node: str) -> list[int]:
-        """Processes of the node's job steps: a step's manager outlives its slurmd, and calls itself by job id."""
+        """Processes of the jobs on a node. A job step's manager outlives its slurmd, and is named after its job."""
+        jobs = self.call(
+            "squeue", "--noheader", "--states=RUNNING", f"--nodelist={node}", "--format=%A"
+        ).split()
         found = []
-        spool = str(self.root / f"spool/{node}")
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if (process / "comm").read_text().strip() != "slurmstepd":
-                    continue
-                if spool in str((process / "cwd").readlink()) or any(
-                    spool in str(link.readlink()) for link in (process / "fd").iterdir()
-                ):
+                name = (process / "cmdline").read_bytes().decode(errors="replace")
+                if any(name.startswith(f"slurmstepd: [{job}.") for job in jobs):
                     found += [int(process.name), *_descendants(int(process.name))]
         return found
 
@@ -259,14 +258,15 @@ class Cluster:
 
     def stop(self) -> None:
         """End every job and daemon, and remove the folder; nothing is left running."""
+        leftover = []
         with contextlib.suppress(Exception):
+            leftover = [pid for node in NODES for pid in self._steps(node)]
             self.call("scancel", "--user=root", check=False, timeout_s=10)
             self._wait_for(
                 "jobs to end",
                 lambda: not self.call("squeue", "--noheader", check=False).strip(),
                 timeout_s=15,
             )
-        leftover = [pid for node in NODES for pid in self._steps(node)]
         # The controller before the accounting daemon, that before its database.
         for name in (*NODES, "slurmctld", "slurmdbd", "database", "munged"):
             if daemon := self.daemons.pop(name, None):

@@ -117,6 +117,7 @@ def interrupted(undisturbed, tmp_path_factory) -> dict[str, Training]:
         os.kill(hungry, signal.SIGCONT)
         urgent = (
             "--partition=urgent",
+            "--nodes=1",
             "--nodelist=node3",
             f"--gpus=fake:{GPUS_PER_NODE}",
             "--output=/dev/null",
@@ -136,7 +137,7 @@ def interrupted(undisturbed, tmp_path_factory) -> dict[str, Training]:
 # What Slurm calls each of a training's starts.
 STATES = {
     "time limit": ["TIMEOUT", "COMPLETED"],
-    "memory": ["OUT_OF_MEMORY", "COMPLETED"],
+    "memory": ["FAILED", "COMPLETED"],  # OUT_OF_MEMORY where the limit is a cgroup's
     "scancel": ["CANCELLED by 0", "COMPLETED"],
     "requeue": ["REQUEUED", "COMPLETED"],
     "node failure": ["NODE_FAIL", "COMPLETED"],
@@ -147,6 +148,13 @@ STATES = {
 @pytest.mark.parametrize("way", WAYS)
 def test_slurm_saw_the_interruption_and_the_second_start(interrupted, way):
     assert [row["State"] for row in interrupted[way].history()] == STATES[way]
+
+
+def test_the_log_of_a_failed_job_is_kept_and_says_why(interrupted):
+    training = interrupted["memory"]
+    job = training.history()[0]["JobIDRaw"]
+    (log,) = (training.checkout.folder / "results/slurm_logs/rule_train").rglob(f"{job}.log")
+    assert f"StepId={job}.0 exceeded memory limit" in log.read_text()
 
 
 @pytest.mark.parametrize("way", WAYS)

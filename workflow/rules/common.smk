@@ -111,6 +111,15 @@ wildcard_constraints:
     figure=r"(?!claims$)[^/]+",  # the figure of the claims has a rule of its own
 
 
+# What a page or a table of the whole scale depends on beside its inputs; a script resolves the rest from it.
+CHOICES = json.dumps(
+    {
+        key: getattr(configuration, key)
+        for key in ("scale", "seeds", "root_seed", "overrides")
+    }
+)
+
+
 def run_of(wildcards):
     """The resolved configuration of the run that a job is about."""
     if wildcards.run not in runs:
@@ -131,6 +140,10 @@ def dataset_file(name):
     stem = definition.source if isinstance(definition, RealData) else name
     folder = f"{RESULTS}/data" if isinstance(definition, RealData) else f"{SCALE}/data"
     return f"{folder}/{stem}.parquet"
+
+
+def data_card(name):
+    return dataset_file(name).removesuffix(".parquet") + ".card.json"
 
 
 def model_manifest(name):

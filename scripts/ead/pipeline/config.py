@@ -673,8 +673,21 @@ class InferenceFigure(Figure):
     study: Name = Field(description="key of the scale's inference section")
 
 
+class DeviationsFigure(Figure):
+    """The runs that workflow/deviations.yaml compares, and the forest of their differences."""
+
+    analysis: Literal["deviations"]
+    runs: list[Grid] = Field(min_length=1)
+
+
 Experiment = Annotated[
-    TrainingCurves | DecoderMatrix | Schedules | Propositions | Hyperparameters | InferenceFigure,
+    TrainingCurves
+    | DecoderMatrix
+    | Schedules
+    | Propositions
+    | Hyperparameters
+    | InferenceFigure
+    | DeviationsFigure,
     Field(discriminator="analysis"),
 ]
 

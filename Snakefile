@@ -38,3 +38,5 @@ rule all:
     input:
         [figure_files(name) for name in configuration.experiments],
         f"{RESULTS}/mlflow/ingested_{configuration.scale}.json",
+        f"{REPORTS}/report.html",
+        f"{REPORTS}/ro-crate-metadata.json",

@@ -18,9 +18,7 @@ def main() -> None:
 
     table = json.loads(arguments.deviations.read_text(encoding="utf-8"))
     drawn = deviations.differences(table["rows"])
-    style.save(
-        deviations.forest(drawn, arguments.title), drawn, arguments.pdf, arguments.png, arguments.csv
-    )
+    style.save(deviations.forest(drawn, arguments.title), drawn, arguments.pdf, arguments.png, arguments.csv)
 
 
 if __name__ == "__main__":

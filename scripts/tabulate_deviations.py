@@ -16,7 +16,9 @@ def main() -> None:
     parser.add_argument("--configuration", required=True, help="JSON of the choices in config.yaml")
     parser.add_argument("--experiment", required=True, help="entry of workflow/experiments.yaml")
     parser.add_argument("--results", type=Path, required=True, help="folder of the scale's results")
-    parser.add_argument("--dataset", type=Path, required=True, help="problems that checkpoints are evaluated on")
+    parser.add_argument(
+        "--dataset", type=Path, required=True, help="problems that checkpoints are evaluated on"
+    )
     parser.add_argument("--training-card", type=Path, required=True, help="card of the training set")
     parser.add_argument("--real-lm-dataset", type=Path, help="problems of the published language model")
     parser.add_argument("--json", type=Path, required=True)

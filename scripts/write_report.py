@@ -12,12 +12,15 @@ from ead.pipeline.files import write_text
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--configuration", required=True, help="JSON of the choices in config.yaml")
+    parser.add_argument("--experiments", nargs="*", default=[], help="those that config.yaml switches on")
     parser.add_argument("--results", type=Path, required=True, help="folder of the scale's results")
     parser.add_argument("--ingested", type=Path, required=True, help="what ingest_runs.py reported")
     parser.add_argument("--output", type=Path, required=True, help="HTML file among the scale's reports")
     arguments = parser.parse_args()
 
-    configuration = load_configuration(json.loads(arguments.configuration))
+    configuration = load_configuration(
+        {**json.loads(arguments.configuration), "experiments": arguments.experiments}
+    )
     values = report.collect(
         configuration,
         load_scale(configuration.scale, configuration.overrides),

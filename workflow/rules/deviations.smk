@@ -6,18 +6,21 @@ compared_model = next((run.model for run in compared.values()), None)
 
 
 def real_lm_records():
-    """The published language model's evaluation, where it has run; its rows say so where it has not."""
+    """The published language model's evaluation where it has run: as a parameter, so that it never starts a job."""
     if not scale.real_lm:
         return []
-    manifest = f"{SCALE}/evaluations/model~{scale.real_lm.model}/manifest.json"
-    return [manifest] if Path(manifest).exists() else []
+    manifest = Path(f"{SCALE}/evaluations/model~{scale.real_lm.model}/manifest.json")
+    return [f"{manifest}@{manifest.stat().st_mtime_ns}"] if manifest.exists() else []
 
 
 rule tabulate_deviations:
     input:
         [f"{SCALE}/evaluations/{run}/manifest.json" for run in compared],
-        [f"{SCALE}/runs/{run}/{table}.parquet" for run in compared for table in ("groups", "metrics")],
-        real_lm_records(),
+        [
+            f"{SCALE}/runs/{run}/{table}.parquet"
+            for run in compared
+            for table in ("groups", "metrics")
+        ],
         table=f"{workflow.basedir}/workflow/deviations.yaml",
         dataset=dataset_file(scale.evaluation_of(compared_model).dataset),
         training_card=data_card(scale.training.dataset),
@@ -33,6 +36,7 @@ rule tabulate_deviations:
         "../../envs/cpu.yaml"
     params:
         choices=CHOICES,
+        real_lm_records=real_lm_records(),
         real_lm=(
             ["--real-lm-dataset", dataset_file(scale.real_lm.dataset)]
             if scale.real_lm

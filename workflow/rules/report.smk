@@ -48,19 +48,25 @@ if scale.real_lm:
             ],
 
 
-def optional_files():
-    """What the report also shows where it exists; it is written anew when one of these appears or changes."""
-    names = ["deviations.json", "figures/deviations.png", "tables/real_lm.csv"]
-    names += [f"figures/{name}.png" for name in experiments]
-    wanted = {f"{REPORTS}/{name}" for name in names}
-    return sorted(path for path in wanted if Path(path).exists())
+def also_shown():
+    """What the report shows where it exists, beside what it needs: as a parameter, so that it never starts a job,
+    and the report is written anew when one of these appears or changes."""
+    needed = {f"figures/{name}.png" for name in configuration.experiments}
+    names = {f"figures/{name}.png" for name in experiments} - needed
+    names |= {
+        "claims.json",
+        "figures/claims.png",
+        "deviations.json",
+        "tables/real_lm.csv",
+    }
+    found = [path for name in sorted(names) if (path := Path(REPORTS, name)).exists()]
+    return [f"{path}@{path.stat().st_mtime_ns}" for path in found]
 
 
 rule write_report:
     """The report shows what is there: what config.yaml switches on is made first, the rest is shown as not run."""
     input:
         [figure_files(name) for name in configuration.experiments],
-        optional_files(),
         ingested=f"{RESULTS}/mlflow/ingested_{configuration.scale}.json",
         templates=[
             f"{workflow.basedir}/workflow/report/{name}"
@@ -77,15 +83,47 @@ rule write_report:
     params:
         choices=CHOICES,
         experiments=configuration.experiments,
+        also_shown=also_shown(),
     shell:
         "{PYTHON:q} {SCRIPTS:q}/write_report.py"
         " --configuration {params.choices:q}"
+        " --experiments {params.experiments:q}"
         " --results {SCALE:q}"
         " --ingested {input.ingested:q}"
         " --output {output:q}"
         " > {log:q} 2>&1"
 
 
+rule export_provenance:
+    """Describe the report's folder as an RO-Crate, once per report."""
+    input:
+        f"{REPORTS}/report.html",
+    output:
+        f"{REPORTS}/ro-crate-metadata.json",
+    log:
+        f"{SCALE}/logs/export_provenance.log",
+    benchmark:
+        f"{SCALE}/benchmarks/export_provenance.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        choices=CHOICES,
+        datasets=json.dumps({name: dataset_file(name) for name in scale.datasets}),
+    shell:
+        "{PYTHON:q} {SCRIPTS:q}/export_provenance.py"
+        " --configuration {params.choices:q}"
+        " --datasets {params.datasets:q}"
+        " --results {SCALE:q}"
+        " --report {input:q}"
+        " > {log:q} 2>&1"
+
+
+rule provenance:
+    input:
+        rules.export_provenance.output,
+
+
 rule report:
     input:
         rules.write_report.output,
+        rules.export_provenance.output,

@@ -318,10 +318,11 @@ class FinishedRun:
 def ingest(store: Store, folders: Iterable[Path]) -> dict[str, dict[str, dict[str, Any]]]:
     """Add to MLflow what it lacks of finished runs; return what was added to ``runs`` and ``cells``, by name.
 
-    Idempotent: a second call adds nothing. A run's row counts ``points`` (metric values), ``parameters`` and
-    ``artifacts`` added, and ``differing``: values that MLflow holds for a step and the file does not; MLflow
-    cannot replace a value, so they stay, and the file is right. ``status`` is [before, after]; before is None
-    for a run that MLflow did not know. A cell shows the mean over its runs; its row counts ``points``.
+    Idempotent: a second call adds nothing. A run's row names it in MLflow (``experiment_id``, ``run_id``) and counts
+    ``points`` (metric values), ``parameters`` and ``artifacts`` added, and ``differing``: values that MLflow holds
+    for a step and the file does not; MLflow cannot replace a value, so they stay, and the file is right. ``status``
+    is [before, after]; before is None for a run that MLflow did not know. A cell shows the mean over its runs; its
+    row counts ``points``.
 
     Raises:
         ValueError: a folder is not a finished run; names it.
@@ -338,6 +339,8 @@ def ingest(store: Store, folders: Iterable[Path]) -> dict[str, dict[str, dict[st
             record = _Record(store, client, run.description, started=run.started)
             points, differing = record.add_points(rows, run.started, run.ended)
             report["runs"][run.description.run] = {
+                "experiment_id": record.experiment_id,
+                "run_id": record.run_id,
                 "points": points,
                 "differing": differing,
                 "parameters": record.parameters_added,
@@ -435,6 +438,7 @@ class _Record:
         self.cell_id = parent.info.run_id
         nested = {"mlflow.parentRunId": self.cell_id, COLOUR: parent.data.tags.get(COLOUR, COLOURS[0])}
         self._run, created = _find_or_create(store, client, experiment_id, run_name, seed, started, nested)
+        self.experiment_id, self.run_id = experiment_id, self._run.info.run_id
         self.status_before = None if created else self._run.info.status
         with store.write_lock():
             _describe(client, parent, shared, {**source, "run_name": description.cell})

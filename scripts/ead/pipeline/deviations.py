@@ -236,14 +236,18 @@ class Recorded:
     def evaluations(self, sampler: str) -> list[Path]:
         return [self.folder / "evaluations" / run / "manifest.json" for run in self.cells.get(sampler, ())]
 
-    def missing(self, *samplers: str) -> str | None:
-        """Return why the final evaluations of ``samplers`` cannot be compared; None where they can."""
+    def missing(self, *samplers: str, decoders: Sequence[str] | None = None) -> str | None:
+        """Return why the final evaluations of ``samplers`` cannot be compared at ``decoders``; None where they can."""
         for sampler in samplers:
             if not self.evaluations(sampler):
                 return f"no cell of the sampler {sampler} at this scale"
             for path in self.evaluations(sampler):
                 if not path.exists():
                     return f"missing {path.relative_to(self.folder)}"
+                drawn = {file["decoder"] for file in _read_json(path)["files"]}
+                for decoder in decoders or [self.decoder]:
+                    if decoder not in drawn:
+                        return f"no samples with the decoder {decoder}"
         return None
 
     def evidence(self, *samplers: str) -> list[str]:
@@ -295,9 +299,10 @@ def tabulate(deviations: Mapping[str, Deviation], recorded: Recorded) -> list[di
 def measure(deviation: str, quantity: Any, recorded: Recorded) -> list[dict[str, Any]]:
     """Return the rows that a quantity gives.
 
-    A row has ``kind`` (``training`` and ``evaluation`` are paired differences), ``label``, ``quantity`` (what is measured), ``value``, ``low``, ``high`` (null where a number is
-    computed, not estimated), ``unit``, ``problems``, ``samples``, ``seeds``, ``status`` (``measured``, ``computed`` or
-    ``not run``), ``reason`` (why it did not run) and ``evidence`` (paths relative to the scale's results).
+    A row has ``kind`` (``training`` and ``evaluation`` are paired differences), ``label``, ``quantity`` (what is
+    measured), ``value``, ``low``, ``high`` (null where a number is computed, not estimated), ``unit``, ``problems``,
+    ``samples``, ``seeds``, ``status`` (``measured``, ``computed`` or ``not run``), ``reason`` (why it did not run) and
+    ``evidence`` (paths relative to the scale's results). Percentage points and shares are fractions of 1.
     """
     return _MEASURES[quantity.kind](deviation, quantity, recorded)
 
@@ -368,10 +373,11 @@ def _decoders(deviation: str, quantity: Decoders, recorded: Recorded) -> list[di
     for sampler in quantity.samplers:
         for control in quantity.controls:
             label = f"{recorded.label(sampler)}: evaluated {quantity.treatment} − {control}"
-            if reason := recorded.missing(sampler):
+            decoders = (quantity.treatment, control)
+            if reason := recorded.missing(sampler, decoders=decoders):
                 rows.append(_not_run("evaluation", label, "difference of Pass@k", reason))
                 continue
-            sides = [recorded.final_counts(sampler, decoder) for decoder in (quantity.treatment, control)]
+            sides = [recorded.final_counts(sampler, decoder) for decoder in decoders]
             stream = f"{sampler}-{quantity.treatment}-{control}"
             rows += _differences(
                 "evaluation", deviation, stream, label, sides, recorded, recorded.evidence(sampler)
@@ -459,7 +465,10 @@ def _graders(deviation: str, quantity: Graders, recorded: Recorded) -> list[dict
     rows = []
     for sampler in quantity.samplers:
         label = f"{recorded.label(sampler)}, decoder {recorded.decoder}"
-        if reason := recorded.missing(sampler):
+        reason = recorded.missing(sampler)
+        if reason is None and not recorded.dataset_file.exists():
+            reason = f"missing {recorded.dataset_file.name}"
+        if reason:
             rows.append(_not_run("count", label, "verdicts that differ", reason))
             continue
         frame = pd.concat(
@@ -493,7 +502,9 @@ def _disagreements(frame: pd.DataFrame, answers, label, evidence) -> list[dict[s
     }
     size = {"samples": len(frame), "problems": int(frame["problem"].nunique())}
     return [
-        _row("count", label, name, value=count, unit=f"of {len(frame):,} responses", evidence=evidence, **size)
+        _row(
+            "count", label, name, value=count, unit=f"of {len(frame):,} responses", evidence=evidence, **size
+        )
         for name, count in counts.items()
     ]
 
@@ -545,7 +556,9 @@ def _absent(paths: Sequence[Path], recorded: Recorded, sampler: str) -> str | No
 def _record(deviation: str, quantity: Record, recorded: Recorded) -> list[dict[str, Any]]:
     rows = []
     for sampler in quantity.samplers:
-        paths = [recorded.folder / "runs" / run / "metrics.parquet" for run in recorded.cells.get(sampler, ())]
+        paths = [
+            recorded.folder / "runs" / run / "metrics.parquet" for run in recorded.cells.get(sampler, ())
+        ]
         if reason := _absent(paths, recorded, sampler):
             rows.append(_not_run("record", recorded.label(sampler), quantity.label, reason))
             continue
@@ -566,7 +579,9 @@ def _record(deviation: str, quantity: Record, recorded: Recorded) -> list[dict[s
 
 def _prompts(deviation: str, quantity: Prompts, recorded: Recorded) -> list[dict[str, Any]]:
     rows = [
-        _computed("prompts", f"{name} set", "training steps per epoch", prompts / quantity.paper_batch, "steps")
+        _computed(
+            "prompts", f"{name} set", "training steps per epoch", prompts / quantity.paper_batch, "steps"
+        )
         for name, prompts in (("paper's", quantity.paper_prompts), ("released", quantity.released_prompts))
     ]
     if not recorded.training_card.exists():

@@ -29,7 +29,10 @@ def forest(frame: pd.DataFrame, title: str) -> Figure:
     """Draw differences in percentage points with their 95 percent intervals: a row per pair, a column per metric."""
     set_style()
     blocks = {kind: frame[frame["kind"] == kind] for kind in BLOCKS}
-    labels = {kind: list(dict.fromkeys(zip(part["id"], part["label"]))) for kind, part in blocks.items()}
+    labels = {
+        kind: list(dict.fromkeys(zip(part["id"], part["label"], strict=True)))
+        for kind, part in blocks.items()
+    }
     columns = list(dict.fromkeys(frame.loc[frame["status"] == "measured", "quantity"])) or ["Pass@k"]
     heights = [len(rows) + 1.2 for rows in labels.values()]
     figure, axes = plt.subplots(
@@ -43,7 +46,7 @@ def forest(frame: pd.DataFrame, title: str) -> Figure:
         layout="constrained",
     )
     for line, (kind, part) in enumerate(blocks.items()):
-        for panel, quantity in zip(axes[line], columns):
+        for panel, quantity in zip(axes[line], columns, strict=True):
             _draw(panel, part[part["quantity"] == quantity], labels[kind])
             panel.set_title(quantity if line == 0 else "", loc="left")
         axes[line, 0].set_yticks(range(len(labels[kind])), [f"{id}  {label}" for id, label in labels[kind]])

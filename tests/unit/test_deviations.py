@@ -1,0 +1,168 @@
+"""The deviations page: numbers by hand, what has not run, and the table itself."""
+
+import hashlib
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ead.pipeline import config, deviations
+from ead.pipeline.config import ConfigurationError
+from ead.pipeline.deviations import Recorded, load_deviations, measure, tabulate
+from ead.pipeline.plotting import deviations as plotting
+from ead.pipeline.plotting import style
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Two samplers, two problems with two samples each; the treatment solves one response more."""
+    scale = config.load_scale("mini")
+    cells = {"ead": ["a/seed~0"], "ead_released": ["b/seed~0"]}
+    write(tmp_path, "a/seed~0", [[True, False], [False, False]])
+    write(tmp_path, "b/seed~0", [[True, False], [True, False]])
+    return Recorded(
+        folder=tmp_path,
+        cells=cells,
+        samplers=scale.samplers,
+        dataset=scale.datasets["countdown_test"],
+        dataset_file=tmp_path / "absent.parquet",
+        training_card=tmp_path / "card.json",
+        batch=8,
+        steps=4,
+        decoder="tau1.0",
+        root_seed=2025,
+    )
+
+
+def write(folder, run, verdicts):
+    """An evaluation of one checkpoint, and a training's records by prompt."""
+    path = folder / "evaluations" / run / "step_4.parquet"
+    path.parent.mkdir(parents=True)
+    problems, samples = np.shape(verdicts)
+    frame = pd.DataFrame(
+        {
+            "problem": np.repeat([f"p{index}" for index in range(problems)], samples),
+            "response": r"\boxed{5}",
+            "correct": np.ravel(verdicts),
+        }
+    )
+    frame.to_parquet(path)
+    sha = hashlib.sha256(path.read_bytes()).hexdigest()
+    file = {"step": 4, "decoder": "tau1.0", "file": path.name, "sha256": sha}
+    (path.parent / "manifest.json").write_text(json.dumps({"files": [file]}))
+    groups = folder / "runs" / run / "groups.parquet"
+    groups.parent.mkdir(parents=True)
+    columns = {
+        "step": [1, 1, 2],
+        "entropy": [1.0, 2.0, 9.0],
+        "entropy_at_sampling_temperature": [0.5, 1.0, 9.0],
+    }
+    pd.DataFrame(columns).to_parquet(groups)
+
+
+def rows_of(recorded, **quantity):
+    adapter = deviations.Deviation.model_validate(
+        {"title": "t", "paper": "p", "release": "r", "choice": "c", "quantities": [quantity]}
+    )
+    return measure("D01", adapter.quantities[0], recorded)
+
+
+def values(rows):
+    return {(row["label"], row["quantity"]): row["value"] for row in rows}
+
+
+def test_a_pair_is_the_difference_of_the_means(recorded):
+    """Pass@1 2/4 against 1/4, Pass@2 2/2 against 1/2, Worst@2 nothing on either side."""
+    rows = rows_of(recorded, kind="pair", treatment="ead_released", control="ead")
+    assert [row["value"] for row in rows] == [0.25, 0.5, 0.0]
+    assert [row["quantity"] for row in rows] == ["Pass@1", "Pass@2", "Worst@2"]
+    assert {(row["problems"], row["samples"], row["seeds"], row["status"]) for row in rows} == {
+        (2, 2, 1, "measured")
+    }
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
+
+
+def test_the_resampled_estimator_misses_what_it_does_not_draw(recorded):
+    """With 1 of 2 correct, two draws with replacement find it with probability 3/4; the other problem is 0."""
+    rows = rows_of(recorded, kind="estimators", samplers=["ead"])
+    assert [row["value"] for row in rows] == pytest.approx([(1 - 0.75) / 2, (0 - 0.25) / 2])
+
+
+def test_entropies_are_those_of_the_first_step_only(recorded):
+    found = values(rows_of(recorded, kind="entropies", samplers=["ead"]))
+    assert list(found.values()) == pytest.approx([-0.75, 1.5])
+
+
+def test_schedules_are_in_the_papers_units(recorded):
+    """experiments.md, D01 and D12: tau_min at token 19 against 371; the cap is 20 times larger."""
+    found = values(
+        rows_of(recorded, kind="schedule", samplers=["ead", "ead_released"], steps=[0], about="floor")
+    )
+    assert [value for (_, what), value in found.items() if "first" in what] == [19, 371]
+    found = values(
+        rows_of(recorded, kind="schedule", samplers=["ead", "ead_released"], steps=[0], about="cap")
+    )
+    assert [value for (_, what), value in found.items() if what.startswith("cap")] == [40000, 800000]
+
+
+def test_the_sample_standard_deviation_shrinks_advantages(recorded):
+    rows = rows_of(recorded, kind="advantages", rollouts=[4, 16])
+    assert [row["value"] for row in rows] == pytest.approx([np.sqrt(3 / 4), np.sqrt(15 / 16)], abs=1e-5)
+
+
+def test_prompts_are_counted_from_the_card(recorded):
+    recorded.training_card.write_text('{"rows": 64}')
+    found = values(
+        rows_of(recorded, kind="prompts", paper_prompts=860000, released_prompts=455000, paper_batch=1024)
+    )
+    assert found["released set", "training steps per epoch"] == pytest.approx(444.3, abs=0.1)
+    assert found["this scale", "passes through them in a run"] == 0.5
+
+
+def test_what_is_missing_is_said_and_nothing_else_fails(recorded):
+    (recorded.folder / "evaluations/b/seed~0/manifest.json").unlink()
+    rows = tabulate(load_deviations(), recorded)
+    assert [row["id"] for row in rows] == [f"D{number:02}" for number in range(1, 16)]
+    first = [measure for measure in rows[0]["measures"] if measure["kind"] == "training"]
+    assert [measure["status"] for measure in first] == ["not run", "not run"]
+    assert first[0]["reason"] == "missing evaluations/b/seed~0/manifest.json"
+    assert first[1]["reason"] == "no cell of the sampler ead_released_tis at this scale"
+
+
+def test_a_changed_sample_file_is_an_error(recorded):
+    path = recorded.folder / "evaluations/a/seed~0/step_4.parquet"
+    pd.read_parquet(path).assign(correct=True).to_parquet(path)
+    with pytest.raises(ValueError, match="changed since"):
+        rows_of(recorded, kind="pair", treatment="ead_released", control="ead")
+
+
+def test_every_pair_of_the_table_is_trained_at_the_shipped_scales():
+    """A sampler that deviations.yaml names and the experiment lacks would never run."""
+    (grid,) = config.load_experiments()["deviations"].runs
+    named = set()
+    for deviation in load_deviations().values():
+        for quantity in deviation.quantities:
+            named |= set(getattr(quantity, "samplers", ()))
+            named |= {getattr(quantity, key) for key in ("sampler",) if hasattr(quantity, key)}
+            if quantity.kind == "pair":
+                named |= {quantity.treatment, quantity.control}
+    assert named == set(grid.sampler)
+
+
+def test_a_mistake_in_the_table_names_its_key(tmp_path):
+    path = tmp_path / "deviations.yaml"
+    path.write_text(
+        "D01: {title: t, paper: p, release: r, choice: c, quantities: [{kind: pair, treatment: ead}]}"
+    )
+    with pytest.raises(ConfigurationError, match=r"deviations.D01.quantities.0.*control"):
+        load_deviations(path)
+
+
+def test_the_forest_shows_what_ran_and_what_did_not(recorded, tmp_path):
+    rows = tabulate(load_deviations(), recorded)
+    drawn = plotting.differences(rows)
+    assert set(drawn["status"]) == {"measured", "not run"}
+    files = [tmp_path / f"forest.{suffix}" for suffix in ("pdf", "png", "csv")]
+    style.save(plotting.forest(drawn, "title"), drawn, *files)
+    assert all(file.stat().st_size for file in files)

@@ -1,11 +1,13 @@
 """The mini workflow: the whole way, what a change re-runs, and mistakes that end it before it starts."""
 
+import hashlib
 import json
 import shutil
 
 import pandas as pd
 import pytest
 import yaml
+from rocrate.rocrate import ROCrate
 
 SAMPLERS = ["tau0.6", "tau1.0", "tau1.2", "ead", "ead_tis", "ead_released", "ead_released_tis"]
 
@@ -54,11 +56,37 @@ def test_a_second_run_has_nothing_to_do(reproduced):
     assert reproduced.planned() == {}
 
 
-def test_the_report_is_one_file_with_the_figure(reproduced):
-    report = reproduced.folder / "report.html"
-    reproduced.run("--report", str(report))
-    text = report.read_text()
-    assert "fig04" in text and "Pass@16 and Worst@16 by training step" in text
+def test_the_report_shows_what_ran_and_says_what_did_not(reproduced):
+    text = (reproduced.folder / "reports/mini/report.html").read_text()
+    assert "Pass@16 and Worst@16 by training step" in text and "data:image/png;base64," in text
+    assert "<b>fig08</b> has not been drawn" in text and "The claims have not been judged" in text
+    assert "sampler~ead/n~4/seed~0" in text and "http://127.0.0.1:5000/#/experiments/" in text
+
+
+def test_the_crate_leads_from_the_figure_to_checkpoints_data_and_code(reproduced):
+    """Back along the actions: what made an entity, and what of."""
+    reports = reproduced.folder / "reports/mini"
+    crate = ROCrate(str(reports))
+    actions = [entity for entity in crate.get_entities() if entity.type == "CreateAction"]
+    made_by = {result.id: action for action in actions for result in action["result"]}
+    found, ahead = {}, [crate.get("figures/fig04.png")]
+    while ahead:
+        entity = ahead.pop()
+        if entity.id not in found:
+            found[entity.id] = entity
+            sources = made_by[entity.id].get("object", []) if entity.id in made_by else []
+            ahead += [*sources, *(entity.get("hasPart") or [])]
+    names = {entity["name"] for entity in found.values()}
+    run = "model~tiny/algorithm~dapo/sampler~ead/n~4/seed~0"
+    assert {f"checkpoint of {run} after step 4", f"run {run}, finished", "data set countdown_train"} <= names
+    manifest = json.loads((run_folder(reproduced, "ead") / "manifest.json").read_text())
+    entity = next(entity for entity in found.values() if entity["name"] == f"run {run}, finished")
+    assert entity["version"] == manifest["code"]["commit"]
+    assert entity["additionalProperty"]["value"] == manifest["configuration_hash"]
+    for entity in found.values():
+        if "identifier" in entity:
+            path = reproduced.folder / entity["identifier"]
+            assert entity["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_one_number_of_one_sampler_reruns_its_cell_and_what_depends_on_it(reproduced):
@@ -69,6 +97,8 @@ def test_one_number_of_one_sampler_reruns_its_cell_and_what_depends_on_it(reprod
         "estimate_figure": 1,
         "plot_figure": 1,
         "ingest_runs": 1,
+        "write_report": 1,
+        "export_provenance": 1,
         "all": 1,
     }
 

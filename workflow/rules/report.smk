@@ -48,6 +48,18 @@ if scale.real_lm:
             ],
 
 
+def verdicts():
+    """The claims, where config.yaml switches on every figure that they are about; else those judged so far."""
+    everything = {
+        name
+        for name in (*figures_of_training, *studies)
+        if not name.startswith("real_lm_")
+    }
+    if everything <= set(configuration.experiments):
+        return [f"{REPORTS}/claims.json", f"{REPORTS}/figures/claims.png"]
+    return []
+
+
 def also_shown():
     """What the report shows where it exists, beside what it needs: as a parameter, so that it never starts a job,
     and the report is written anew when one of these appears or changes."""
@@ -59,6 +71,7 @@ def also_shown():
         "deviations.json",
         "tables/real_lm.csv",
     }
+    names -= {Path(path).relative_to(REPORTS).as_posix() for path in verdicts()}
     found = [path for name in sorted(names) if (path := Path(REPORTS, name)).exists()]
     return [f"{path}@{path.stat().st_mtime_ns}" for path in found]
 
@@ -67,6 +80,7 @@ rule write_report:
     """The report shows what is there: what config.yaml switches on is made first, the rest is shown as not run."""
     input:
         [figure_files(name) for name in configuration.experiments],
+        verdicts(),
         ingested=f"{RESULTS}/mlflow/ingested_{configuration.scale}.json",
         templates=[
             f"{workflow.basedir}/workflow/report/{name}"

@@ -7,7 +7,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
-.PHONY: help reproduce real-lm mlflow test env-gpu verl-smoke test-seams lint format config pins clean
+.PHONY: help reproduce real-lm mlflow test env-gpu verl-smoke test-seams gallery lint format config pins clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ reproduce: .venv/ready  ## everything that config.yaml asks for, from data to re
 	$(BIN)/python scripts/reproduce.py --cores $(CORES)
 
 real-lm: .venv/ready  ## evaluate a published language model on real problems, then the report
-	$(BIN)/python scripts/reproduce.py --cores $(CORES) all real_lm
+	$(BIN)/python scripts/reproduce.py --cores $(CORES) real_lm all
 
 mlflow: .venv/ready  ## browse the runs at http://127.0.0.1:5000
 	$(BIN)/python scripts/browse_runs.py
@@ -52,10 +52,20 @@ env-gpu: .venv-gpu/ready  ## verl and vLLM on NVIDIA GPUs, in .venv-gpu: the gpu
 verl-smoke: .venv/ready .venv-verl-cpu/ready  ## the real verl, Ray and vLLM on this CPU: train, kill, resume, evaluate
 	$(BIN)/snakemake --cores $(CORES) verl_smoke
 
-test-seams: .venv/ready .venv-verl-cpu/ready  ## the real seams: verl and vLLM on CPUs, Slurm (as root)
+.venv-checks/ready: envs/checks.txt
+	$(PYTHON) -m venv .venv-checks
+	.venv-checks/bin/python -m pip install --quiet --no-deps --no-compile --requirement envs/checks.txt
+	@touch $@
+
+test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready  ## the real seams: verl and vLLM on CPUs, Slurm (as root), a browser
 	tests/slurm/install_slurm.sh
 	$(BIN)/python -m pytest tests/slurm
 	.venv-verl-cpu/bin/python -m pytest tests/verl
+	tests/browser/install_chromium.sh
+	.venv-checks/bin/python -m pytest tests/browser
+
+gallery: .venv/ready  ## copy the pictures and verdicts of a full run at the cpu scale to reports/gallery
+	$(BIN)/python scripts/make_gallery.py --reports reports/cpu --gallery reports/gallery
 
 lint: .venv/ready  ## style of Python and Snakemake files
 	$(BIN)/ruff check --quiet .
@@ -78,4 +88,4 @@ pins:  ## resolve envs/cpu.in anew and export the pinned list
 	rm -rf .venv-pins
 
 clean:  ## remove the environments (results stay)
-	rm -rf .venv .venv-verl-cpu .venv-gpu .venv-pins
+	rm -rf .venv .venv-verl-cpu .venv-checks .venv-gpu .venv-pins

@@ -5,6 +5,7 @@ from their last state. A second start while the first still runs is refused.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -43,36 +44,46 @@ def main() -> int:
 
 
 def reproduce(configuration, targets: list[str], cores: str) -> int:
-    """Run the targets, then write the report of what is there; return the exit status."""
+    """Run the targets, Snakemake's own report where the project's was written, and say where to look.
+
+    Named targets come before `all`: the report shows what is there when its own job is planned.
+    """
     snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
     # Nobody else runs the workflow (we hold the lock), so a lock of Snakemake's is left over from a kill.
     if any(Path(".snakemake/locks").glob("*.lock")):
         subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True)
-    done = subprocess.run(
-        [
-            *snakemake,
-            *("--cores", cores),
-            "--rerun-incomplete",
-            *("--logger", "calm"),
-            "--",
-            *targets,
-        ],
-        check=False,
-    )
-    if done.returncode:
-        return done.returncode
-    report = Path(configuration.paths.reports) / configuration.scale / "report.html"
-    written = subprocess.run(
-        [*snakemake, "--report", str(report), "--quiet", "all", "--", *targets],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if written.returncode:
-        print(written.stderr, file=sys.stderr)
-        return written.returncode
-    print(f"report: {report}")
+    run = [*snakemake, "--cores", cores, "--rerun-incomplete", "--logger", "calm", "--"]
+    last = [target for target in targets if target in ("all", "report")]
+    for part in ([target for target in targets if target not in last], last):
+        if part and (done := subprocess.run([*run, *part], check=False)).returncode:
+            return done.returncode
+    if not last:
+        return 0
+    folder = Path(configuration.paths.reports) / configuration.scale
+    page, jobs = folder / "report.html", folder / "workflow_report.html"
+    if not jobs.exists() or jobs.stat().st_mtime < page.stat().st_mtime:
+        written = subprocess.run(
+            [*snakemake, "--report", str(jobs), "--quiet", "all", "--", *targets],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if written.returncode:
+            print(written.stderr, file=sys.stderr)
+            return written.returncode
+    claims = folder / "claims.json"
+    print(summary(json.loads(claims.read_text(encoding="utf-8")) if claims.exists() else None, page))
     return 0
+
+
+def summary(claims: dict | None, page: Path) -> str:
+    """Return the lines with which a run ends: how the claims fared, and where to look."""
+    lines = [f"report: {page}"]
+    if claims:
+        order = ("reproduced", "not reproduced", "inconclusive", "not run")
+        counts = claims["counts"]
+        lines.insert(0, "claims: " + ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in order))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Crate:
 
     def __init__(self, reports: Path, results: Path, description: str, published: datetime) -> None:
         self._reports, self._results = reports, results
-        self._crate = ROCrate(version="1.1")
+        self._crate = ROCrate(version="1.2")
         self._crate.name = f"Exploratory Annealed Decoding, reproduced: scale {results.name}"
         self._crate.description = description
         self._crate.license = LICENCE

@@ -338,12 +338,3 @@ def _models(scale: Scale, results: Path) -> list[dict[str, Any]]:
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def terminal_summary(claims: dict | None, report: Path) -> str:
-    """Return the lines with which `make reproduce` ends: verdict counts and where to look."""
-    lines = []
-    if claims:
-        counts = ", ".join(f"{claims['counts'].get(verdict, 0)} {verdict}" for verdict in VERDICTS)
-        lines.append(f"claims: {counts}")
-    return "\n".join([*lines, f"report: {report}"])

@@ -1,0 +1,94 @@
+"""The report: numbers as a reader sees them, and pages with parts missing."""
+
+import json
+
+import pytest
+
+from ead.pipeline import config, report
+from ead.pipeline.config import Configuration
+
+EXPERIMENTS = config.load_experiments()
+
+
+def collect(tmp_path):
+    configuration = Configuration(scale="mini", experiments=["fig04"])
+    scale = config.load_scale("mini")
+    return report.collect(
+        configuration,
+        scale,
+        EXPERIMENTS,
+        results=tmp_path / "results" / "mini",
+        reports=tmp_path / "reports",
+        ingested=tmp_path / "ingested.json",
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (float("nan"), "–"), (19.0, "19"), (-0.5, "−0.5"), (800000, "800,000"), (1.12855, "1.13")],
+)
+def test_numbers_are_written_for_a_reader(value, text):
+    assert report.number(value) == text
+
+
+def test_percentage_points_are_recorded_as_shares():
+    assert report.amount(-0.0123, "percentage points") == "−1.2"
+    assert report.amount(0.0123, "nats") == "0.0123"
+    assert report.amount(float("inf"), "tokens") == "never"
+
+
+def test_nothing_has_run_and_the_page_says_so_everywhere(tmp_path):
+    values = collect(tmp_path)
+    assert {row["status"] for row in values["runs"]} == {"not run"}
+    page = report.render("report.html", **values)
+    for figure, experiment in EXPERIMENTS.items():
+        if experiment.section in report.SECTIONS:
+            assert f"<b>{figure}</b> has not been drawn" in page
+    for words in (
+        "The claims have not been judged",
+        "The deviations have not been computed",
+        "<b>table1</b>",
+    ):
+        assert words in page
+
+
+def test_every_experiment_has_a_place_on_the_page(tmp_path):
+    shown = {figure["name"] for section in collect(tmp_path)["sections"] for figure in section["figures"]}
+    assert shown | {"deviations"} == set(EXPERIMENTS)
+
+
+def test_a_claim_stands_in_the_table_with_its_reason_and_is_escaped(tmp_path):
+    row = dict.fromkeys(("margin", "margin_reason", "minimum_detectable_effect", "p_adjusted"))
+    row |= {
+        **{
+            "id": "C03",
+            "claim": "a < b",
+            "figure": "fig04",
+            "reading": "printed",
+            "reading_label": "as printed",
+        },
+        **{
+            "primary": True,
+            "verdict": "inconclusive",
+            "reason": "a gate & more",
+            "quantity": "q",
+            "test": "t",
+        },
+        **{"unit": "percentage points", "components": [], "gates": [], "missing": ["x"], "evidence": []},
+    }
+    row |= {"effect": 0.012, "low": -0.01, "high": 0.03, "problems": 200, "seeds": 1}
+    claims = {"counts": {"inconclusive": 1}, "alpha": 0.05, "gates": {}, "verdicts": [row]}
+    claims["family"] = {"correction": "Holm", "size": 18}
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "claims.json").write_text(json.dumps(claims))
+    page = report.render("report.html", **collect(tmp_path))
+    assert "a &lt; b" in page and "a gate &amp; more" in page
+    assert '<td class="n">1.2</td>' in page and "[−1.0, 3.0]" in page
+    assert 'href="#C03-printed"' in page and 'id="C03-printed"' in page and 'href="#fig04"' in page
+
+
+def test_a_template_that_names_what_is_not_there_is_an_error(tmp_path):
+    values = collect(tmp_path)
+    del values["health"]
+    with pytest.raises(Exception, match="'health' is undefined"):
+        report.render("report.html", **values)

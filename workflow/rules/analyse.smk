@@ -47,7 +47,7 @@ rule estimate_figure:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        **needs("estimate_curves"),
+        **needs("estimate_figure"),
     params:
         request=lambda wildcards: json.dumps(
             figures.estimation_request(

@@ -34,6 +34,8 @@ rule tabulate_deviations:
         f"{SCALE}/benchmarks/tabulate_deviations.tsv"
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **needs("tabulate_deviations"),
     params:
         choices=CHOICES,
         real_lm_records=real_lm_records(),
@@ -74,6 +76,8 @@ rule plot_deviations:
         f"{SCALE}/benchmarks/figures/deviations.tsv"
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **needs("plot_deviations"),
     params:
         title=experiments["deviations"].title,
         scale=scale.description,

@@ -34,7 +34,7 @@ rule plot_figure:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        **needs("plot_training_curves"),
+        **needs("plot_figure"),
     params:
         request=lambda wildcards: json.dumps(
             figures.drawing_request(
@@ -81,6 +81,8 @@ rule tabulate_hyperparameters:
         ),
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **needs("tabulate_hyperparameters"),
     params:
         caption=caption_of,
     shell:

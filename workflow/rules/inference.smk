@@ -71,6 +71,8 @@ rule draw_study:
     conda:
         "../../envs/cpu.yaml"
     threads: study_threads
+    resources:
+        **needs("draw_study"),
     params:
         request=study_request,
         progress=f"{SCALE}/progress/inference/{{study}}.json",
@@ -100,6 +102,8 @@ rule estimate_study:
         inference_figure="|".join(studies) or "none",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **needs("estimate_study"),
     params:
         subject=subject_columns,
         study=lambda wildcards: studies[wildcards.inference_figure].model_dump_json(),
@@ -167,6 +171,8 @@ rule plot_study:
         inference_figure="|".join(studies) or "none",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **needs("plot_study"),
     params:
         title=lambda wildcards: experiments[wildcards.inference_figure].title,
         subject=studied_in_words,

@@ -50,12 +50,9 @@ if scale.real_lm:
 
 def verdicts():
     """The claims, where config.yaml switches on every figure that they are about; else those judged so far."""
-    everything = {
-        name
-        for name in (*figures_of_training, *studies)
-        if not name.startswith("real_lm_")
-    }
-    if everything <= set(configuration.experiments):
+    if {claim.figure for claim in claims_table.claims.values()} <= set(
+        configuration.experiments
+    ):
         return [f"{REPORTS}/claims.json", f"{REPORTS}/figures/claims.png"]
     return []
 
@@ -94,6 +91,8 @@ rule write_report:
         f"{SCALE}/benchmarks/write_report.tsv"
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **needs("write_report"),
     params:
         choices=CHOICES,
         experiments=configuration.experiments,
@@ -120,6 +119,8 @@ rule export_provenance:
         f"{SCALE}/benchmarks/export_provenance.tsv"
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        **needs("export_provenance"),
     params:
         choices=CHOICES,
         datasets=json.dumps({name: dataset_file(name) for name in scale.datasets}),

@@ -48,8 +48,8 @@ ROLE_LABELS = {
 
 # What `all` makes unless config.yaml says otherwise, in the paper's order; then what the project adds.
 FIGURES = [
-    *("fig03", "fig04", "fig05", "fig06", "fig07a", "fig07b", "fig08", "fig10", "fig11a", "fig11b", "fig12"),
-    *("fig13", "fig14", "table1", "propositions", "decoders", "deviations"),
+    *("fig01", "fig02", "fig03", "fig04", "fig05", "fig06", "fig07a", "fig07b", "fig08", "fig09", "fig10"),
+    *("fig11a", "fig11b", "fig12", "fig13", "fig14", "table1", "propositions", "decoders", "deviations"),
 ]
 
 # Names become folder names and wildcards, so they are kept to characters that need no quoting.

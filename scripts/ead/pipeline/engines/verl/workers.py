@@ -24,7 +24,7 @@ from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 
 from ead import importance, metrics
 from ead.pipeline import records
-from ead.pipeline.data import read_dataset
+from ead.pipeline.data import SCHEMA, read_dataset
 from ead.pipeline.engines import prompts_of_step
 from ead.pipeline.engines.verl.configuration import ROLLOUT, VALIDATION, sampling_temperature
 from ead.pipeline.files import atomic_directory, link, write_parquet
@@ -34,6 +34,8 @@ from ead.pipeline.tokenizer import Tokenizer
 from ead.pipeline.transformer import eos_tokens
 from ead.schedule import Fixed, from_config
 from verl import DataProto
+
+_GRADED = tuple(name for name in SCHEMA.names if name != "prompt")  # verl carries the prompt as raw_prompt
 
 
 class Problems(Dataset):
@@ -64,10 +66,8 @@ class Problems(Dataset):
             step, place = divmod(item, self.run.training.prompts)
             row = self.rows[self.of_step(step + 1)[place]]
         return {
+            **{name: row[name] for name in _GRADED},
             "raw_prompt": row["prompt"],
-            "data_source": row["data_source"],
-            "reward_model": row["reward_model"],
-            "extra_info": row["extra_info"],
             "index": row["extra_info"]["index"],
             "agent_name": ROLLOUT if self.training else VALIDATION,
             "dummy_tensor": torch.zeros(1, dtype=torch.uint8),  # verl wants a tensor in every batch
@@ -94,7 +94,7 @@ class VerifierReward(RewardManagerBase):
         tokens = item.batch["responses"]
         tokens = tokens[: int(item.batch["attention_mask"][-len(tokens) :].sum())].tolist()
         finished = len(tokens) < self.limit or tokens[-1] in self.ends
-        row = {key: item.non_tensor_batch[key] for key in ("reward_model", "extra_info")}
+        row = {name: item.non_tensor_batch[name] for name in _GRADED}
         verdict = await self.loop.run_in_executor(None, self._grade, row, tokens, finished)
         reward = float(verdict.correct)
         return {

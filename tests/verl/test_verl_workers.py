@@ -1,0 +1,126 @@
+"""The data set and the reward as verl's processes use them, without an engine."""
+
+import asyncio
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("verl")
+
+from tensordict import TensorDict
+
+from ead.pipeline import countdown, warmstart
+from ead.pipeline.config import WORKFLOW, load_configuration, load_scale, merge, read_yaml
+from ead.pipeline.data import make_row, write_dataset
+from ead.pipeline.engines import prompts_of_step
+from ead.pipeline.engines.verl.configuration import ROLLOUT, VALIDATION
+from ead.pipeline.engines.verl.workers import Problems, VerifierReward
+from ead.pipeline.runs import resolve
+from ead.pipeline.tokenizer import Tokenizer
+from verl import DataProto
+
+
+@pytest.fixture(scope="module")
+def run():
+    scale = load_scale("mini", merge({}, read_yaml(WORKFLOW / "verl_smoke.yaml")))
+    user = load_configuration({"scale": "mini"})
+    return resolve(user, scale, role="llama_1b", algorithm="dapo", sampler="ead_tis", rollouts=None, seed=0)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, run):
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "model").mkdir()
+    warmstart.write_tokenizer(folder / "model")
+    (folder / "model" / "config.json").write_text('{"eos_token_id": 1}')
+    problems = countdown.generate_problems(3, "train", root_seed=0, test_share=0.2, limit=40)
+    rows = list(countdown.dataset_rows(problems, "train", "train"))
+    write_dataset(rows, folder / "train.parquet")
+    write_dataset(rows[:5], folder / "validation.parquet")
+    data = SimpleNamespace(
+        train_files=str(folder / "train.parquet"),
+        val_files=str(folder / "validation.parquet"),
+        ead_run=run.to_json(),
+    )
+    return SimpleNamespace(folder=folder, problems=problems, rows=rows, data=data)
+
+
+def test_rows_come_in_the_order_of_the_run_and_name_their_agent_loop(world, run):
+    training = Problems(world.data.train_files, None, world.data)
+    validation = Problems([world.data.val_files], None, world.data)
+    assert len(training) == run.training.steps * run.training.prompts and len(validation) == 5
+    drawn = [training[item] for item in range(len(training))]
+    for step in range(1, run.training.steps + 1):
+        first = (step - 1) * run.training.prompts
+        expected = [world.rows[i]["extra_info"]["id"] for i in prompts_of_step(run, step, len(world.rows))]
+        of_step = drawn[first : first + run.training.prompts]
+        assert [row["extra_info"]["id"] for row in of_step] == expected
+    assert {row["agent_name"] for row in drawn} == {ROLLOUT}
+    assert {validation[item]["agent_name"] for item in range(5)} == {VALIDATION}
+
+
+def configuration(world):
+    """The part of verl's configuration that the reward reads."""
+    model = SimpleNamespace(path=str(world.folder / "model"))
+    return SimpleNamespace(data=world.data, actor_rollout_ref=SimpleNamespace(model=model))
+
+
+def reward(world, row, tokens):
+    """What verl's reward loop is told about one response."""
+    tokenizer = Tokenizer(world.folder / "model")
+    decoder = SimpleNamespace(decode=lambda ids, skip_special_tokens: tokenizer.decode([ids])[0])
+    names = {key: np.array([value], dtype=object) for key, value in row.items()}
+    data = DataProto(
+        batch=TensorDict(
+            {
+                "responses": torch.tensor([tokens]),
+                "attention_mask": torch.ones(1, 4 + len(tokens), dtype=torch.long),
+            },
+            batch_size=1,
+        ),
+        non_tensor_batch=names,
+    )
+
+    async def graded():
+        manager = VerifierReward(configuration(world), decoder, None, reward_router_address=None)
+        manager.loop = asyncio.get_running_loop()
+        with manager.grader:
+            return await manager.run_single(data)
+
+    return asyncio.run(graded())
+
+
+def test_a_reward_is_the_verdict_of_the_projects_verifier(world, run):
+    row = Problems(world.data.train_files, None, world.data)[0]
+    row.pop("dummy_tensor")
+    problem = next(p for p in world.problems if p.prompt == row["raw_prompt"][0]["content"])
+    tokenizer = Tokenizer(world.folder / "model")
+    demonstrator = countdown.Demonstrator(0.999, 0.5, 1)
+    responses = [demonstrator.respond(problem, np.random.default_rng(seed)) for seed in range(5)]
+    text = next(r for r in responses if countdown.grade(r, problem.numbers, problem.target).correct)
+    tokens = [*tokenizer.encode(text), 1]
+    right = reward(world, row, tokens)
+    assert right["reward_score"] == 1.0 and right["reward_extra_info"]["finished"]
+    wrong = reward(world, row, [*tokens[:-2], 1])
+    assert wrong["reward_score"] == 0.0
+    limit = run.training.max_new_tokens
+    cut = reward(world, row, (tokens[:-1] * limit)[:limit])
+    assert cut["reward_score"] == 0.0 and not cut["reward_extra_info"]["finished"]
+
+
+@pytest.mark.parametrize(("response", "expected"), [(r"\boxed{12}", True), (r"\boxed{13}", False)])
+def test_real_problems_are_graded_by_the_answer_that_is_shown(world, response, expected):
+    row = make_row(
+        data_source="gsm8k",
+        prompt=[{"role": "user", "content": "?"}],
+        ground_truth="12",
+        id="a",
+        index=0,
+        split="train",
+    )
+    tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: response)
+    manager = VerifierReward(configuration(world), tokenizer, None)
+    with manager.grader:
+        assert manager._grade(row, [5], True).correct == expected

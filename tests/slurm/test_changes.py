@@ -11,8 +11,8 @@ from ead.pipeline.config import REPOSITORY, load_experiments
 CONFIG = ("scale=mini", f"experiments=[{FIGURE}]")
 AFTER_TRAINING = {
     "evaluate_run": 4,
-    "estimate_curves": 1,
-    "plot_training_curves": 1,
+    "estimate_figure": 1,
+    "plot_figure": 1,
     "ingest_runs": 1,
     "all": 1,
 }

@@ -21,7 +21,7 @@ def test_every_job_completed_at_its_first_attempt(finished):
         + ["train_base_model", "evaluate_model"]
         + ["train"] * 4
         + ["evaluate_run"] * 4
-        + ["estimate_curves", "plot_training_curves"]
+        + ["estimate_figure", "plot_figure"]
     )
 
 
@@ -33,7 +33,7 @@ def test_jobs_got_the_gpus_and_the_memory_that_the_resource_table_names(finished
     for row in jobs_of(finished, "evaluate_run"):
         assert "gres/gpu" not in row["AllocTRES"]
         assert (row["Partition"], row["ReqMem"]) == ("cpu", "1200M")
-    for row in jobs_of(finished, "estimate_curves"):
+    for row in jobs_of(finished, "estimate_figure"):
         assert (row["ReqMem"], row["Timelimit"]) == ("2000M", "00:30:00")
 
 

@@ -101,8 +101,8 @@ def test_the_plan_is_what_snakemake_would_run(configuration):
         "evaluate_model": 1,
         "train": 8,
         "evaluate_run": 8,
-        "estimate_curves": 1,
-        "plot_training_curves": 1,
+        "estimate_figure": 1,
+        "plot_figure": 1,
     }
     scale = load_scale("mini")
     runs = expand(configuration, scale, load_experiments()["fig11a"])

@@ -135,6 +135,7 @@ def write_inference(folder, sign):
     def table(axis, values, column, level, slope, **more):
         rows = pd.DataFrame([(p, v) for p in problems for v in values], columns=["problem", axis])
         falling = slope * sign * (np.mean(values) - rows[axis]) / np.ptp(values)
+        more = {"decoder": "tau1.0", **more}
         return rows.assign(model="small", **{column: level + falling + rng.normal(0, 0.1, len(rows))}, **more)
 
     write_parquet(

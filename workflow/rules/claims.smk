@@ -1,6 +1,6 @@
 # Claims: a verdict on every claim of workflow/claims.yaml, and the figure of their intervals.
 
-from ead.pipeline.claims import load_claims, required
+from ead.pipeline.claims import load_claims, problems_file, required
 
 CLAIMS_FILE = f"{workflow.basedir}/workflow/claims.yaml"
 # What the verdicts depend on beside their inputs; where files lie and what is tracked does not change them.
@@ -14,12 +14,14 @@ claims_table = load_claims()
 
 
 def evidence_of_claims(wildcards):
-    """Everything that the verdicts need; the script itself judges what is there."""
-    return [
-        f"{SCALE}/{path}"
-        for path in required(claims_table, SCALE, configuration, scale)
-        if not path.startswith("analyses/")
-    ]
+    """Everything that the verdicts need and that this scale has; the script itself judges what is there."""
+    lacking = {
+        problems_file(name)
+        for name, experiment in experiments.items()
+        if isinstance(experiment, InferenceFigure) and name not in studies
+    }
+    needed = required(claims_table, SCALE, configuration, scale)
+    return [f"{SCALE}/{path}" for path in needed if path not in lacking]
 
 
 rule judge_claims:
@@ -90,7 +92,10 @@ rule claims:
 
 
 rule claims_so_far:
-    """Judge what is there and run nothing: the rest is `not run`. Writes the files that `claims` writes."""
+    """Judge what is there and run nothing: the rest is `not run`. Writes the files that `claims` writes.
+
+    They are dated back, so that `claims` still makes what is missing and judges again; a time of 0 Snakemake would not see.
+    """
     log:
         f"{SCALE}/logs/claims_so_far.log",
     conda:
@@ -113,4 +118,5 @@ rule claims_so_far:
         " --pdf {params.figure:q}.pdf"
         " --png {params.figure:q}.png"
         " --csv {params.figure:q}.csv"
+        " && touch --date=2000-01-01 {params.verdicts:q}.json {params.verdicts:q}.csv"
         ") > {log:q} 2>&1"

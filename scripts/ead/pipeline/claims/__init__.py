@@ -43,7 +43,8 @@ claims.yaml, each claim's primary reading first. A verdict has:
 - ``figure_file``: below {reports}/{scale}
 """
 
+from ead.pipeline.claims.evidence import problems_file
 from ead.pipeline.claims.judge import VERDICTS, as_table, judge, required
 from ead.pipeline.claims.model import Claims, load_claims
 
-__all__ = ["VERDICTS", "Claims", "as_table", "judge", "load_claims", "required"]
+__all__ = ["VERDICTS", "Claims", "as_table", "judge", "load_claims", "problems_file", "required"]

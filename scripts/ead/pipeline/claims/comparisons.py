@@ -243,8 +243,11 @@ class Builder:
         table = self.evidence.problems_of_analysis(test.analysis)
         if "k" in table:
             table = table[table["k"] == table["k"].max()]
+        # What every response opens with is neither early nor late: it leaves nothing to choose.
+        if test.by == "position":
+            table = table[table["position"] >= self.evidence.template_tokens(test.analysis)]
         parts = []
-        for name, rows in table.groupby("model", sort=True):
+        for (name, decoder), rows in table.groupby(["model", "decoder"], sort=True):
             differences = []
             for _, problem in rows.groupby("problem", sort=True):
                 places = problem[test.by].to_numpy()
@@ -255,7 +258,7 @@ class Builder:
             supports, refutes = sides("exceeds", margin)
             parts.append(
                 Comparison(
-                    label=f"{name}: earlier half − later half",
+                    label=f"{name} at {decoder}: earlier half − later half",
                     unit="nats" if test.column == "entropy" else SCORE_UNIT,
                     sample_unit="problems",
                     scores=np.array([differences]),

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ead.pipeline.analyses import METRICS
 from ead.pipeline.claims.model import Gates, Role
-from ead.pipeline.config import Configuration, Scale
+from ead.pipeline.config import Configuration, Scale, load_experiments
 from ead.pipeline.runs import RunConfiguration, resolve
 from ead.pipeline.samples import read_samples
 
@@ -163,6 +163,12 @@ class Evidence:
         path = problems_file(analysis)
         self.require([path])
         return self._table(path)
+
+    def template_tokens(self, analysis: str) -> int:
+        """Return how many tokens open every response alike in the study behind an inference analysis."""
+        experiment = load_experiments()[analysis]
+        study = self.scale.study(experiment.study)
+        return getattr(study, "template_tokens", 0)
 
     # --- health --------------------------------------------------------------------------------------------
 

@@ -170,7 +170,7 @@ def _decide(row: dict[str, Any], claims: Claims) -> None:
         reason = f"{chosen.value:.2%} of the drawn distributions violate it."
     elif row["p_adjusted"] <= claims.alpha:
         verdict, chosen = "reproduced", decisive(tree, against=False)
-        reason = f"Every part holds; the least certain is {_in_words(chosen)}."
+        reason = f"It holds; of what it needs, the least certain is {_in_words(chosen)}."
     elif row["p_against_adjusted"] <= claims.alpha:
         verdict, chosen = "not reproduced", decisive(tree, against=True)
         reason = f"Evidence against: {_in_words(chosen)}."

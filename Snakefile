@@ -2,7 +2,7 @@
 #
 #   snakemake                                         every experiment that config.yaml switches on, and the report's tables
 #   snakemake fig04                                   one figure, by name
-#   snakemake runs --config select=sampler~ead/n~8    some runs, by parts of their names
+#   snakemake runs --config select=sampler~ead/n~4    some runs, by parts of their names
 #   snakemake budget --config targets=fig04           what it would cost
 #   snakemake --profile slurm fig04                   on a cluster (docs/cluster.md)
 

@@ -33,7 +33,7 @@ test: .venv/ready lint  ## the quick tests: units and the mini workflow
 	@# MLflow's stream gives way to everything else on the machine, so its tests get the machine to themselves.
 	$(BIN)/python -m pytest tests/integration/test_mlflow.py
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/integration tests/unit \
-		--ignore tests/integration/test_mlflow.py
+		--ignore tests/integration/test_mlflow.py --ignore tests/integration/test_paper.py
 
 .venv-verl-cpu/ready: envs/verl-cpu.txt pyproject.toml
 	$(PYTHON) -m venv .venv-verl-cpu
@@ -57,7 +57,8 @@ verl-smoke: .venv/ready .venv-verl-cpu/ready  ## the real verl, Ray and vLLM on 
 	.venv-checks/bin/python -m pip install --quiet --no-deps --no-compile --requirement envs/checks.txt
 	@touch $@
 
-test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready  ## the real seams: verl and vLLM on CPUs, Slurm (as root), a browser
+test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready  ## every figure at mini scale; the real seams: Slurm (as root), verl and vLLM on CPUs, a browser
+	$(BIN)/python -m pytest tests/integration/test_paper.py
 	tests/slurm/install_slurm.sh
 	$(BIN)/python -m pytest tests/slurm
 	.venv-verl-cpu/bin/python -m pytest tests/verl

@@ -84,6 +84,16 @@ def reproduced(tmp_path_factory) -> Workflow:
     return workflow
 
 
+@pytest.fixture(scope="session")
+def whole_paper(tmp_path_factory) -> Workflow:
+    """Every experiment at the mini scale, all models: minutes of work, left undisturbed."""
+    workflow = Workflow(tmp_path_factory.mktemp("paper"))
+    values = {"scale": "mini", "tracking": {"stream": False}}
+    (workflow.folder / "config.yaml").write_text(yaml.safe_dump(values))
+    workflow.run()
+    return workflow
+
+
 @pytest.fixture
 def fresh(tmp_path) -> Workflow:
     workflow = Workflow(tmp_path)

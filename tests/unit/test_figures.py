@@ -218,12 +218,15 @@ def test_a_cell_that_has_not_run_is_an_error_unless_a_partial_figure_is_asked_fo
         (world.evaluations / name / "manifest.json").unlink()
     with pytest.raises(FileNotFoundError, match="no results yet"):
         world.estimate(["pass_at_k"])
+    base = world.evaluations / "model~tiny" / "manifest.json"
+    base.rename(base.with_name("later.json"))
     table = world.estimate(["pass_at_k"], partial=True)
+    assert set(table["step"].dropna()) == {2, 4}  # the base model has not been evaluated either
     missing = only(table, status="not run")
     assert list(missing["cell"]) == [world.names[0].rpartition("/")[0]]
     assert missing[["step", "value", "low", "high"]].isna().all(axis=None)
     figure = curves.training_curves(table, drawing(world, metrics=["pass_at_k"]))
-    assert "not run: τ = 0.6" in [text.get_text() for text in figure.axes[0].texts]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["τ = 0.6 (not run)"]
 
 
 def test_a_figure_whose_models_a_scale_lacks_says_so(world):
@@ -237,6 +240,14 @@ def test_a_figure_whose_models_a_scale_lacks_says_so(world):
         "not run at this scale: Llama-3.2-1B-Instruct, Qwen2.5-Math-1.5B"
         in figure.axes[0].texts[0].get_text()
     )
+
+
+def test_a_figure_none_of_whose_cells_has_run_says_so(world, tmp_path):
+    options = {"runs": tmp_path / "none", "evaluations": tmp_path / "none", "root_seed": 0, "partial": True}
+    table = analyses.training_curves(world.names, ["pass_at_k"], ["tau1.0"], {"tiny": 2}, **options)
+    assert curves.training_curves(table, drawing(world)).axes[0].texts[0].get_text() == "not run"
+    table = analyses.decoder_matrix(world.names, ["pass_at_k"], ["tau1.0"], **options)
+    assert matrix.decoder_matrix(table, drawing(world)).axes[0].texts[0].get_text() == "not run"
 
 
 # --- the last checkpoints --------------------------------------------------------------------------------------

@@ -79,10 +79,10 @@ def training_curves(
         decoders: evaluation decoders; of no consequence for quantities of the training.
         windows: model -> steps per window.
         runs, evaluations: their folders.
-        partial: leave out runs without results, instead of failing.
+        partial: take what has results, instead of failing where a run or a base model has none.
 
     Raises:
-        FileNotFoundError: a run has no results and ``partial`` is false.
+        FileNotFoundError: a run or its base model has no results and ``partial`` is false.
         ValueError: an unknown metric, or the seeds of a cell were evaluated on different problems.
     """
     for name in metric_names:
@@ -97,11 +97,13 @@ def training_curves(
             estimates.not_run(cell, logged, [None])
             continue
         if evaluated:
-            counts = [_base_counts(evaluations, cell.model, decoders)] + [
-                correct_counts(evaluations / name / "manifest.json", decoders) for name in cell.members
-            ]
-            estimates.add_evaluations(cell, counts[:1], evaluated)
-            estimates.add_evaluations(cell, counts[1:], evaluated)
+            base = evaluations / f"model~{cell.model}" / "manifest.json"
+            if base.exists() or not partial:
+                # The base model has no training seed: its one evaluation stands for all.
+                start = correct_counts(base, decoders).assign(step=0)
+                estimates.add_evaluations(cell, [start], evaluated)
+            counts = [correct_counts(evaluations / name / "manifest.json", decoders) for name in cell.members]
+            estimates.add_evaluations(cell, counts, evaluated)
         if logged:
             _add_training(estimates, cell, logged, windows[cell.model], runs)
     return estimates.table()
@@ -137,8 +139,11 @@ def decoder_matrix(
         last = max(part["step"].max() for part in counts)
         estimates.add_evaluations(cell, [part.assign(step=last) for part in counts], metric_names)
     for model, cell in models.items():
-        base = _Cell(f"model~{model}", {"model": model}, cell.members[:1], "finished")
-        estimates.add_evaluations(base, [_base_counts(evaluations, model, decoders)], metric_names)
+        manifest = evaluations / f"model~{model}" / "manifest.json"
+        if manifest.exists() or not partial:
+            base = _Cell(f"model~{model}", {"model": model}, cell.members[:1], "finished")
+            start = correct_counts(manifest, decoders).assign(step=0)
+            estimates.add_evaluations(base, [start], metric_names)
     return estimates.table()
 
 
@@ -190,11 +195,6 @@ def _cells(names: Sequence[str], runs: Path, evaluations: Path | None, partial: 
         diverged = "diverged" in statuses
         status = ("diverged" if diverged else "finished") if present else "not run"
         yield _Cell(cell, axes_of(cell), present, status)
-
-
-def _base_counts(evaluations: Path, model: str, decoders: Collection[str]) -> pd.DataFrame:
-    # The base model has no training seed: its one evaluation stands for all.
-    return correct_counts(evaluations / f"model~{model}" / "manifest.json", decoders).assign(step=0)
 
 
 class _Estimates:

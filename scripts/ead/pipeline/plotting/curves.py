@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ead.pipeline.analyses import METRICS
 from ead.pipeline.plotting.style import COLORS, LINES, PRINT_WIDTH, head, set_style
@@ -73,7 +73,7 @@ def training_curves(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Figu
     """
     set_style()
     rows, columns = _layout(estimates, request)
-    if not columns:
+    if not columns or (estimates["status"] == "not run").all():
         return nothing_ran(request)
     panels = [[Panel(*row[:2], *column, row[2]) for column in columns] for row in rows]
     if len(columns) == 1 and len(rows) > 1:
@@ -167,7 +167,7 @@ def _draw_panel(axis: Axes, panel: Panel, estimates, request, curves, direct: bo
         if not len(curve):
             continue
         if (curve["status"] == "not run").all():
-            missing.append(style["label"])
+            missing.append((name, style["label"]))
             continue
         _draw_curve(axis, curve, style)
         ends.append((float(curve["value"].iloc[-1]), float(curve["step"].iloc[-1]), style))
@@ -176,20 +176,27 @@ def _draw_panel(axis: Axes, panel: Panel, estimates, request, curves, direct: bo
     if panel.metric in LOGARITHMIC:
         axis.set_yscale("log")
     elif panel.metric in SHARES or METRIC_LABELS[panel.metric].endswith("(%)"):
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}"))
         axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=3))
         low, high = axis.get_ylim()
         axis.set_ylim(max(low, -0.02), min(high, 1.02))
-    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    # Where a curve is missing everywhere, the legend says so.
+    missing = [label for name, label in missing if name in _names_that_ran(estimates, key)]
     if missing:
-        text = "\n".join(textwrap.wrap("not run: " + ", ".join(missing), 30))
-        axis.text(
-            0.98, 0.04, text, transform=axis.transAxes, ha="right", fontsize=7, style="italic", color="grey"
-        )
+        names = [label.replace(" ", "\N{NO-BREAK SPACE}") for label in missing]
+        text = "\n".join(textwrap.wrap(f"not run: {', '.join(names)}", 32))
+        background = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}
+        place = {"transform": axis.transAxes, "ha": "right", "va": "bottom", "bbox": background, "zorder": 6}
+        axis.text(0.98, 0.03, text, fontsize=7, style="italic", color="grey", **place)
     if direct and ends:
         _label_ends(axis, ends)
         for line in axis.get_lines():
             line.set_clip_on(False)
+
+
+def _names_that_ran(estimates: pd.DataFrame, key: str) -> set:
+    return set(estimates.loc[estimates["status"] != "not run", key].dropna())
 
 
 def _draw_curve(axis: Axes, curve: pd.DataFrame, style: Mapping[str, Any]) -> None:
@@ -275,9 +282,11 @@ def _metric_label(panel: Panel, estimates: pd.DataFrame, request: Mapping[str, A
 
 def _handles(estimates: pd.DataFrame, request, curves, direct: bool) -> list[Line2D]:
     handles = []
-    if not direct:
-        for style in curves.values():
-            handle = Line2D([], [], **{key: style[key] for key in ("color", "marker", "label")}, markersize=4)
+    ran = _names_that_ran(estimates, request["curves"])
+    for name, style in curves.items():
+        if not direct or name not in ran:
+            handle = Line2D([], [], color=style["color"], marker=style["marker"], markersize=4)
+            handle.set_label(style["label"] + ("" if name in ran else " (not run)"))
             if style["dashes"]:
                 handle.set_dashes(style["dashes"])
             handles.append(handle)
@@ -317,14 +326,15 @@ def _notes(estimates: pd.DataFrame, request: Mapping[str, Any]) -> list[str]:
         notes.append(f"{'' if len(evaluated) else start}{over}")
     if request["absent"]:
         notes.append(f"not run at this scale: {', '.join(request['absent'])}")
-    return [line for note in notes for line in textwrap.wrap(note, 105)]
+    return [line for note in notes for line in textwrap.wrap(note, 114)]
 
 
 def nothing_ran(request: Mapping[str, Any]) -> Figure:
+    """Return a figure that says that none of its cells has run, and which models the scale lacks."""
     figure = plt.figure(figsize=(PRINT_WIDTH, 1.0), layout="constrained")
     axis = figure.add_subplot()
     axis.set_axis_off()
-    text = f"not run at this scale: {', '.join(request['absent'])}"
+    text = f"not run at this scale: {', '.join(request['absent'])}" if request["absent"] else "not run"
     axis.text(0.5, 0.5, text, ha="center", va="center", style="italic", color="grey")
     head(figure, request["title"])
     return figure

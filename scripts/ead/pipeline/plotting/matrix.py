@@ -1,5 +1,6 @@
 """A heat map of estimates: training sampler by evaluation decoder."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ def decoder_matrix(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Figur
     """
     set_style()
     models = [model for model in request["models"] if (estimates["model"] == model).any()]
-    if not models:
+    if not models or (estimates["status"] == "not run").all():
         return nothing_ran(request)
     samplers = {None: "base model", **{key: value["label"] for key, value in request["samplers"].items()}}
     figure, axes = plt.subplots(
@@ -75,9 +76,8 @@ def _draw(axis, rows: pd.DataFrame, samplers: Mapping, decoders: Mapping[str, st
         if value > middle:
             color = "black"
         axis.text(j, i, text, ha="center", va="center", fontsize=7, color=color)
-    axis.set_xticks(
-        range(len(decoders)), [label.partition(", ")[0].partition(" (")[0] for label in decoders.values()]
-    )
+    short = [label.partition(", ")[0].partition(" (")[0] for label in decoders.values()]
+    axis.set_xticks(range(len(decoders)), [textwrap.fill(label, 8) for label in short])
     axis.tick_params(axis="x", labelsize=7)
     axis.set_yticks(range(len(samplers)), list(samplers.values()))
     axis.axhline(0.5, color="white", linewidth=2)

@@ -11,6 +11,7 @@ import json
 import mimetypes
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,11 @@ class Crate:
         if not outputs:
             return None
         tool = self.entity(
-            "#snakemake", "SoftwareApplication", name="Snakemake", url="https://snakemake.github.io"
+            "#snakemake",
+            "SoftwareApplication",
+            name="Snakemake",
+            url="https://snakemake.github.io",
+            version=metadata.version("snakemake"),
         )
         return self.entity(
             f"#{identifier}",
@@ -122,11 +127,10 @@ def export(
     code = code_version()
     crate.entity(
         "#code",
-        "SoftwareSourceCode",
+        "CreativeWork",
         name="ead",
         version=code["commit"],
         description="with changes that are not committed" if code["modified"] else "as committed",
-        programmingLanguage="Python",
     )
     choices = crate.entity(
         "#configuration",

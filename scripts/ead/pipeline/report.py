@@ -14,10 +14,22 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+from docutils.core import publish_parts
+from markupsafe import Markup
 
 from ead import metrics
+from ead.pipeline import figures
 from ead.pipeline.analyses import CONFIDENCE
-from ead.pipeline.config import WORKFLOW, Configuration, Experiment, RealData, Scale, TrainingCurves
+from ead.pipeline.config import (
+    WORKFLOW,
+    Configuration,
+    DeviationsFigure,
+    Experiment,
+    Hyperparameters,
+    InferenceFigure,
+    RealData,
+    Scale,
+)
 from ead.pipeline.deviations import final_samples
 from ead.pipeline.runs import RunConfiguration, expand
 
@@ -34,22 +46,12 @@ SECTIONS = {
     "5.4": "5.4 Inference-time scaling",
     "5.5": "5.5 Ablation study",
     "5.6": "5.6 Stress test",
-    "B.1": "B.1 Off-policy sampling",
+    "A": "A Hyperparameters",
+    "B.1, C.1": "B.1, C.1 Propositions",
     "B.2": "B.2 Truncated importance sampling",
-    "C": "C Temperature and entropy",
     "D": "D Response length",
+    "discrepancy D06": "D06 Evaluation decoders",
 }
-ESTIMATORS = {
-    "pass_at_1": "Pass@1, the share of correct responses",
-    "pass_at_k": "Pass@k, at least one of k responses is correct (exact estimator)",
-    "worst_at_k": "Worst@k, all k responses are correct (exact estimator)",
-    "entropy": "token entropy of the policy at temperature 1, nats, mean over prompts",
-    "entropy_at_sampling_temperature": "the same at the sampling temperature, as the framework logs it (D10)",
-    "reward_mean": "mean reward of the training rollouts",
-    "gradient_norm": "norm of the gradient before clipping",
-    "response_length_mean": "response length in tokens, training rollouts",
-}
-PUBLISHED_CURVES = ("fig04", "fig06", "fig08")
 
 
 def render(template: str, **values: Any) -> str:
@@ -122,7 +124,7 @@ def collect(
         for name, run in expand(configuration, scale, experiment).items()
     }
     rows = [_run(run, scale, results, _json(ingested)) for run in runs.values()]
-    figures = [
+    drawn = [
         _figure(name, experiment, configuration, scale, reports, claims)
         for name, experiment in experiments.items()
     ]
@@ -133,8 +135,8 @@ def collect(
         "verdicts": VERDICTS,
         "claims": claims,
         "claims_figure": _image(reports / "figures" / "claims.png"),
-        "sections": _by_section(figures),
-        "shown": [figure["name"] for figure in figures if figure["name"] != "deviations"],
+        "sections": _by_section(drawn),
+        "shown": [figure["name"] for figure in drawn if figure["name"] != "deviations"],
         "deviations": deviations,
         "deviations_figure": _image(reports / "figures" / "deviations.png"),
         "tables": _tables(reports / "tables"),
@@ -157,6 +159,7 @@ def collect(
 def _figure(name, experiment, configuration, scale, reports, claims) -> dict[str, Any]:
     image = _image(reports / "figures" / f"{name}.png")
     table = reports / "figures" / f"{name}.csv"
+    runs = expand(configuration, scale, experiment)
     return {
         "name": name,
         "title": experiment.title,
@@ -164,31 +167,47 @@ def _figure(name, experiment, configuration, scale, reports, claims) -> dict[str
         "image": image,
         "alt": f"{experiment.title}. The numbers drawn are in figures/{name}.csv.",
         "sizes": _sizes(table) if image else None,
-        "estimators": (
-            [ESTIMATORS.get(metric, metric) for metric in experiment.metrics]
-            if isinstance(experiment, TrainingCurves)
-            else []
-        ),
-        "curves": isinstance(experiment, TrainingCurves),
-        "published": name in PUBLISHED_CURVES,
+        "caption": _caption(name, experiment, scale, runs),
         "files": [
             f"figures/{name}.{suffix}"
             for suffix in ("pdf", "png", "csv")
             if (reports / "figures" / f"{name}.{suffix}").exists()
         ],
-        "runs": list(expand(configuration, scale, experiment)),
+        "runs": list(runs),
         "claims": [row for row in (claims or {"verdicts": []})["verdicts"] if row["figure"] == name],
     }
 
 
-def _by_section(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _caption(name: str, experiment: Experiment, scale: Scale, runs: Mapping[str, RunConfiguration]) -> Markup:
+    """The caption of Snakemake's report, from the same .rst, as HTML: estimator, intervals, sizes, scale."""
+    if isinstance(experiment, InferenceFigure):
+        study = scale.study(experiment.study)
+        if study is None:
+            return Markup("This scale does not define its study.")
+        subject = next(iter(runs), None) or study.model or scale.roles[study.role].model
+        template = "inference.rst"
+        parameters = {"title": experiment.title, "subject": subject, "definition": study.model_dump()}
+    elif isinstance(experiment, DeviationsFigure):
+        return Markup("")
+    elif isinstance(experiment, Hyperparameters):
+        return Markup("The table is below, under Tables.")
+    else:
+        template = "figure.rst"
+        parameters = {"caption": figures.caption(experiment, scale, runs)}
+    text = (WORKFLOW / "report" / template).read_text(encoding="utf-8")
+    filled = jinja2.Template(text).render(snakemake={"params": parameters})
+    settings = {"file_insertion_enabled": False, "raw_enabled": False, "halt_level": 2, "report_level": 2}
+    return Markup(publish_parts(filled, writer="html5", settings_overrides=settings)["fragment"])
+
+
+def _by_section(drawn: list[dict[str, Any]]) -> list[dict[str, Any]]:
     order = list(SECTIONS)
     known = sorted(
-        (figure for figure in figures if figure["section"] in SECTIONS),
+        (figure for figure in drawn if figure["section"] in SECTIONS),
         key=lambda figure: (order.index(figure["section"]), figure["name"]),
     )
     # The deviations have a part of the page of their own, and their figure stands there.
-    other = [f for f in figures if f["section"] not in SECTIONS and f["name"] != "deviations"]
+    other = [f for f in drawn if f["section"] not in SECTIONS and f["name"] != "deviations"]
     groups: dict[str, list] = {}
     for figure in known:
         groups.setdefault(SECTIONS[figure["section"]], []).append(figure)

@@ -356,15 +356,14 @@ def _differences(kind, deviation, stream, label, sides, recorded, evidence) -> l
     """Pass@1, Pass@k and Worst@k of ``sides`` (treatment, control): their paired differences."""
     samples = int(min(totals.min() for totals, _ in sides))
     rows = []
-    for metric, score in METRICS.items():
+    for metric, name in METRIC_NAMES.items():
         estimate = statistics.paired_difference(
-            *(score(totals, right) for totals, right in sides),
+            *(METRICS[metric](totals, right) for totals, right in sides),
             generator=seeds.generator(recorded.root_seed, "deviations", deviation, stream, metric),
             confidence=CONFIDENCE,
         )
-        name = METRIC_NAMES[metric].format(k=samples)
         values = _estimated(estimate, unit="percentage points", samples=samples, evidence=evidence)
-        rows.append(_row(kind, label, name, **values))
+        rows.append(_row(kind, label, name.format(k=samples), **values))
     return rows
 
 

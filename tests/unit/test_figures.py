@@ -245,9 +245,9 @@ def test_a_figure_whose_models_a_scale_lacks_says_so(world):
 def test_a_figure_none_of_whose_cells_has_run_says_so(world, tmp_path):
     options = {"runs": tmp_path / "none", "evaluations": tmp_path / "none", "root_seed": 0, "partial": True}
     table = analyses.training_curves(world.names, ["pass_at_k"], ["tau1.0"], {"tiny": 2}, **options)
-    assert curves.training_curves(table, drawing(world)).axes[0].texts[0].get_text() == "not run"
+    assert curves.training_curves(table, drawing(world, absent=[])).axes[0].texts[0].get_text() == "not run"
     table = analyses.decoder_matrix(world.names, ["pass_at_k"], ["tau1.0"], **options)
-    assert matrix.decoder_matrix(table, drawing(world)).axes[0].texts[0].get_text() == "not run"
+    assert matrix.decoder_matrix(table, drawing(world, absent=[])).axes[0].texts[0].get_text() == "not run"
 
 
 # --- the last checkpoints --------------------------------------------------------------------------------------

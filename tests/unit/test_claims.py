@@ -366,6 +366,22 @@ def test_divergence_is_evidence_of_instability_not_a_gate(tmp_path):
     assert world.judge("C16")["C16", "printed"]["verdict"] == "not reproduced"
 
 
+def test_times_decide_nothing_where_the_same_work_was_measured_to_differ(tmp_path):
+    world = World(
+        tmp_path,
+        right_chances,
+        right_training,
+        only=lambda r: r.algorithm == "dapo" and r.model in ("tiny", "small"),
+    )
+    assert world.judge("C18")["C18", "printed"]["verdict"] == "reproduced"
+    run = world.run("tau1.2", model="tiny")
+    slow = right_training(run, np.random.default_rng(0))["seconds_per_token"] * 1.5
+    world.write_training(run, seconds_per_token=slow)
+    row = world.judge("C18")["C18", "printed"]
+    assert row["verdict"] == "inconclusive" and "measured to differ" in row["reason"]
+    assert {gate["gate"] for gate in row["gates"]} == {"negative_control"}
+
+
 def test_scores_without_variation_are_no_evidence(tmp_path):
     """A Worst@16 of 0 everywhere has an interval of no width, which must not count as equality."""
     world = World(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, product
-from math import exp, log1p
+from math import exp, expm1, log1p
 
 import numpy as np
 import pandas as pd
@@ -94,6 +94,7 @@ class Builder:
         groups = []
         for role, algorithm in product(test.role, test.algorithm):
             pairs = []
+            gates = self.negative_control(test, role, algorithm, margin)
             for sampler, n, control in product(test.treatment, test.n, test.controls):
                 treated = self.runs(role, algorithm, sampler, n)
                 controls = self.runs(role, algorithm, control, test.control_n or n)
@@ -112,11 +113,28 @@ class Builder:
                         supports=supports,
                         refutes=refutes,
                         margin=margin,
+                        gates=list(gates),
                         **described,
                     )
                 )
             groups.append(Group(pairs, least=1 if test.need == "any" else None))
         return Group(groups)
+
+    def negative_control(
+        self, test: model.Comparison, role: str, algorithm: str, margin: float
+    ) -> list[dict]:
+        """Return a gate where two samplers that do not differ in truth were measured to, by more than the margin."""
+        if test.negative_control is None:
+            return []
+        first, second = (self.runs(role, algorithm, sampler, None) for sampler in test.negative_control)
+        scores = [self.scores(runs, test.quantity) for runs in (first, second)]
+        difference = abs(float(_paired(*scores, first, second).to_numpy().mean()))
+        if test.quantity.source == "training" and test.quantity.compared_as == "ratio":
+            difference = expm1(difference)
+        if difference <= margin:
+            return []
+        subject = f"{self.label_of(first)} against {self.label_of(second)}, {_where(first, algorithm)}"
+        return [{"gate": "negative_control", "subject": subject, "value": difference, "limit": margin}]
 
     def lead_shrinks(self, test: model.LeadShrinks) -> Group:
         margin = self.margin(test)
@@ -357,6 +375,7 @@ def inputs(evidence: Evidence, test, reading: model.Reading) -> Iterator[str]:
             algorithms = test.algorithm
             cells += product(test.treatment, test.n)
             cells += [(control, test.control_n or n) for control, n in product(test.controls, test.n)]
+            cells += [(sampler, None) for sampler in test.negative_control or ()]
             evaluated = isinstance(test.quantity, model.EvaluationQuantity)
         case model.LeadShrinks():
             algorithms = test.algorithm

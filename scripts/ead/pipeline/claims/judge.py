@@ -23,6 +23,7 @@ GATES = {
     "truncated_share": "responses cut by the token limit",
     "zero_reward_share": "training responses without a reward",
     "diverged": "the training diverged",
+    "negative_control": "what should not differ was measured to differ",
 }
 
 
@@ -144,7 +145,7 @@ def _row(claims: Claims, name: str, reading_name: str, evidence: Evidence) -> di
             evidence.exceeded_gates(run, decoder, claims.gates, may_diverge=unstable_is_tested)
             for run, decoder in comparison.subjects
         ]
-        comparison.gates = [gate for gates in found for gate in gates]
+        comparison.gates += [gate for gates in found for gate in gates]
     estimate(
         comparisons,
         seeds.generator(evidence.configuration.root_seed, "claims", name, reading_name),

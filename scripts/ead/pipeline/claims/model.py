@@ -79,6 +79,11 @@ class Comparison(Strict):
     )
     need: Literal["all", "any"] = Field("all", description="how many of the pairs must hold")
     margin: Name
+    negative_control: Annotated[tuple[Name, Name], Field(strict=False)] | None = Field(
+        None,
+        description="samplers that do not differ in truth: where they differ by more than the margin, the "
+        "measurement decides nothing",
+    )
 
 
 class LeadShrinks(Strict):

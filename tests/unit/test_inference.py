@@ -151,6 +151,18 @@ def test_problems_are_a_random_part_and_a_smaller_study_takes_some_of_them(world
         choose_problems(problems, 9, root_seed=0, dataset="test")
 
 
+def test_problems_with_longer_prompts_are_left_out(world, tmp_path):
+    tokenizer = Tokenizer(world / "model")
+    problems = problems_of(read_dataset(world / "test.parquet"))
+    lengths = {problem.id: len(tokenizer.encode_chat(problem.messages)) for problem in problems}
+    longest = max(lengths.values())
+    with pytest.raises(ValueError, match="5 problems are asked for, it has 0"):
+        draw(world, tmp_path, entropy(max_prompt_tokens=min(lengths.values()) - 1))
+    (record,) = draw(world, tmp_path, entropy(problems=2, max_prompt_tokens=longest))
+    drawn = pd.read_parquet(tmp_path / record["file"])["problem"].unique()
+    assert all(lengths[problem] <= longest for problem in drawn) and len(drawn) == 2
+
+
 # --- estimating --------------------------------------------------------------------------------------------
 
 

@@ -330,6 +330,9 @@ class Study(Strict):
     sampler: Name | None = Field(None, description="... its training sampler")
     dataset: Name
     problems: PositiveInt = Field(description="drawn at random from the data set")
+    max_prompt_tokens: PositiveInt | None = Field(
+        None, description="problems with a longer prompt are left out; null takes all"
+    )
     samples: PositiveInt = Field(description="responses per problem and decoder")
     max_new_tokens: PositiveInt
     decoders: list[Name] = Field(min_length=1, description="keys of the scale's decoders")

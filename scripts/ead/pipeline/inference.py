@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from ead import seeds
+from ead.pipeline import policy
 from ead.pipeline.config import EntropyStudy, ForkingStudy, InferenceRequest
 from ead.pipeline.data import read_dataset
 from ead.pipeline.evaluate import (
@@ -70,15 +71,22 @@ def draw_study(
     ``model`` is a folder in Hugging Face format. A file whose identity still holds is kept as it is.
     """
     study = request.study
-    problems = choose_problems(
-        problems_of(read_dataset(dataset)), study.problems, root_seed=request.root_seed, dataset=study.dataset
-    )
+    tokenizer = Tokenizer(model)
+    candidates = problems_of(read_dataset(dataset))
+    if study.max_prompt_tokens is not None:
+        prompts = policy.encode(candidates, tokenizer)
+        candidates = [
+            problem
+            for problem, prompt in zip(candidates, prompts, strict=True)
+            if len(prompt) <= study.max_prompt_tokens
+        ]
+    problems = choose_problems(candidates, study.problems, root_seed=request.root_seed, dataset=study.dataset)
     parts = len(study.positions) + 1 if isinstance(study, ForkingStudy) else 1
     with (
         Grader(timeout_s=study.verifier_timeout_s, workers=workers) as grader,
         Progress(progress, label, parts * len(request.decoders) * len(problems), "problem") as bar,
     ):
-        job = _Job(request, model, dataset, output, problems, grader, bar)
+        job = _Job(request, model, tokenizer, dataset, output, problems, grader, bar)
         for name in request.decoders:
             if isinstance(study, ForkingStudy):
                 job.fork(study, name)
@@ -95,6 +103,7 @@ class _Job:
         self,
         request: InferenceRequest,
         model: Path,
+        tokenizer: Tokenizer,
         dataset: Path,
         output: Path,
         problems: list[Problem],
@@ -105,7 +114,8 @@ class _Job:
         self.grader, self.bar = grader, bar
         self.records: list[dict] = []
         self._folder = model
-        self._loaded: tuple[Transformer, Tokenizer] | None = None
+        self._tokenizer = tokenizer
+        self._loaded: Transformer | None = None
         self._shas = {
             "model": sha256_of_file(model / "model.safetensors"),
             "dataset": sha256_of_file(dataset),
@@ -149,13 +159,14 @@ class _Job:
     ) -> pd.DataFrame:
         """Draw and grade responses: by default the study's number to each of its problems, from their start."""
         if self._loaded is None:
-            self._loaded = Transformer.load(self._folder), Tokenizer(self._folder)
+            self._loaded = Transformer.load(self._folder)
         study = self.request.study
         done = len(self.records) * len(self.problems)
         problems = self.problems if problems is None else problems
         part = "responses" if prefixes is None else f"fork {position}"
         return sample_responses(
-            *self._loaded,
+            self._loaded,
+            self._tokenizer,
             self.grader,
             problems,
             self.request.decoders[decoder],

@@ -1,11 +1,10 @@
 """What a change runs again with the profile, and how long it takes to say so."""
 
 import resource
-import shutil
 
 import pytest
 
-from conftest import FIGURE, Checkout
+from conftest import FIGURE
 from ead.pipeline.config import REPOSITORY, load_experiments
 
 CONFIG = ("scale=mini", f"experiments=[{FIGURE}]")
@@ -42,16 +41,23 @@ def test_a_seed_more_trains_that_seed_only(finished):
     assert "train_base_model" not in more
 
 
-def test_an_edited_script_runs_nothing_again_and_its_runs_are_listed(finished, tmp_path):
-    copy = Checkout(tmp_path / "ead", finished.slurm)
-    shutil.copytree(finished.folder, copy.folder, symlinks=True)
-    before = copy.run("stale", config=CONFIG).stdout
-    assert "0 of 4 runs were made by other code." in before
-    edited = "ead/pipeline/engines/inprocess.py"
-    with (copy.folder / "scripts" / edited).open("a") as file:
-        file.write("\n# An edited comment.\n")
-    assert planned(copy) == {}
-    listed = copy.run("stale", config=CONFIG).stdout
+@pytest.fixture
+def edited(finished):
+    """A script of the finished checkout, edited for one test: a copy elsewhere would have other inputs."""
+    path = finished.folder / "scripts/ead/pipeline/engines/inprocess.py"
+    before = path.read_bytes()
+    path.write_bytes(before + b"\n# An edited comment.\n")
+    yield path.relative_to(finished.folder / "scripts")
+    path.write_bytes(before)
+
+
+def test_runs_of_the_same_code_are_not_stale(finished):
+    assert "0 of 4 runs were made by other code." in finished.run("stale", config=CONFIG).stdout
+
+
+def test_an_edited_script_runs_nothing_again_and_its_runs_are_listed(finished, edited):
+    assert planned(finished) == {}
+    listed = finished.run("stale", config=CONFIG).stdout
     assert "4 of 4 runs were made by other code." in listed
     assert sum(line.endswith(f": {edited}") for line in listed.splitlines()) == 4
 

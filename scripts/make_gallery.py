@@ -15,10 +15,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ead.pipeline.config import load_configuration, load_experiments, load_scale, read_yaml
+from ead.pipeline.config import load_experiments
 from ead.pipeline.files import atomic_path, write_text
-from ead.pipeline.report import VERDICTS, amount, number
-from ead.pipeline.runs import code_version
+from ead.pipeline.report import VERDICTS, amount, number, unit_label
 
 MAX_BYTES = 150_000  # of one picture
 MAX_TOTAL_BYTES = 3_000_000
@@ -26,36 +25,39 @@ WIDTHS = (1350, 1200, 1050, 900, 750)  # pixels; the first that fits is taken
 
 
 def shrink(path: Path) -> bytes:
-    """Return the picture as a PNG with a palette of 64 colours, at the largest of WIDTHS within MAX_BYTES.
+    """Return the picture within MAX_BYTES: as it is, or with a palette at the largest of WIDTHS that fits.
 
-    Raises ValueError where even the smallest is larger.
+    The palette has 256 colours chosen for coverage: thin lines keep their own colour, which a palette chosen by
+    area would give to a neighbour. Raises ValueError where even the smallest is larger.
     """
     with Image.open(path) as picture:
-        picture = picture.convert("RGB")
-        for width in WIDTHS:
-            if width > picture.width and width != WIDTHS[-1]:
-                continue
-            size = (
-                min(width, picture.width),
-                round(picture.height * min(width, picture.width) / picture.width),
-            )
-            small = picture.resize(size, Image.Resampling.LANCZOS).quantize(64, dither=Image.Dither.NONE)
-            data = io.BytesIO()
-            small.save(data, "PNG", optimize=True)
-            if data.tell() <= MAX_BYTES:
-                return data.getvalue()
+        whole = picture.convert("RGB")
+    data = io.BytesIO()
+    whole.save(data, "PNG", optimize=True)
+    if data.tell() <= MAX_BYTES:
+        return data.getvalue()
+    for width in WIDTHS:
+        width = min(width, whole.width)
+        small = whole.resize((width, round(whole.height * width / whole.width)), Image.Resampling.LANCZOS)
+        data = io.BytesIO()
+        palette = small.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        palette.save(data, "PNG", optimize=True)
+        if data.tell() <= MAX_BYTES:
+            return data.getvalue()
     raise ValueError(f"{path}: larger than {MAX_BYTES} bytes at a width of {WIDTHS[-1]} pixels")
 
 
-def page(claims: dict, pictures: list[tuple[str, str]], description: str, choices: str) -> str:
-    """Return README.md: where this comes from, the verdicts, the figures."""
-    code = code_version()
+def page(claims: dict, pictures: list[tuple[str, str]], crate: dict[str, dict]) -> str:
+    """Return README.md: where this comes from (as the crate recorded it), the verdicts, the figures."""
+    code, configuration = crate["#code"], crate["#configuration"]
     lines = [
         "# Gallery",
         "",
-        f"One full run at the scale `{claims['scale']}` ({description}), commit `{code['commit']}`"
-        f"{' with local changes' if code['modified'] else ''}, {os.cpu_count()} CPU cores, {platform.machine()},"
-        f" Python {platform.python_version()}. Configuration: `{choices}`. `make gallery` writes this folder.",
+        f"One full run at the scale `{claims['scale']}` ({claims['description']}), commit `{code['version']}` "
+        f"({code['description']}), {os.cpu_count()} CPU cores, {platform.machine()}, Python "
+        f"{platform.python_version()}. `make gallery` writes this folder from the reports of such a run.",
+        "",
+        f"Configuration: `{configuration['value']}`",
         "",
         "## Verdicts",
         "",
@@ -70,7 +72,7 @@ def page(claims: dict, pictures: list[tuple[str, str]], description: str, choice
         unit = row["unit"] or ""
         interval = "" if row["low"] is None else f"[{amount(row['low'], unit)}, {amount(row['high'], unit)}]"
         cells = [row["id"], row["claim"], row["verdict"], amount(row["effect"], unit), interval]
-        cells += ["%" if unit == "share" else unit, number(row["problems"]), number(row["seeds"])]
+        cells += [unit_label(unit), number(row["problems"]), number(row["seeds"])]
         lines.append(f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |")
     lines += ["", "## Figures", ""]
     for name, title in pictures:
@@ -86,12 +88,12 @@ def main() -> int:
     parser.add_argument("--gallery", type=Path, required=True)
     arguments = parser.parse_args()
 
-    claims_file = arguments.reports / "claims.json"
-    if not claims_file.exists():
-        print(f"{claims_file}: no such file; `make reproduce` judges the claims", file=sys.stderr)
-        return 1
-    claims = json.loads(claims_file.read_text(encoding="utf-8"))
-    configuration = load_configuration(read_yaml(Path("config.yaml")))
+    records = [arguments.reports / name for name in ("claims.json", "ro-crate-metadata.json")]
+    for record in records:
+        if not record.exists():
+            print(f"{record}: no such file; `make reproduce` writes it", file=sys.stderr)
+            return 1
+    claims, crate = (json.loads(record.read_text(encoding="utf-8")) for record in records)
     titles = {name: experiment.title for name, experiment in load_experiments().items()}
     titles["claims"] = "Every verdict with its interval"
     pictures, total = [], 0
@@ -104,9 +106,8 @@ def main() -> int:
     if total > MAX_TOTAL_BYTES:
         print(f"{arguments.gallery}: {total:,} bytes, more than {MAX_TOTAL_BYTES:,}", file=sys.stderr)
         return 1
-    scale = load_scale(configuration.scale, configuration.overrides)
-    choices = json.dumps(configuration.model_dump(include={"scale", "seeds", "root_seed", "overrides"}))
-    write_text(arguments.gallery / "README.md", page(claims, pictures, scale.description, choices))
+    entities = {entity["@id"]: entity for entity in crate["@graph"]}
+    write_text(arguments.gallery / "README.md", page(claims, pictures, entities))
     print(f"{len(pictures)} pictures, {total:,} bytes, in {arguments.gallery}")
     return 0
 

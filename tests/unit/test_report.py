@@ -34,6 +34,10 @@ def test_numbers_are_written_for_a_reader(value, text):
 def test_percentage_points_are_recorded_as_shares():
     assert report.amount(-0.0123, "percentage points") == "−1.2"
     assert report.amount(0.0123, "nats") == "0.0123"
+    assert (report.amount(0.0617, "share of problems"), report.unit_label("share of problems")) == (
+        "6.2",
+        "% of problems",
+    )
     assert report.amount(float("inf"), "tokens") == "never"
 
 
@@ -92,3 +96,16 @@ def test_a_template_that_names_what_is_not_there_is_an_error(tmp_path):
     del values["health"]
     with pytest.raises(Exception, match="'health' is undefined"):
         report.render("report.html", **values)
+
+
+def test_cards_of_generated_and_of_prepared_data_are_shown(tmp_path):
+    """Two forms: ead.pipeline.countdown's, and ead.pipeline.data.prepare's, which counts what it dropped."""
+    generated = {"rows": 20, "source": "generated", "sha256": "ab" * 32}
+    prepared = {"rows": {"read": 9, "kept": 7, "dropped": 2}, "source": {"origin": "a < b"}}
+    prepared["content_sha256"] = "cd" * 32
+    for folder, name, card in (("mini/data", "countdown_test", generated), ("data", "gsm8k_test", prepared)):
+        (tmp_path / "results" / folder).mkdir(parents=True)
+        (tmp_path / "results" / folder / f"{name}.card.json").write_text(json.dumps(card))
+    page = report.render("report.html", **collect(tmp_path))
+    assert "ab" * 32 + "</code> (file)" in page and "cd" * 32 + "</code> (rows)" in page
+    assert '<td class="n">7</td><td>a &lt; b</td>' in page

@@ -586,7 +586,9 @@ def _prompts(deviation: str, quantity: Prompts, recorded: Recorded) -> list[dict
     if not recorded.training_card.exists():
         card = recorded.training_card
         return [*rows, _not_run("prompts", "this scale", "training prompts", f"missing {card.name}")]
-    prompts = _read_json(recorded.training_card)["rows"]
+    rows_of_card = _read_json(recorded.training_card)["rows"]
+    # The card of a prepared set counts what was read and what was kept.
+    prompts = rows_of_card["kept"] if isinstance(rows_of_card, dict) else rows_of_card
     epochs = recorded.steps * recorded.batch / prompts
     return [
         *rows,

@@ -67,6 +67,7 @@ def render(template: str, **values: Any) -> str:
         "number": number,
         "percent": percent,
         "amount": amount,
+        "unit_label": unit_label,
         "anchor": anchor,
         "first_capital": lambda text: text[:1].upper() + text[1:],
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
@@ -90,10 +91,15 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def amount(value: float | None, unit: str | None) -> str:
-    """A number in its unit; percentage points are recorded as shares."""
-    if unit in ("percentage points", "share"):
+    """A number in its unit; shares, and percentage points, are recorded as fractions of 1 and shown in percent."""
+    if unit and (unit == "percentage points" or unit.startswith("share")):
         return percent(value)
     return number(value)
+
+
+def unit_label(unit: str | None) -> str:
+    """The unit that ``amount`` shows: ``share of problems`` becomes ``% of problems``."""
+    return "%" + unit.removeprefix("share") if unit and unit.startswith("share") else unit or ""
 
 
 def anchor(text: str) -> str:
@@ -331,27 +337,37 @@ def _tables(folder: Path) -> list[dict[str, Any]]:
 
 
 def _cards(scale: Scale, results: Path) -> list[dict[str, Any]]:
-    cards = []
+    """Data sets with what a table shows of their cards; generated and prepared sets have cards of two forms."""
+    cards = {}
     for name, definition in scale.datasets.items():
         real = isinstance(definition, RealData)
         folder = results.parent / "data" if real else results / "data"
         stem = definition.source if real else name
-        cards.append({"name": stem, "card": _json(folder / f"{stem}.card.json")})
-    return cards
+        card = _json(folder / f"{stem}.card.json")
+        shown = {"name": stem, "card": card}
+        if card and real:
+            shown |= {"rows": card["rows"]["kept"], "source": card["source"]["origin"]}
+            shown |= {"sha256": card["content_sha256"], "of": "rows"}
+        elif card:
+            shown |= {"rows": card["rows"], "source": card["source"], "sha256": card["sha256"], "of": "file"}
+        cards[stem] = shown  # two names may stand for parts of one source
+    return list(cards.values())
 
 
 def _models(scale: Scale, results: Path) -> list[dict[str, Any]]:
+    """Models with what a table shows of their manifests; trained and imported ones have two forms."""
     stands_for = {role.model: name for name, role in scale.roles.items()}
     models = []
     for name, definition in scale.models.items():
-        folder = results.parent if definition.kind == "pretrained" else results
-        models.append(
-            {
-                "name": name,
-                "role": stands_for.get(name),
-                "manifest": _json(folder / "models" / name / "manifest.json"),
-            }
-        )
+        imported = definition.kind == "pretrained"
+        manifest = _json((results.parent if imported else results) / "models" / name / "manifest.json")
+        shown = {"name": name, "role": stands_for.get(name), "manifest": manifest}
+        if manifest and imported:
+            source = ", ".join(str(value) for value in manifest["source"].values())
+            shown |= {"parameters": manifest.get("parameters"), "source": source, "sha256": None}
+        elif manifest:
+            shown |= {key: manifest[key] for key in ("parameters", "source", "sha256")}
+        models.append(shown)
     return models
 
 

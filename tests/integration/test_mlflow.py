@@ -213,8 +213,10 @@ def test_two_trainings_that_start_at_once_share_one_store_one_experiment_and_one
 
     # Nothing is left for ingestion but the mean that the cell shows.
     report = tracking.ingest(site.store, [site.folder(describe(seed)) for seed in (0, 1)])
-    for row in report["runs"].values():
+    for child, row in zip(children, report["runs"].values(), strict=True):
         assert row == {
+            "experiment_id": experiment.experiment_id,
+            "run_id": child.info.run_id,
             "points": 0,
             "differing": 0,
             "parameters": 0,

@@ -7,7 +7,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
-.PHONY: help reproduce real-lm mlflow test env-gpu verl-smoke test-seams gallery lint format config pins clean
+.PHONY: help reproduce real-lm mlflow test env-gpu verl-smoke test-seams test-paper test-slurm test-smoke gallery lint format config pins clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,13 +57,21 @@ verl-smoke: .venv/ready .venv-verl-cpu/ready  ## the real verl, Ray and vLLM on 
 	.venv-checks/bin/python -m pip install --quiet --no-deps --no-compile --requirement envs/checks.txt
 	@touch $@
 
-test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready  ## every figure at mini scale; the real seams: Slurm (as root), verl and vLLM on CPUs, a browser
-	$(BIN)/python -m pytest tests/integration/test_paper.py
-	tests/slurm/install_slurm.sh
-	$(BIN)/python -m pytest tests/slurm
-	.venv-verl-cpu/bin/python -m pytest tests/verl
+test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready  ## the real verl and vLLM on CPUs; the report in a browser
+	.venv-verl-cpu/bin/python -m pytest tests/verl --ignore tests/verl/test_verl_smoke.py
 	tests/browser/install_chromium.sh
 	.venv-checks/bin/python -m pytest tests/browser
+
+# Longer than a change should wait for: each takes about ten minutes on two idle cores, and many more on busy ones.
+test-paper: .venv/ready  ## every run and figure at the mini scale
+	$(BIN)/python -m pytest tests/integration/test_paper.py
+
+test-slurm: .venv/ready  ## the workflow on a real Slurm, interrupted in every way (as root)
+	tests/slurm/install_slurm.sh
+	$(BIN)/python -m pytest tests/slurm
+
+test-smoke: .venv/ready .venv-verl-cpu/ready  ## the real verl, Ray and vLLM: train, stop, resume, evaluate
+	.venv-verl-cpu/bin/python -m pytest tests/verl/test_verl_smoke.py
 
 gallery: .venv/ready  ## copy the pictures and verdicts of a full run at the cpu scale to reports/gallery
 	$(BIN)/python scripts/make_gallery.py --reports reports/cpu --gallery reports/gallery

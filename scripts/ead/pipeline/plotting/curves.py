@@ -47,7 +47,7 @@ RAMP = [
     ("#000000", "o", "solid"),
     ("#666666", "D", "solid"),
 ]
-DIRECT_LABELS = 4  # up to so many curves are named at their ends, without a legend
+DIRECT_LABELS = 4  # up to so many curves of a single panel are named at their ends, without a legend
 MARKED = 12  # curves of more points carry a mark at every few
 
 
@@ -88,7 +88,7 @@ def training_curves(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Figu
         layout="constrained",
     )
     curves = _curve_names(estimates, request)
-    direct = len(curves) <= DIRECT_LABELS and len(panels) == 1
+    direct = len(curves) <= DIRECT_LABELS and len(panels) == len(panels[0]) == 1
     wrapped = len(columns) == 1
     for row, axes_row in zip(panels, axes, strict=True):
         for axis in axes_row[len(row) :]:

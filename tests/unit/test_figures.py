@@ -226,7 +226,19 @@ def test_a_cell_that_has_not_run_is_an_error_unless_a_partial_figure_is_asked_fo
     assert list(missing["cell"]) == [world.names[0].rpartition("/")[0]]
     assert missing[["step", "value", "low", "high"]].isna().all(axis=None)
     figure = curves.training_curves(table, drawing(world, metrics=["pass_at_k"]))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "τ = 0.6 (not run)",
+        "EAD",
+        "EAD + TIS",
+    ]
+    # A single panel of few curves names them at their ends, and keeps the legend for what is missing.
+    table, request = (
+        only(table, decoder="tau1.0"),
+        drawing(world, metrics=["pass_at_k"], decoders={"tau1.0": "τ = 1.0"}),
+    )
+    figure = curves.training_curves(table, request)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["τ = 0.6 (not run)"]
+    assert sorted(text.get_text() for text in figure.axes[0].texts) == ["EAD", "EAD + TIS"]
 
 
 def test_a_figure_whose_models_a_scale_lacks_says_so(world):

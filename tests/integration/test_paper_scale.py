@@ -23,7 +23,7 @@ def test_every_training_evaluation_and_figure_is_planned(fresh, monkeypatch, sca
     # Processor time: what else runs on the machine does not count.
     assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 15
     assert planned["train"] == planned["evaluate_run"] >= least
-    assert planned["plot_training_curves"] == len(figures)
+    assert planned["plot_figure"] == len(figures)
 
 
 def test_the_smoke_target_is_planned_where_its_model_is_trained(fresh):

@@ -139,7 +139,7 @@ def test_a_new_decoder_redraws_nothing_that_exists(reproduced, tmp_path):
     [
         ({"scal": "mini"}, "unknown key 'scal'"),
         ({"seeds": "0"}, "seeds: Input should be a valid list"),
-        ({"experiments": ["fig4"]}, "unknown experiment 'fig4' (did you mean 'fig04'?)"),
+        ({"experiments": ["fig004"]}, "unknown experiment 'fig004' (did you mean 'fig04'?)"),
         (
             {"overrides": {"roles": {"llama_1b": {"model": "tinny"}}}},
             "unknown model 'tinny' (did you mean 'tiny'?)",

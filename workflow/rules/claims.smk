@@ -3,13 +3,6 @@
 from ead.pipeline.claims import load_claims, problems_file, required
 
 CLAIMS_FILE = f"{workflow.basedir}/workflow/claims.yaml"
-# What the verdicts depend on beside their inputs; where files lie and what is tracked does not change them.
-JUDGED = json.dumps(
-    {
-        key: getattr(configuration, key)
-        for key in ("scale", "seeds", "root_seed", "overrides")
-    }
-)
 claims_table = load_claims()
 
 
@@ -40,7 +33,7 @@ rule judge_claims:
     resources:
         **needs("judge_claims"),
     params:
-        judged=JUDGED,
+        judged=CHOICES,
     shell:
         "{PYTHON:q} {SCRIPTS:q}/judge_claims.py"
         " --claims {input.declared:q}"
@@ -103,7 +96,7 @@ rule claims_so_far:
     resources:
         **needs("claims_so_far"),
     params:
-        judged=JUDGED,
+        judged=CHOICES,
         verdicts=f"{REPORTS}/claims",
         figure=f"{REPORTS}/figures/claims",
     shell:

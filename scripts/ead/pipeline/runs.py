@@ -6,12 +6,9 @@ everything that its numbers depend on, and keys the trainer's private state: a c
 resumes old weights, an interrupted run never starts over.
 """
 
-import errno
 import hashlib
 import itertools
 import json
-import os
-import shutil
 import subprocess
 import sys
 import time
@@ -46,7 +43,7 @@ from ead.pipeline.config import (
     suggest,
     validate,
 )
-from ead.pipeline.files import atomic_directory, sha256_of_file, write_json, write_parquet, write_text
+from ead.pipeline.files import atomic_directory, link, sha256_of_file, write_json, write_parquet, write_text
 
 AXES = ("model", "algorithm", "sampler", "n", "seed")
 NAME_PATTERN = "/".join(f"{axis}~[^/]+" for axis in AXES)
@@ -296,7 +293,7 @@ def publish(
     for step in result.checkpoints:
         with atomic_directory(output / "checkpoints" / f"step_{step}") as folder:
             for file in (state / "checkpoints" / f"step_{step}").iterdir():
-                _link(file, folder / file.name)
+                link(file, folder / file.name)
     write_json(
         output / "manifest.json",
         {
@@ -317,16 +314,6 @@ def publish(
 
 def _read_table(path: Path) -> pd.DataFrame:
     return pd.DataFrame(list(records.read(path)))
-
-
-def _link(source: Path, target: Path) -> None:
-    """Hard link, or copy where the file system of the two differs."""
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP):
-            raise
-        shutil.copy2(source, target)
 
 
 @cache

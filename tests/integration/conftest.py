@@ -19,6 +19,7 @@ class Workflow:
     """A working directory with its config.yaml; ``run`` calls Snakemake there."""
 
     folder: Path
+    snakefile: Path = REPOSITORY / "Snakefile"
 
     def configure(self, **values) -> None:
         # Streaming has its own tests; without it the trainings here start no MLflow process each.
@@ -30,7 +31,7 @@ class Workflow:
     def command(self, *arguments: str) -> list[str]:
         return [
             *(sys.executable, "-m", "snakemake"),
-            *("--snakefile", str(REPOSITORY / "Snakefile")),
+            *("--snakefile", str(self.snakefile)),
             *("--directory", str(self.folder)),
             *("--cores", "2"),
             *arguments,

@@ -2,6 +2,7 @@
 
 from ead.pipeline.data import DatasetError
 from ead.pipeline.data.prepare import check_local_copy
+from ead.pipeline.data.sources import find_local_copy
 from ead.pipeline.data.table import load_datasets
 
 try:
@@ -25,12 +26,25 @@ except (ConfigurationError, DatasetError) as error:
     raise WorkflowError(str(error)) from None
 
 
+def local_copy_exists(wildcards):
+    """No input; an error before any job where this data set comes from a local copy that is not there."""
+    entry = real_datasets[wildcards.real_dataset]
+    if configuration.paths.real_data and entry.local:
+        try:
+            find_local_copy(entry.local, configuration.paths.real_data)
+        except DatasetError as error:
+            raise WorkflowError(str(error)) from None
+    return []
+
+
 def dataset_entry(wildcards):
     """The data set's entry as a job's parameter: a change of it prepares this data set again, and no other."""
     return real_datasets[wildcards.real_dataset].model_dump_json()
 
 
 rule prepare_dataset:
+    input:
+        local_copy_exists,
     output:
         data=f"{RESULTS}/data/{{real_dataset}}.parquet",
         card=f"{RESULTS}/data/{{real_dataset}}.card.json",

@@ -36,6 +36,7 @@ from ead import schedule
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 WORKFLOW = REPOSITORY / "workflow"
+SAMPLERS_FILE = WORKFLOW / "samplers.yaml"
 SCALES = ("mini", "cpu", "gpu1", "paper")
 # The models that the paper trains; a scale says what stands for each.
 ROLES = ("llama_1b", "qwen_1_5b", "qwen_7b", "qwen3_8b")
@@ -221,6 +222,20 @@ class NamedSampler(Sampler):
     @property
     def sampler(self) -> Sampler:
         return Sampler(**{name: getattr(self, name) for name in Sampler.model_fields})
+
+
+class SharedSampler(NamedSampler):
+    """An entry of workflow/samplers.yaml, in the paper's units."""
+
+    figures: Annotated[list[Name], AfterValidator(_unique)] = Field(
+        [], description="figures that show it besides those whose `runs` name it in workflow/experiments.yaml"
+    )
+
+
+class Samplers(Strict):
+    """workflow/samplers.yaml."""
+
+    samplers: dict[Name, SharedSampler]
 
 
 class Algorithm(Strict):
@@ -832,7 +847,8 @@ def scale_values(name: str, overrides: Mapping[str, Any] | None = None) -> dict[
 
     A role that is null is left out. The file's ``extends`` names a scale whose values it overrides in the same
     way; a recipe's values are laid over the scale's default training and evaluation. The shared samplers are in
-    the paper's units and are converted first; what the scale and ``overrides`` say is in the scale's own.
+    the paper's units and are converted first; what the scale and ``overrides`` say is in the scale's own. A data set
+    or a model that is named but not defined there is the entry of that name in the table of real ones.
     """
     folder = WORKFLOW / "scales"
     path = folder / f"{name}.yaml"
@@ -844,7 +860,11 @@ def scale_values(name: str, overrides: Mapping[str, Any] | None = None) -> dict[
     if isinstance(values.get("roles"), Mapping):
         values["roles"] = {name: role for name, role in values["roles"].items() if role is not None}
     units = values.get("schedule_units")
-    samplers = read_yaml(WORKFLOW / "samplers.yaml")
+    # With every default filled in, so that those are converted too.
+    samplers = {
+        name: sampler.model_dump(exclude={"figures"})
+        for name, sampler in load_samplers(SAMPLERS_FILE).items()
+    }
     if units is not None:
         samplers = convert_samplers(
             samplers, validate(ScheduleUnits, units, f"scales/{path.name}: schedule_units")
@@ -854,7 +874,26 @@ def scale_values(name: str, overrides: Mapping[str, Any] | None = None) -> dict[
     if isinstance(values.get("recipes"), Mapping):
         defaults = {key: values[key] for key in ("training", "evaluation") if key in values}
         values["recipes"] = {name: merge(defaults, recipe) for name, recipe in values["recipes"].items()}
+    for section, key, kind in (("datasets", "dataset", "real"), ("models", "model", "pretrained")):
+        if isinstance(defined := values.get(section), Mapping):
+            published = read_yaml(WORKFLOW / f"{section}.yaml")
+            taken = [name for name in _named(values, key) if name in published and name not in defined]
+            values[section] = {**defined, **{name: {"kind": kind, "source": name} for name in taken}}
     return values
+
+
+def _named(values: Any, key: str) -> list[str]:
+    """Return every text that stands under ``key``, at any depth, once and in order."""
+    if not isinstance(values, Mapping):
+        return []
+    here = [values[key]] if isinstance(values.get(key), str) else []
+    deeper = (name for value in values.values() for name in _named(value, key))
+    return list(dict.fromkeys([*here, *deeper]))
+
+
+def load_samplers(path: Path = SAMPLERS_FILE) -> dict[str, SharedSampler]:
+    """Read name -> :class:`SharedSampler`, in the paper's units."""
+    return validate(Samplers, {"samplers": read_yaml(path)}, path.name).samplers
 
 
 def convert_samplers(samplers: Mapping[str, Any], units: ScheduleUnits) -> dict[str, Any]:
@@ -885,9 +924,24 @@ def adapt_schedule(schedule_values: Mapping[str, Any], annealed: Mapping[str, An
     return schedule.from_config({**schedule_values, **annealed}).to_dict()
 
 
-def load_experiments(path: Path = WORKFLOW / "experiments.yaml") -> dict[str, Experiment]:
-    """Read figure -> :class:`Experiment`."""
-    return validate(Experiments, {"experiments": read_yaml(path)}, path.name).experiments
+def load_experiments(
+    path: Path = WORKFLOW / "experiments.yaml", samplers: Path = SAMPLERS_FILE
+) -> dict[str, Experiment]:
+    """Read figure -> :class:`Experiment`; a sampler that names a figure is in every grid of its runs."""
+    experiments = validate(Experiments, {"experiments": read_yaml(path)}, path.name).experiments
+    for name, sampler in load_samplers(samplers).items():
+        for figure in sampler.figures:
+            where = f"{samplers.name}: {name}.figures"
+            if figure not in experiments:
+                raise ConfigurationError(f"{where}: unknown figure {figure!r}{suggest(figure, experiments)}")
+            if not hasattr(experiments[figure], "runs"):
+                raise ConfigurationError(f"{where}: {figure} shows no training runs")
+            grids = [
+                grid.model_copy(update={"sampler": list(dict.fromkeys([*grid.sampler, name]))})
+                for grid in experiments[figure].runs
+            ]
+            experiments[figure] = experiments[figure].model_copy(update={"runs": grids})
+    return experiments
 
 
 # --- generated files ---------------------------------------------------------------------------------------

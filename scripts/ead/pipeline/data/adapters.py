@@ -146,6 +146,12 @@ def last_boxed(solution: Any) -> str:
     raise BadRow("malformed_answer", r"the last \boxed{ of the solution is not closed")
 
 
+TAKES: dict[str, Callable[[Any], str]] = {
+    take.__name__: take for take in (as_given, integer, only_element, last_boxed, after_hashes)
+}
+"""How an answer is taken from its column, by name; an entry that states its columns refers to these."""
+
+
 def without_program_notation(answer: str) -> str:
     r"""Minerva: some answers are written as in a program (``4.5e33``, ``-1./3``, ``np.arcsin(x)``).
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ead.pipeline.data.adapters import ADAPTERS, BadRow, Problem, Skip
+from ead.pipeline.data.adapters import Adapter, BadRow, Problem, Skip
 from ead.pipeline.data.prompts import PROMPTS
 from ead.pipeline.data.schema import SCHEMA, DatasetError, make_row, write_dataset
 from ead.pipeline.data.sources import SourceFile, SourceRow, hub_files, local_files, read_rows
@@ -68,9 +68,8 @@ def prepare_dataset(
             f"{name}: the table has only a local copy ({entry.local.file}); set paths.real_data to its folder"
         )
 
-    adapter = ADAPTERS[source.adapter]
-    dropped = Dropped()
-    problems, read = _select(name, entry, read_rows(files, adapter.columns), source.adapter, dropped)
+    reader, dropped = source.reader, Dropped()
+    problems, read = _select(name, entry, read_rows(files, reader.columns), reader, dropped)
     if read != source.rows:
         raise DatasetError(f"{name}: {_names(files)}: read {read} rows, the table says {source.rows}")
     length_filter = _drop_long(entry, problems, tokenizer, dropped)
@@ -101,7 +100,7 @@ def prepare_dataset(
         "source": {
             **origin,
             "files": [{"name": file.name, "sha256": file.sha256} for file in files],
-            "adapter": source.adapter,
+            "adapter": source.adapter or source.columns.model_dump(),
         },
         "prompt": {"template": entry.prompt, **vars(template)},
         "rows": {"read": read, "kept": len(rows), "dropped": read - len(rows)},
@@ -122,20 +121,20 @@ def prepare_dataset(
 def check_local_copy(name: str, entry: DatasetEntry, real_data: str | Path) -> None:
     """Read the local copy of the data set ``name`` and write nothing: the check before any job starts.
 
-    Raises ``DatasetError`` for what :func:`prepare_dataset` would refuse: a missing file, a checksum or a
-    number of rows that the table does not state, a broken row. An entry without a local copy passes.
+    Raises ``DatasetError`` for what :func:`prepare_dataset` would refuse: a checksum or a number of rows that the
+    table does not state, a broken row. A copy that is not there passes: what needs it will say so.
     """
-    if entry.local is None:
+    if entry.local is None or not (Path(real_data) / entry.local.file).is_file():
         return
     files = local_files(entry.local, real_data)
-    rows = read_rows(files, ADAPTERS[entry.local.adapter].columns)
-    _, read = _select(name, entry, rows, entry.local.adapter, Dropped())
+    reader = entry.local.reader
+    _, read = _select(name, entry, read_rows(files, reader.columns), reader, Dropped())
     if read != entry.local.rows:
         raise DatasetError(f"{name}: {_names(files)}: read {read} rows, the table says {entry.local.rows}")
 
 
 def _select(
-    name: str, entry: DatasetEntry, rows: Iterable[SourceRow], adapter: str, dropped: Dropped
+    name: str, entry: DatasetEntry, rows: Iterable[SourceRow], reader: Adapter, dropped: Dropped
 ) -> tuple[dict[int, Problem], int]:
     """Return the problems to keep by row number, and how many rows were read."""
     problems: dict[int, Problem] = {}
@@ -147,7 +146,7 @@ def _select(
         try:
             if isinstance(row.value, BadRow):
                 raise row.value
-            problem = ADAPTERS[adapter](row.value)
+            problem = reader(row.value)
         except Skip as skip:
             dropped.add(skip.reason, row.index)
             continue

@@ -25,14 +25,20 @@ class SourceFile:
     sha256: str
 
 
-def local_files(source: LocalSource, folder: str | Path) -> list[SourceFile]:
-    """Return the file of ``source`` in ``folder``. Raises ``DatasetError`` if it is missing or changed."""
+def find_local_copy(source: LocalSource, folder: str | Path) -> Path:
+    """Return the file of ``source`` in ``folder``. Raises ``DatasetError`` if it is missing."""
     path = Path(folder) / source.file
     if not path.is_file():
         raise DatasetError(
             f"{path}: no such file. Copy it there from {source.origin}, or set paths.real_data to null "
             "to use the hub"
         )
+    return path
+
+
+def local_files(source: LocalSource, folder: str | Path) -> list[SourceFile]:
+    """Return the file of ``source`` in ``folder``. Raises ``DatasetError`` if it is missing or changed."""
+    path = find_local_copy(source, folder)
     found = sha256_of_file(path)
     if found != source.sha256:
         raise DatasetError(

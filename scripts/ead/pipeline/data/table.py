@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from ead.pipeline.config import REPOSITORY, ConfigurationError, Name, Strict, read_yaml, suggest, validate
-from ead.pipeline.data.adapters import ADAPTERS
+from ead.pipeline.data.adapters import ADAPTERS, TAKES, Adapter
 from ead.pipeline.data.prompts import PROMPTS
 
 TABLE = REPOSITORY / "workflow" / "datasets.yaml"
@@ -28,14 +28,56 @@ AdapterName = Annotated[str, _one_of(ADAPTERS)]
 PromptName = Annotated[str, _one_of(PROMPTS)]
 
 
-class LocalSource(Strict):
+class Columns(Strict):
+    """Which columns hold the problem and its answer; dotted paths reach into nested ones."""
+
+    problem: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+    take: Literal[tuple(TAKES)] = Field(
+        "as_given",
+        description="how the answer is taken: the text as it is, an integer, the only element of a list, "
+        "the last \\boxed{} of a solution, what follows its last ####",
+    )
+    id: str | None = Field(None, description="a column with unique names; null numbers the rows")
+
+
+class Layout(Strict):
+    """What the rows of a source hold."""
+
+    rows: PositiveInt = Field(description="rows in all files together; any other number is an error")
+    adapter: AdapterName | None = Field(
+        None, description="a known file layout (ead.pipeline.data.adapters), or ..."
+    )
+    # Left out where absent: an entry is a parameter of its job, and an unused key is no reason to run it again.
+    columns: Columns | None = Field(
+        None, description="... the columns of another one", exclude_if=lambda value: value is None
+    )
+
+    @model_validator(mode="after")
+    def _one_layout(self) -> "Layout":
+        if (self.adapter is None) == (self.columns is None):
+            raise ValueError("give either an adapter or columns")
+        return self
+
+    @property
+    def reader(self) -> Adapter:
+        """From a row to its problem."""
+        if self.columns is None:
+            return ADAPTERS[self.adapter]
+        columns = self.columns
+        return Adapter(columns.problem, columns.answer, TAKES[columns.take], id=columns.id)
+
+
+class LocalFile(Strict):
     """One file in the configured folder of local copies (``paths.real_data``)."""
 
     file: str = Field(pattern=r"^[^/\\]+\.(jsonl|parquet)$", description="file name in that folder")
     sha256: Sha256
     origin: str = Field(min_length=1, description="where the copy was taken from")
-    rows: PositiveInt = Field(description="rows in the file; any other number is an error")
-    adapter: AdapterName = Field(description="file layout (ead.pipeline.data.adapters)")
+
+
+class LocalSource(Layout, LocalFile):
+    """A local copy of a data set, and what it holds."""
 
 
 class HubFiles(Strict):
@@ -48,11 +90,8 @@ class HubFiles(Strict):
     )
 
 
-class HubSource(HubFiles):
+class HubSource(Layout, HubFiles):
     """Files of a data set repository on its hub, and what they hold."""
-
-    rows: PositiveInt = Field(description="rows in all files together; any other number is an error")
-    adapter: AdapterName = Field(description="file layout (ead.pipeline.data.adapters)")
 
 
 class DatasetEntry(Strict):

@@ -1,0 +1,59 @@
+"""The four entries of docs/extend.md in one checkout: Snakemake plans what the page says they give."""
+
+import os
+import shutil
+
+import pytest
+import yaml
+
+from ead.pipeline.config import REPOSITORY
+from pages import EXTEND, blocks, extensions
+
+
+@pytest.fixture
+def extended(fresh, tmp_path, monkeypatch):
+    """The mini workflow of a copy of the checkout in which each table has one entry more."""
+    checkout = tmp_path / "checkout"
+    for name in ("workflow", "scripts", "envs"):
+        shutil.copytree(REPOSITORY / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copyfile(REPOSITORY / name, checkout / name)
+    for table, entry in extensions().items():
+        with (checkout / "workflow" / f"{table}.yaml").open("a", encoding="utf-8") as file:
+            file.write(f"\n{entry}")
+    (fresh.folder / "data").mkdir()
+    (fresh.folder / "data" / "my_problems.jsonl").write_text(blocks(EXTEND, "json")[0], encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.fspath(checkout / "scripts"))
+    workflow = type(fresh)(fresh.folder, snakefile=checkout / "Snakefile")
+    values = {"scale": "mini", "experiments": ["fig04"], "tracking": {"stream": False}}
+    (fresh.folder / "config.yaml").write_text(yaml.safe_dump(values))
+    return workflow
+
+
+def test_each_entry_is_planned_without_another_file_touched(extended):
+    """The sampler in Figure 4 for two roles, the figure's three runs, the model in a role, the data in evaluations."""
+    planned = extended.planned(
+        "--",
+        "fig_tis",
+        "fig04",
+        overrides={
+            "roles": {"llama_1b": {"model": "smollm2-360m"}},
+            "evaluation": {"dataset": "my_problems"},
+        },
+        paths={"real_data": "data"},
+    )
+    # Figure 4 has seven samplers for two roles; its own runs have 4 rollouts and those of `fig_tis` 8.
+    assert planned["train"] == planned["evaluate_run"] == 2 * (7 + 1) + 3
+    assert planned["import_model"] == 1 and planned["train_base_model"] == 1
+    assert planned["prepare_dataset"] == 1
+    assert planned["plot_figure"] == planned["estimate_figure"] == 2
+    assert planned["fig_tis"] == 1
+
+
+def test_a_local_copy_that_is_not_there_is_missed_by_what_needs_it_alone(extended):
+    """A folder of local copies need not hold all of them."""
+    done = extended.run(
+        "--dry-run", "results/data/math500.parquet", "--config", "paths={real_data: data}", check=False
+    )
+    assert done.returncode != 0
+    assert "data/math500.jsonl: no such file. Copy it there from" in done.stdout + done.stderr

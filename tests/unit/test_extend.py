@@ -1,0 +1,195 @@
+"""A sampler, a figure, a model and a data set are each added in one file, as docs/extend.md says.
+
+The entries are those of the page itself. tests/integration/test_extend.py plans a workflow with all of them.
+"""
+
+import shutil
+
+import pytest
+import yaml
+
+from ead.pipeline import config, figures
+from ead.pipeline.config import REPOSITORY, Configuration, ConfigurationError, load_experiments, load_scale
+from ead.pipeline.data import read_dataset
+from ead.pipeline.data.prepare import prepare_dataset
+from ead.pipeline.data.table import load_datasets
+from ead.pipeline.pretrained import load_models
+from ead.pipeline.runs import expand
+from ead.schedule import Annealed
+from pages import EXTEND, blocks, extensions
+
+TABLES = ("samplers", "experiments", "models", "datasets")
+
+
+@pytest.fixture
+def workflow(tmp_path, monkeypatch):
+    """A copy of the workflow's files, from which the configuration is read; ``add`` appends to one of them."""
+    folder = tmp_path / "workflow"
+    shutil.copytree(REPOSITORY / "workflow", folder)
+    monkeypatch.setattr(config, "WORKFLOW", folder)
+    monkeypatch.setattr(config, "SAMPLERS_FILE", folder / "samplers.yaml")
+
+    def add(table, text=None):
+        path = folder / f"{table}.yaml"
+        text = extensions()[table] if text is None else text
+        path.write_text(path.read_text(encoding="utf-8") + "\n" + text, encoding="utf-8")
+        (name,) = yaml.safe_load(text)
+        return name
+
+    return folder, add
+
+
+def test_the_page_shows_one_entry_for_each_table():
+    assert set(extensions()) == set(TABLES)
+
+
+def test_a_sampler_joins_the_figures_that_it_names(workflow):
+    folder, add = workflow
+    name = add("samplers")
+    experiments = load_experiments(samplers=folder / "samplers.yaml")
+    scale = load_scale("mini")
+    tables = {figure: expand(Configuration(scale="mini"), scale, e) for figure, e in experiments.items()}
+    showing = {
+        figure for figure, table in tables.items() if any(run.sampler == name for run in table.values())
+    }
+    assert showing == set(yaml.safe_load(extensions()["samplers"])[name]["figures"])
+    for figure in showing:
+        drawn = figures.drawing_request(figure, experiments[figure], scale, tables[figure])
+        assert list(drawn["samplers"])[-1] == name and drawn["samplers"][name]["label"]
+    # What the entry leaves out is the paper's, and is converted to the scale's units like what it says.
+    units, here = scale.schedule_units, scale.samplers[name].schedule
+    assert (here["tau_max"], here["start"]) == (1.4, units.start)
+    assert here["d0"] == pytest.approx(Annealed().d0 * units.length)
+    assert here["alpha"] == pytest.approx(Annealed().alpha * units.length / units.steps)
+
+
+def test_the_other_samplers_of_a_figure_train_as_before(workflow):
+    folder, add = workflow
+    before = expand(Configuration(scale="mini"), load_scale("mini"), load_experiments()["fig04"])
+    name = add("samplers")
+    after = expand(
+        Configuration(scale="mini"),
+        load_scale("mini"),
+        load_experiments(samplers=folder / "samplers.yaml")["fig04"],
+    )
+    assert {key: run.hash for key, run in after.items() if run.sampler != name} == {
+        key: run.hash for key, run in before.items()
+    }
+
+
+STYLE = "style: {color: blue, marker: o, line: solid}"
+SAMPLER = f"mine: {{label: Mine, {STYLE}, schedule: {{kind: fixed, tau: 1.1}}, figures: "
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (SAMPLER + "[fig4]}", ["samplers.yaml: mine.figures", "unknown figure 'fig4'", "did you mean 'fig"]),
+        (SAMPLER + "[fig03]}", ["samplers.yaml: mine.figures: fig03 shows no training runs"]),
+        (SAMPLER + "[fig04, fig04]}", ["samplers.yaml", "mine.figures", "'fig04' more than once"]),
+        (
+            "mine: {label: Mine, schedule: {kind: fixed, tau: 1.1}}",
+            ["samplers.yaml", "mine.style", "missing"],
+        ),
+        (
+            SAMPLER.replace("tau: 1.1", "tau: -1") + "[fig04]}",
+            ["samplers.yaml", "mine.schedule", "tau must be greater than 0"],
+        ),
+    ],
+)
+def test_a_mistake_in_a_sampler_names_its_file_and_key(workflow, text, words):
+    folder, add = workflow
+    add("samplers", text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_experiments(samplers=folder / "samplers.yaml")
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_figures_of_a_sampler_belong_to_its_table_and_not_to_a_scale():
+    with pytest.raises(ConfigurationError, match=r"unknown key 'samplers.ead.figures'"):
+        load_scale("mini", {"samplers": {"ead": {"figures": ["fig08"]}}})
+
+
+def test_a_figure_is_estimated_and_drawn_from_its_entry_alone(workflow):
+    folder, add = workflow
+    name = add("experiments")
+    experiment = load_experiments(folder / "experiments.yaml")[name]
+    scale = load_scale("mini")
+    table = expand(Configuration(scale="mini"), scale, experiment)
+    assert table
+    asked = figures.estimation_request(experiment, scale, table, root_seed=0)
+    drawn = figures.drawing_request(name, experiment, scale, table)
+    assert asked["names"] == list(table) and drawn["title"] == experiment.title
+    assert set(drawn["samplers"]) == {run.sampler for run in table.values()}
+
+
+def test_a_model_is_used_by_its_name_in_the_table(workflow):
+    folder, add = workflow
+    name = add("models")
+    assert name in load_models(folder / "models.yaml")
+    scale = load_scale("mini", {"roles": {"qwen_1_5b": {"model": name}}, "real_lm": {"model": name}})
+    assert scale.models[name].source == name
+    runs = expand(Configuration(scale="mini"), scale, load_experiments()["fig05"])
+    assert name not in {run.model for run in runs.values()}  # another role's figure
+    runs = expand(Configuration(scale="mini"), scale, load_experiments()["fig08"])
+    assert {run.model for run in runs.values()} == {name}
+
+
+def test_a_data_set_is_used_by_its_name_in_the_table(workflow):
+    folder, add = workflow
+    name = add("datasets")
+    assert name in load_datasets(folder / "datasets.yaml")
+    scale = load_scale("mini", {"training": {"dataset": name}, "evaluation": {"dataset": name}})
+    assert scale.datasets[name].source == name
+    runs = expand(Configuration(scale="mini"), scale, load_experiments()["fig04"])
+    assert {run.training.dataset for run in runs.values()} == {name}
+
+
+def test_the_data_set_of_the_page_is_prepared_from_the_lines_of_the_page(workflow, tmp_path):
+    folder, add = workflow
+    name = add("datasets")
+    entry = load_datasets(folder / "datasets.yaml")[name]
+    (lines,) = blocks(EXTEND, "json")
+    (tmp_path / entry.local.file).write_text(lines, encoding="utf-8")
+    output = tmp_path / "out.parquet"
+    card = prepare_dataset(name, entry, output, tmp_path / "card.json", real_data=tmp_path)
+    assert card["rows"] == {"read": 2, "kept": 2, "dropped": 0}
+    assert [row["ground_truth"] for row in read_dataset(output)["reward_model"]] == ["360", "3/10"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ("columns: {problem: question, answer: answer}, adapter: gsm8k", "give either an adapter or columns"),
+        ("columns: {problem: question}", "'datasets.my_problems.local.columns.answer' is missing"),
+        (
+            "columns: {problem: q, answer: a, take: lastboxed}",
+            "'as_given', 'integer', 'only_element', 'last_boxed'",
+        ),
+    ],
+)
+def test_a_mistake_in_the_columns_of_a_data_set_is_explained(workflow, columns, words):
+    folder, add = workflow
+    add("datasets", _with_columns(columns))
+    with pytest.raises(ConfigurationError) as caught:
+        load_datasets(folder / "datasets.yaml")
+    assert words in str(caught.value)
+
+
+def _with_columns(columns: str) -> str:
+    entry = yaml.safe_load(extensions()["datasets"])
+    (values,) = entry.values()
+    del values["local"]["columns"]
+    values["local"] |= yaml.safe_load("{" + columns + "}")
+    return yaml.safe_dump(entry)
+
+
+def test_only_what_is_named_is_taken_from_the_tables():
+    shipped = load_scale("mini")
+    assert "math500" not in shipped.datasets and "Qwen/Qwen2.5-Math-1.5B" not in shipped.models
+    assert "math500" in load_scale("mini", {"evaluation": {"dataset": "math500"}}).datasets
+
+
+def test_a_name_that_is_nowhere_is_still_explained():
+    with pytest.raises(ConfigurationError, match="unknown dataset 'gsm8k_tset' .did you mean 'gsm8k_test'"):
+        load_scale("mini", {"evaluation": {"dataset": "gsm8k_tset"}})

@@ -88,7 +88,7 @@ format: .venv/ready  ## apply that style
 	$(BIN)/ruff format --quiet .
 	$(BIN)/snakefmt Snakefile workflow
 
-config: .venv/ready  ## rewrite config.yaml and workflow/schemas from the typed model
+config: .venv/ready  ## rewrite config.yaml, workflow/schemas and docs/configuration.md from the typed model
 	$(BIN)/python scripts/write_schemas.py
 
 pins:  ## resolve envs/cpu.in anew and export the pinned list

@@ -1,5 +1,6 @@
-"""Regenerate config.yaml (keeping its values) and workflow/schemas/ from the typed model."""
+"""Regenerate config.yaml (keeping its values), workflow/schemas/ and docs/configuration.md from the typed model."""
 
+from ead.pipeline import configuration_page
 from ead.pipeline.claims import Claims
 from ead.pipeline.config import REPOSITORY, read_yaml, render_configuration, schemas
 from ead.pipeline.files import write_json, write_text
@@ -11,6 +12,7 @@ def main() -> None:
     for name, schema in {**schemas(), "claims.schema.json": Claims.model_json_schema()}.items():
         write_json(REPOSITORY / "workflow" / "schemas" / name, schema)
     write_text(REPOSITORY / "workflow" / "schemas" / "config.default.yaml", render_configuration())
+    write_text(REPOSITORY / "docs" / "configuration.md", configuration_page.render())
 
 
 if __name__ == "__main__":

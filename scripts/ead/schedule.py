@@ -22,6 +22,9 @@ import numpy as np
 PARAMETERS = ("sign", "offset", "scale", "floor", "ceiling", "origin", "start")
 """Rows of a parameter array, in order; see :func:`annealed_temperature`."""
 
+ORIGINS = ("response", "start")
+"""What the position ``t`` of the curve is counted from (D14); see :class:`Annealed`."""
+
 _LARGEST_FLOAT = sys.float_info.max
 _LARGEST_EXPONENT = 700.0  # exp(700) is finite in float64 and beyond every ceiling
 _RELEASED_STRETCH = 20.0  # D01: the released sampler computes exp(t / (20 d_s))
@@ -114,7 +117,7 @@ class _StepAware(Schedule):
         _require(self.alpha >= 0, "alpha", self.alpha, "at least 0")
         _require(self.d_max >= self.d0, "d_max", self.d_max, f"at least d0 = {self.d0}")
         _require(self.reading in self.readings, "reading", self.reading, f"one of {', '.join(self.readings)}")
-        _require(self.origin in ("response", "start"), "origin", self.origin, "one of response, start")
+        _require(self.origin in ORIGINS, "origin", self.origin, f"one of {', '.join(ORIGINS)}")
 
     def decay_rate(self, step: int = 0) -> float:
         """Return ``d_s = min(d0 + alpha * step, d_max)``, in tokens.
@@ -206,7 +209,8 @@ class ReverseAnnealed(_StepAware):
         return self._formula(f"min({curve}, {_number(self.tau_max)})")
 
 
-_KINDS: dict[str, type[Schedule]] = {cls.kind: cls for cls in (Fixed, Annealed, ReverseAnnealed)}
+KINDS: dict[str, type[Schedule]] = {cls.kind: cls for cls in (Fixed, Annealed, ReverseAnnealed)}
+"""Every schedule by the name under which a configuration asks for it."""
 
 
 def from_config(config: Mapping[str, Any]) -> Schedule:
@@ -221,15 +225,15 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
         raise ValueError(f"a schedule is a mapping with the key 'kind', got {config!r}")
     values = dict(config)
     kind = values.pop("kind", None)
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise ValueError(f"schedule kind: found {kind!r}, allowed: {', '.join(_KINDS)}")
-    allowed = [field.name for field in fields(_KINDS[kind])]
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"schedule kind: found {kind!r}, allowed: {', '.join(KINDS)}")
+    allowed = [field.name for field in fields(KINDS[kind])]
     unknown = [key for key in values if key not in allowed]
     if unknown:
         raise ValueError(f"schedule {kind}: unknown key {unknown[0]!r}, allowed: {', '.join(allowed)}")
     if kind == Fixed.kind and "tau" not in values:
         raise ValueError("schedule fixed: the key 'tau' is missing")
-    return _KINDS[kind](**values)
+    return KINDS[kind](**values)
 
 
 def _positions(position: Any) -> np.ndarray:

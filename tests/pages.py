@@ -1,6 +1,8 @@
 """The committed pages, and what they tell a reader to write and to run."""
 
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
 from ead.pipeline.config import REPOSITORY
@@ -8,10 +10,22 @@ from ead.pipeline.config import REPOSITORY
 EXTEND = REPOSITORY / "docs" / "extend.md"
 
 
+def pages() -> list[Path]:
+    """Return every committed Markdown page."""
+    listed = subprocess.run(
+        ["git", "-C", str(REPOSITORY), "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [REPOSITORY / name for name in listed.stdout.splitlines()]
+
+
 def blocks(page: Path, language: str = "") -> list[str]:
     """Return the fenced blocks of a page in ``language``; the empty language is a block that names none."""
     text = page.read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return [block for name, block in found if name == language]
 
 
 def extensions() -> dict[str, str]:
@@ -22,3 +36,16 @@ def extensions() -> dict[str, str]:
         if found := re.fullmatch(r"# workflow/(\w+)\.yaml", comment):
             entries[found[1]] = entry
     return entries
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Return the commands of a page's blocks as words, without remarks (after # or two spaces) and without paths."""
+    found = []
+    for block in blocks(page):
+        for line in re.sub(r"\\\n\s*", "", block).splitlines():
+            said = re.split(r"\s#\s|\s{2,}", line.strip())[0]
+            for part in said.split(" && "):
+                words = shlex.split(part) if re.match(r"[\w./]*(snakemake|make|python)\s", part + " ") else []
+                if words:
+                    found.append([words[0].rsplit("/", 1)[-1], *words[1:]])
+    return found

@@ -3,13 +3,11 @@
 The entries are those of the page itself. tests/integration/test_extend.py plans a workflow with all of them.
 """
 
-import shutil
-
 import pytest
 import yaml
 
-from ead.pipeline import config, figures
-from ead.pipeline.config import REPOSITORY, Configuration, ConfigurationError, load_experiments, load_scale
+from ead.pipeline import figures
+from ead.pipeline.config import Configuration, ConfigurationError, load_experiments, load_scale
 from ead.pipeline.data import read_dataset
 from ead.pipeline.data.prepare import prepare_dataset
 from ead.pipeline.data.table import load_datasets
@@ -21,32 +19,13 @@ from pages import EXTEND, blocks, extensions
 TABLES = ("samplers", "experiments", "models", "datasets")
 
 
-@pytest.fixture
-def workflow(tmp_path, monkeypatch):
-    """A copy of the workflow's files, from which the configuration is read; ``add`` appends to one of them."""
-    folder = tmp_path / "workflow"
-    shutil.copytree(REPOSITORY / "workflow", folder)
-    monkeypatch.setattr(config, "WORKFLOW", folder)
-    monkeypatch.setattr(config, "SAMPLERS_FILE", folder / "samplers.yaml")
-
-    def add(table, text=None):
-        path = folder / f"{table}.yaml"
-        text = extensions()[table] if text is None else text
-        path.write_text(path.read_text(encoding="utf-8") + "\n" + text, encoding="utf-8")
-        (name,) = yaml.safe_load(text)
-        return name
-
-    return folder, add
-
-
 def test_the_page_shows_one_entry_for_each_table():
     assert set(extensions()) == set(TABLES)
 
 
-def test_a_sampler_joins_the_figures_that_it_names(workflow):
-    folder, add = workflow
-    name = add("samplers")
-    experiments = load_experiments(samplers=folder / "samplers.yaml")
+def test_a_sampler_joins_the_figures_that_it_names(tables):
+    name = tables.add("samplers")
+    experiments = load_experiments(samplers=tables.file("samplers"))
     scale = load_scale("mini")
     tables = {figure: expand(Configuration(scale="mini"), scale, e) for figure, e in experiments.items()}
     showing = {
@@ -63,14 +42,13 @@ def test_a_sampler_joins_the_figures_that_it_names(workflow):
     assert here["alpha"] == pytest.approx(Annealed().alpha * units.length / units.steps)
 
 
-def test_the_other_samplers_of_a_figure_train_as_before(workflow):
-    folder, add = workflow
+def test_the_other_samplers_of_a_figure_train_as_before(tables):
     before = expand(Configuration(scale="mini"), load_scale("mini"), load_experiments()["fig04"])
-    name = add("samplers")
+    name = tables.add("samplers")
     after = expand(
         Configuration(scale="mini"),
         load_scale("mini"),
-        load_experiments(samplers=folder / "samplers.yaml")["fig04"],
+        load_experiments(samplers=tables.file("samplers"))["fig04"],
     )
     assert {key: run.hash for key, run in after.items() if run.sampler != name} == {
         key: run.hash for key, run in before.items()
@@ -97,11 +75,10 @@ SAMPLER = f"mine: {{label: Mine, {STYLE}, schedule: {{kind: fixed, tau: 1.1}}, f
         ),
     ],
 )
-def test_a_mistake_in_a_sampler_names_its_file_and_key(workflow, text, words):
-    folder, add = workflow
-    add("samplers", text)
+def test_a_mistake_in_a_sampler_names_its_file_and_key(tables, text, words):
+    tables.add("samplers", text)
     with pytest.raises(ConfigurationError) as caught:
-        load_experiments(samplers=folder / "samplers.yaml")
+        load_experiments(samplers=tables.file("samplers"))
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
@@ -110,10 +87,9 @@ def test_figures_of_a_sampler_belong_to_its_table_and_not_to_a_scale():
         load_scale("mini", {"samplers": {"ead": {"figures": ["fig08"]}}})
 
 
-def test_a_figure_is_estimated_and_drawn_from_its_entry_alone(workflow):
-    folder, add = workflow
-    name = add("experiments")
-    experiment = load_experiments(folder / "experiments.yaml")[name]
+def test_a_figure_is_estimated_and_drawn_from_its_entry_alone(tables):
+    name = tables.add("experiments")
+    experiment = load_experiments(tables.file("experiments"))[name]
     scale = load_scale("mini")
     table = expand(Configuration(scale="mini"), scale, experiment)
     assert table
@@ -123,10 +99,9 @@ def test_a_figure_is_estimated_and_drawn_from_its_entry_alone(workflow):
     assert set(drawn["samplers"]) == {run.sampler for run in table.values()}
 
 
-def test_a_model_is_used_by_its_name_in_the_table(workflow):
-    folder, add = workflow
-    name = add("models")
-    assert name in load_models(folder / "models.yaml")
+def test_a_model_is_used_by_its_name_in_the_table(tables):
+    name = tables.add("models")
+    assert name in load_models(tables.file("models"))
     scale = load_scale("mini", {"roles": {"qwen_1_5b": {"model": name}}, "real_lm": {"model": name}})
     assert scale.models[name].source == name
     runs = expand(Configuration(scale="mini"), scale, load_experiments()["fig05"])
@@ -135,20 +110,18 @@ def test_a_model_is_used_by_its_name_in_the_table(workflow):
     assert {run.model for run in runs.values()} == {name}
 
 
-def test_a_data_set_is_used_by_its_name_in_the_table(workflow):
-    folder, add = workflow
-    name = add("datasets")
-    assert name in load_datasets(folder / "datasets.yaml")
+def test_a_data_set_is_used_by_its_name_in_the_table(tables):
+    name = tables.add("datasets")
+    assert name in load_datasets(tables.file("datasets"))
     scale = load_scale("mini", {"training": {"dataset": name}, "evaluation": {"dataset": name}})
     assert scale.datasets[name].source == name
     runs = expand(Configuration(scale="mini"), scale, load_experiments()["fig04"])
     assert {run.training.dataset for run in runs.values()} == {name}
 
 
-def test_the_data_set_of_the_page_is_prepared_from_the_lines_of_the_page(workflow, tmp_path):
-    folder, add = workflow
-    name = add("datasets")
-    entry = load_datasets(folder / "datasets.yaml")[name]
+def test_the_data_set_of_the_page_is_prepared_from_the_lines_of_the_page(tables, tmp_path):
+    name = tables.add("datasets")
+    entry = load_datasets(tables.file("datasets"))[name]
     (lines,) = blocks(EXTEND, "json")
     (tmp_path / entry.local.file).write_text(lines, encoding="utf-8")
     output = tmp_path / "out.parquet"
@@ -168,11 +141,10 @@ def test_the_data_set_of_the_page_is_prepared_from_the_lines_of_the_page(workflo
         ),
     ],
 )
-def test_a_mistake_in_the_columns_of_a_data_set_is_explained(workflow, columns, words):
-    folder, add = workflow
-    add("datasets", _with_columns(columns))
+def test_a_mistake_in_the_columns_of_a_data_set_is_explained(tables, columns, words):
+    tables.add("datasets", _with_columns(columns))
     with pytest.raises(ConfigurationError) as caught:
-        load_datasets(folder / "datasets.yaml")
+        load_datasets(tables.file("datasets"))
     assert words in str(caught.value)
 
 

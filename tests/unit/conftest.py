@@ -1,0 +1,39 @@
+"""A copy of the workflow's tables that a test may add to."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ead.pipeline import config
+from ead.pipeline.config import REPOSITORY
+from pages import extensions
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A copy of workflow/ from which the configuration is read."""
+
+    folder: Path
+
+    def file(self, table: str) -> Path:
+        return self.folder / f"{table}.yaml"
+
+    def add(self, table: str, text: str | None = None) -> str:
+        """Append an entry, by default that of docs/extend.md, and return its name."""
+        text = extensions()[table] if text is None else text
+        path = self.file(table)
+        path.write_text(f"{path.read_text(encoding='utf-8')}\n{text}", encoding="utf-8")
+        (name,) = yaml.safe_load(text)
+        return name
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch) -> Tables:
+    folder = tmp_path / "workflow"
+    shutil.copytree(REPOSITORY / "workflow", folder)
+    monkeypatch.setattr(config, "WORKFLOW", folder)
+    monkeypatch.setattr(config, "SAMPLERS_FILE", folder / "samplers.yaml")
+    return Tables(folder)

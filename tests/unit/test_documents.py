@@ -1,0 +1,251 @@
+"""The pages: links lead somewhere, commands are commands, paths and names exist, quoted messages are the code's.
+
+tests/integration/test_commands.py has Snakemake plan every command.
+"""
+
+import ast
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ead.pipeline.config import REPOSITORY, load_configuration, load_experiments, load_scale, merge
+from ead.pipeline.data.table import load_datasets
+from ead.pipeline.pretrained import load_models
+from ead.pipeline.requests import read_command_line, selected, take_request
+from ead.pipeline.runs import expand
+from pages import blocks, commands, pages
+
+PAGES = pages()
+NAMES = [page.relative_to(REPOSITORY).as_posix() for page in PAGES]
+TROUBLE = REPOSITORY / "docs" / "troubleshooting.md"
+
+
+def prose(page: Path) -> str:
+    """The page without its fenced blocks."""
+    text = page.read_text(encoding="utf-8")
+    return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as GitHub names them."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_that_a_reader_is_sent_to_is_found():
+    assert {"README.md", "docs/extend.md", "docs/running.md", "docs/troubleshooting.md"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_link_within_the_project_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"https?:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors(file), f"{page.name}: {target}"
+
+
+def test_every_page_is_reached_from_the_readme():
+    ahead, reached = [REPOSITORY / "README.md"], set()
+    while ahead:
+        page = ahead.pop()
+        if page in reached:
+            continue
+        reached.add(page)
+        for target in re.findall(r"\]\(([^)\s#]+)", prose(page)):
+            linked = (page.parent / target).resolve()
+            linked = linked / "README.md" if linked.is_dir() else linked
+            if linked.suffix == ".md" and linked.is_file():
+                ahead.append(linked)
+    assert {path.resolve() for path in PAGES} - reached == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_path_and_module_that_a_page_names_exists(page):
+    for code in re.findall(r"`([^`\n]+)`", prose(page)):
+        if re.fullmatch(r"(docs|scripts|tests|workflow|examples|envs|benchmarks)/[\w./-]+", code):
+            assert (REPOSITORY / code).exists(), f"{page.name}: {code}"
+        if re.fullmatch(r"ead(\.\w+)+", code):
+            assert exists(code), f"{page.name}: {code}"
+
+
+def exists(dotted: str) -> bool:
+    """Whether a module, or a name in one, is defined; nothing of vLLM or verl is imported for that."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        path = REPOSITORY / "scripts" / Path(*parts[:length])
+        source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if source.is_file():
+            name = parts[length : length + 1]
+            return not name or bool(
+                re.search(rf"^(def|class) {name[0]}\b|\b{name[0]}\b", source.read_text(), re.M)
+            )
+    return False
+
+
+# --- commands ----------------------------------------------------------------------------------------------
+
+
+@cache
+def rules() -> set[str]:
+    text = "\n".join(
+        path.read_text() for path in [REPOSITORY / "Snakefile", *REPOSITORY.glob("workflow/rules/*.smk")]
+    )
+    return set(re.findall(r"^\s*rule (\w+):", text, flags=re.MULTILINE))
+
+
+@cache
+def make_targets() -> set[str]:
+    text = (REPOSITORY / "Makefile").read_text()
+    return {
+        name
+        for names in re.findall(r"^([\w./ -]+):(?!=)", text, flags=re.MULTILINE)
+        for name in names.split()
+    }
+
+
+def test_every_make_target_that_a_page_names_exists():
+    for page in PAGES:
+        for words in commands(page):
+            if words[0] == "make":
+                assert set(words[1:]) <= make_targets(), f"{page.name}: {words}"
+        for target in re.findall(r"`make ([\w./-]+)`", page.read_text(encoding="utf-8")):
+            assert target in make_targets(), f"{page.name}: make {target}"
+
+
+def test_every_script_that_a_page_runs_has_the_options_it_is_given():
+    found = 0
+    for page in PAGES:
+        for words in commands(page):
+            if words[0] == "python" and words[1].endswith(".py"):
+                source = (REPOSITORY / words[1]).read_text(encoding="utf-8")
+                for option in words[2:]:
+                    assert not option.startswith("--") or f'"{option}"' in source, f"{page.name}: {option}"
+                found += 1
+    assert found
+
+
+def snakemake_commands() -> list[tuple[str, list[str]]]:
+    return [(page.name, words[1:]) for page in PAGES for words in commands(page) if words[0] == "snakemake"]
+
+
+def test_every_snakemake_command_names_targets_and_choices_that_exist(tables):
+    """As the Snakefile reads them; what docs/extend.md adds is there."""
+    from snakemake.cli import get_argument_parser, parse_config
+
+    for table in ("samplers", "experiments", "models", "datasets"):
+        tables.add(table)
+    experiments = load_experiments(tables.file("experiments"), tables.file("samplers"))
+    published = {**load_datasets(tables.file("datasets")), **load_models(tables.file("models"))}
+    parser = get_argument_parser()
+    edited = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+    seen = 0
+    for page, words in snakemake_commands():
+        where = f"{page}: snakemake {' '.join(words)}"
+        arguments = parser.parse_args(words)
+        given = parse_config(arguments.config)
+        for profile in arguments.profile or []:
+            assert (REPOSITORY / profile / "config.yaml").is_file(), where
+            given = {**yaml.safe_load((REPOSITORY / profile / "workflow.yaml").read_text()), **given}
+        read_command_line(given, list(given))
+        values = merge(edited, given)
+        request = take_request(values)
+        configuration = load_configuration(values, where)
+        scale = load_scale(configuration.scale, configuration.overrides)
+        tables_of_runs = [expand(configuration, scale, experiment) for experiment in experiments.values()]
+        runs = {name for table in tables_of_runs for name in table}
+        if "runs" in arguments.targets:
+            assert selected(runs, request.select), where
+        for target in [*arguments.targets, *request.target_list]:
+            if target.startswith("results/"):
+                file = target.removesuffix("/manifest.json").removesuffix(".parquet").removesuffix(".json")
+                names = re.split("[~]", Path(file).name) if "contamination" in file else [Path(file).name]
+                known = (
+                    file.partition("/runs/")[2] in runs if "/runs/" in file else set(names) <= set(published)
+                )
+                assert known, where
+            else:
+                assert target.removesuffix("_so_far") in rules() | set(experiments), where
+        for rule in arguments.until:
+            assert rule in rules(), where
+        seen += 1
+    assert seen > 30
+
+
+# --- code and messages -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_python_of_a_page_compiles_and_its_imports_resolve(page):
+    for block in blocks(page, "python"):
+        assert_imports_resolve(block, str(page))
+
+
+@pytest.mark.parametrize("example", sorted(REPOSITORY.glob("examples/*.py")), ids=lambda path: path.name)
+def test_an_example_compiles_and_its_imports_resolve(example):
+    assert_imports_resolve(example.read_text(encoding="utf-8"), str(example))
+
+
+def assert_imports_resolve(source: str, name: str):
+    """Names of this project are there; other packages where they are installed."""
+    tree = ast.parse(source, name)
+    compile(tree, name, "exec")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "ead":
+            for alias in node.names:
+                assert exists(f"{node.module}.{alias.name}"), f"{name}: {node.module}.{alias.name}"
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if importlib.util.find_spec(alias.name.split(".")[0]):
+                    assert importlib.util.find_spec(alias.name), f"{name}: {alias.name}"
+
+
+@cache
+def messages() -> str:
+    """Every text of the code, one a line, with … where a value is filled in; adjacent texts are joined."""
+    lines = []
+    for path in REPOSITORY.glob("scripts/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                lines.append(node.value.replace("\n", " "))
+            elif isinstance(node, ast.JoinedStr):
+                lines.append("".join(map(filled_in, node.values)).replace("\n", " "))
+    for path in REPOSITORY.glob("workflow/rules/*.smk"):
+        for text in re.findall(r'"([^"\n]+)"', path.read_text()):
+            lines.append(re.sub(r"\{[^}]*\}", "…", re.sub(r"\{[^}]*!r\}", "'…'", text)))
+    return "\n".join(lines)
+
+
+def filled_in(part: ast.expr) -> str:
+    if isinstance(part, ast.Constant):
+        return part.value
+    return "'…'" if part.conversion == ord("r") else "…"
+
+
+# Not the project's own: pydantic's and Snakemake's.
+OTHERS = {"Input should be …": "pydantic", "Directory cannot be locked": "snakemake/exceptions.py"}
+
+
+def test_every_quoted_message_is_one_that_the_code_raises():
+    quoted = re.findall(r"\*\*`+(.+?)`+\*\*", TROUBLE.read_text(encoding="utf-8"))
+    assert len(quoted) > 25
+    for message in quoted:
+        if message in OTHERS:
+            continue
+        parts = [re.escape(part) for part in message.split("…")]
+        # A value may be filled in between quotes, and may itself be a choice of words.
+        pattern = ".*?".join(parts)
+        assert re.search(pattern, messages()), message
+
+
+def test_snakemake_still_says_what_the_page_quotes():
+    source = Path(importlib.util.find_spec("snakemake.exceptions").origin).read_text()
+    assert "Directory cannot be locked" in source

@@ -1,0 +1,98 @@
+"""Imports point down: scripts -> pipeline -> integrations -> method. The graph is read from the sources."""
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+from ead.pipeline.config import REPOSITORY
+
+SCRIPTS = REPOSITORY / "scripts"
+# What math-verify brings.
+BROUGHT = {"latex2sympy2_extended", "sympy"}
+LAYERS = ("method", "integrations", "pipeline", "entry points")
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(SCRIPTS).with_suffix("").parts).removesuffix(".__init__")
+
+
+def layer(module: str) -> str:
+    parts = module.split(".")
+    if parts[0] != "ead":
+        return "entry points"
+    return parts[1] if len(parts) > 1 and parts[1] in LAYERS else "method"
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, at its head or within a function; of `from a import b` both a and a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+MODULES = {module_name(path): path for path in SCRIPTS.rglob("*.py")}
+GRAPH = {name: (imported(path) & MODULES.keys()) - {name} for name, path in MODULES.items()}
+
+
+def test_the_graph_is_the_projects():
+    assert {layer(name) for name in MODULES} == set(LAYERS)
+    assert "ead.schedule" in GRAPH["ead.pipeline.config"] and len(MODULES) > 80
+
+
+def test_no_import_points_up():
+    upward = [
+        f"{name} imports {other}"
+        for name, others in GRAPH.items()
+        for other in others
+        if LAYERS.index(layer(other)) > LAYERS.index(layer(name))
+    ]
+    assert not upward, upward
+
+
+def test_no_entry_point_imports_another():
+    between = [
+        f"{name} imports {other}"
+        for name, others in GRAPH.items()
+        for other in others
+        if layer(name) == "entry points" == layer(other) and name.split(".")[0] != other.split(".")[0]
+    ]
+    assert not between, between
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " -> ".join([*above[above.index(name) :], name])
+        if name not in done:
+            for other in GRAPH[name]:
+                if not name.startswith(f"{other}."):  # a module's own package is loaded before it
+                    visit(other, (*above, name))
+            done.add(name)
+
+    for name in GRAPH:
+        visit(name, ())
+
+
+def test_the_method_needs_only_what_its_package_asks_for():
+    """The package's requirements; the verifier, a part of it, also those of its extra."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    required = names(project["dependencies"])
+    verifier = names(project["optional-dependencies"]["verifier"]) | BROUGHT
+    for name, path in MODULES.items():
+        if layer(name) == "method":
+            packages = {other.split(".")[0] for other in imported(path)}
+            foreign = packages - sys.stdlib_module_names - {"ead"}
+            allowed = required | verifier if name.startswith("ead.verifier") else required
+            assert foreign <= allowed, f"{name}: {foreign - allowed}"
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.match(r"[\w-]+", requirement)[0].replace("-", "_") for requirement in requirements}

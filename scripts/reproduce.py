@@ -12,13 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ead.pipeline.config import (
-    REPOSITORY,
-    ConfigurationError,
-    load_configuration,
-    load_scale,
-    read_yaml,
-)
+from ead.pipeline.config import REPOSITORY, ConfigurationError, read_yaml
+from ead.pipeline.plan import read_plan
 
 
 def main() -> int:
@@ -27,8 +22,7 @@ def main() -> int:
     parser.add_argument("--cores", default="all")
     arguments = parser.parse_args()
     try:
-        configuration = load_configuration(read_yaml(Path("config.yaml")))
-        load_scale(configuration.scale, configuration.overrides)
+        configuration = read_plan(read_yaml(Path("config.yaml"))).configuration
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return 2

@@ -16,7 +16,7 @@ NAMES = [
 def test_a_request_is_taken_out_of_the_configuration():
     values = {"scale": "mini", "targets": "fig04", "gpus": 16}
     request = take_request(values)
-    assert (request.target_list, request.gpus, request.select) == (["fig04"], 16, None)
+    assert (request.targets, request.gpus, request.select) == (["fig04"], 16, None)
     assert values == {"scale": "mini"}
     with pytest.raises(ConfigurationError, match="--config: gpus"):
         take_request({"gpus": 0})

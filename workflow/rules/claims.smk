@@ -1,9 +1,7 @@
 # Claims: a verdict on every claim of workflow/claims.yaml, and the figure of their intervals.
 
-from ead.pipeline.claims import load_claims, problems_file, required
-
 CLAIMS_FILE = f"{workflow.basedir}/workflow/claims.yaml"
-claims_table = load_claims()
+claims_table = plan.claims
 
 
 def evidence_of_claims(wildcards):

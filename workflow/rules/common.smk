@@ -10,6 +10,7 @@ from snakemake.exceptions import WorkflowError
 
 from ead.pipeline import cluster, figures
 from ead.pipeline import runs as run_table
+from ead.pipeline.claims import problems_file, required
 from ead.pipeline.config import (
     ConfigurationError,
     CountdownData,
@@ -24,39 +25,24 @@ from ead.pipeline.config import (
     Schedules,
     TrainingCurves,
     WarmStartModel,
-    load_configuration,
-    load_experiments,
-    load_scale,
-    suggest,
 )
-from ead.pipeline.requests import read_command_line, selected, take_request
+from ead.pipeline.plan import SO_FAR, check_file, read_plan
+from ead.pipeline.requests import selected
 
 try:
-    read_command_line(config, workflow.config_settings.config)
-    request = take_request(config)
-    configuration = load_configuration(config)
-    scale = load_scale(configuration.scale, configuration.overrides)
-    experiments = load_experiments()
-    for name in configuration.experiments:
-        if name not in experiments:
-            raise ConfigurationError(
-                f"config.yaml: experiments: unknown experiment {name!r}{suggest(name, experiments)}"
-            )
-    runs_of = {
-        name: run_table.expand(configuration, scale, experiment)
-        for name, experiment in experiments.items()
-    }
-    site = cluster.load_site()
-    estimates = cluster.Needs(configuration.scale, scale, cluster.load_resources())
+    for path in workflow.overwrite_configfiles or []:  # those of --configfile
+        check_file(path)
+    plan = read_plan(config, workflow.config_settings.config)
 except ConfigurationError as error:
     raise WorkflowError(str(error)) from None
+request, configuration, scale = plan.request, plan.configuration, plan.scale
+experiments, runs_of, runs = plan.experiments, plan.runs_of, plan.runs
+site, estimates = plan.site, plan.estimates
 
 RESULTS = configuration.paths.results
 REPORTS = f"{configuration.paths.reports}/{configuration.scale}"
 SCALE = f"{RESULTS}/{configuration.scale}"
 SCRIPTS = f"{workflow.basedir}/scripts"
-# A figure by this name shows what has run and says of the rest that it has not.
-SO_FAR = "_so_far"
 PYTHON = configuration.interpreters.cpu or sys.executable
 
 
@@ -101,12 +87,11 @@ estimated = {
         (TrainingCurves, DecoderMatrix, Schedules, Propositions, Hyperparameters),
     )
 }
-runs = {name: run for table in runs_of.values() for name, run in table.items()}
 
 
 wildcard_constraints:
     run=run_table.NAME_PATTERN,
-    model=r"[^/]+",
+    model="|".join(scale.models),
     dataset=r"[^/]+",
     figure=r"(?!claims$)[^/]+",  # the figure of the claims has a rule of its own
 

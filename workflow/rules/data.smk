@@ -3,16 +3,9 @@
 from ead.pipeline.data import DatasetError
 from ead.pipeline.data.prepare import check_local_copy
 from ead.pipeline.data.sources import find_local_copy
-from ead.pipeline.data.table import load_datasets
 
+real_datasets = plan.datasets
 try:
-    real_datasets = load_datasets()
-    for alias, definition in scale.datasets.items():
-        if isinstance(definition, RealData) and definition.source not in real_datasets:
-            raise ConfigurationError(
-                f"{configuration.scale}.yaml: datasets.{alias}.source: unknown data set "
-                f"{definition.source!r}{suggest(definition.source, real_datasets)}"
-            )
     # Only the process that plans the workflow looks at the rows; its jobs would find the same.
     if configuration.paths.real_data and workflow.is_main_process:
         for definition in scale.datasets.values():
@@ -22,7 +15,7 @@ try:
                     real_datasets[definition.source],
                     configuration.paths.real_data,
                 )
-except (ConfigurationError, DatasetError) as error:
+except DatasetError as error:
     raise WorkflowError(str(error)) from None
 
 

@@ -1,21 +1,6 @@
 # Models: published ones are imported (the same at every scale), base models of a scale are trained.
 
-from ead.pipeline.pretrained import load_models
-
-try:
-    pretrained_models = load_models()
-    for alias, definition in scale.models.items():
-        if (
-            isinstance(definition, PretrainedModel)
-            and definition.source not in pretrained_models
-        ):
-            raise ConfigurationError(
-                f"{configuration.scale}.yaml: models.{alias}.source: unknown pretrained model "
-                f"{definition.source!r}{suggest(definition.source, pretrained_models)}"
-            )
-except ConfigurationError as error:
-    raise WorkflowError(str(error)) from None
-
+pretrained_models = plan.models
 imported_models = [
     name
     for name, definition in scale.models.items()

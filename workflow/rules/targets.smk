@@ -23,7 +23,7 @@ rule budget:
     localrule: True
     params:
         configuration=configuration.model_dump_json(),
-        targets=request.target_list,
+        targets=request.targets,
         units=["--gpus", request.gpus] if request.gpus else [],
     shell:
         "{PYTHON:q} {SCRIPTS:q}/estimate_budget.py"

@@ -1,17 +1,20 @@
 # The verl engine, small and real: two steps, an interruption, the third step, an evaluation with vLLM. In an
 # environment of its own (envs/verl-cpu): `make verl-smoke` builds both and runs this.
 
-from ead.pipeline.config import WORKFLOW, merge, read_yaml
+from ead.pipeline.config import WORKFLOW, load_scale, merge, read_yaml
 
 if scale.engine == "inprocess":
-    smoke_scale = load_scale(
-        configuration.scale,
-        merge(configuration.overrides, read_yaml(WORKFLOW / "verl_smoke.yaml")),
-    )
+    try:
+        smoke_scale = load_scale(
+            configuration.scale,
+            merge(configuration.overrides, read_yaml(WORKFLOW / "verl_smoke.yaml")),
+        )
+    except ConfigurationError as error:
+        raise WorkflowError(f"verl_smoke.yaml: {error}") from None
     smoke_run = run_table.resolve(
         configuration,
         smoke_scale,
-        role="llama_1b",
+        role=next(iter(smoke_scale.roles)),
         algorithm="dapo",
         sampler="ead_tis",
         rollouts=None,

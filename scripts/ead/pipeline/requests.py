@@ -6,31 +6,27 @@ snakemake runs --config select=sampler~ead_tis/n~8
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, PositiveInt
+from pydantic import BeforeValidator, Field
 
-from ead.pipeline.config import ConfigurationError, Strict, suggest, validate
+from ead.pipeline.config import ConfigurationError, Count, Strict, suggest, validate
 
 
 class Request(Strict):
     """Values of ``--config`` that concern this call only."""
 
-    targets: str | list[str] = Field(
-        "all", description="of `snakemake budget`: figures, files or other targets"
-    )
-    gpus: PositiveInt | None = Field(
+    targets: Annotated[
+        list[str], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
+    ] = Field(["all"], min_length=1, description="of `snakemake budget`: figures, files or other targets")
+    gpus: Count | None = Field(
         None,
         description="of `snakemake budget`: GPUs at hand (cores, where no job has a GPU); null shows several",
     )
     select: str | None = Field(
         None, description="of `snakemake runs`: parts of a run's name, for instance sampler~ead_tis/n~8"
     )
-
-    @property
-    def target_list(self) -> list[str]:
-        return [self.targets] if isinstance(self.targets, str) else self.targets
 
 
 def read_command_line(config: dict[str, Any], given: Iterable[str]) -> None:

@@ -5,7 +5,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from ead.pipeline.config import ROLES, SCALES, WORKFLOW, Name, Share, Strict, read_yaml, suggest, validate
+from ead.pipeline.config import (
+    ROLES,
+    SCALES,
+    WORKFLOW,
+    Name,
+    Rollouts,
+    Share,
+    Strict,
+    read_yaml,
+    suggest,
+    validate,
+)
 
 Role = Literal[ROLES]
 
@@ -72,11 +83,9 @@ class Comparison(Strict):
     role: list[Role] = Field(min_length=1)
     algorithm: list[Name] = Field(["dapo"], min_length=1)
     treatment: list[Name] = Field(min_length=1, description="training samplers")
-    n: list[PositiveInt | None] = Field([None], min_length=1, description="rollouts; null is the scale's")
+    n: list[Rollouts | None] = Field([None], min_length=1, description="rollouts; null is the scale's")
     controls: list[Name] = Field(min_length=1)
-    control_n: PositiveInt | None = Field(
-        None, description="rollouts of the controls; null is the treatment's"
-    )
+    control_n: Rollouts | None = Field(None, description="rollouts of the controls; null is the treatment's")
     need: Literal["all", "any"] = Field("all", description="how many of the pairs must hold")
     margin: Name
     negative_control: Annotated[tuple[Name, Name], Field(strict=False)] | None = Field(
@@ -95,8 +104,8 @@ class LeadShrinks(Strict):
     algorithm: list[Name] = Field(["dapo"], min_length=1)
     treatment: Name
     controls: list[Name] = Field(min_length=1)
-    small_n: PositiveInt
-    large_n: PositiveInt
+    small_n: Rollouts
+    large_n: Rollouts
     margin: Name
 
 

@@ -3,9 +3,19 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from ead.pipeline.config import REPOSITORY, ConfigurationError, Name, Strict, read_yaml, suggest, validate
+from ead.pipeline.config import (
+    REPOSITORY,
+    ConfigurationError,
+    Count,
+    Name,
+    RelativeFile,
+    Strict,
+    read_yaml,
+    suggest,
+    validate,
+)
 from ead.pipeline.data.adapters import ADAPTERS, TAKES, Adapter
 from ead.pipeline.data.prompts import PROMPTS
 
@@ -44,7 +54,7 @@ class Columns(Strict):
 class Layout(Strict):
     """What the rows of a source hold."""
 
-    rows: PositiveInt = Field(description="rows in all files together; any other number is an error")
+    rows: Count = Field(description="rows in all files together; any other number is an error")
     adapter: AdapterName | None = Field(
         None, description="a known file layout (ead.pipeline.data.adapters), or ..."
     )
@@ -71,7 +81,9 @@ class Layout(Strict):
 class LocalFile(Strict):
     """One file in the configured folder of local copies (``paths.real_data``)."""
 
-    file: str = Field(pattern=r"^[^/\\]+\.(jsonl|parquet)$", description="file name in that folder")
+    file: str = Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*\.(jsonl|parquet)$", description="file name in that folder"
+    )
     sha256: Sha256 = Field(description="of the file")
     origin: str = Field(min_length=1, description="where the copy was taken from")
 
@@ -83,9 +95,9 @@ class LocalSource(Layout, LocalFile):
 class HubFiles(Strict):
     """Files of a repository on its hub."""
 
-    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name")
+    repository: str = Field(pattern=r"^[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*$", description="owner/name")
     revision: Commit | None = Field(description="commit; null where none could be verified")
-    files: dict[str, Sha256 | None] = Field(
+    files: dict[RelativeFile, Sha256 | None] = Field(
         min_length=1, description="file -> SHA-256; null where it could not be verified"
     )
 
@@ -109,7 +121,7 @@ class DatasetEntry(Strict):
     on_bad_row: Literal["error", "drop"] = Field(
         "error", description="a broken row ends the preparation, or is left out and counted"
     )
-    max_problem_tokens: PositiveInt | None = Field(
+    max_problem_tokens: Count | None = Field(
         None, description="leave out longer problems, counted by the configured tokenizer"
     )
     local: LocalSource | None = Field(None, description="a copy in the folder that `paths.real_data` names")

@@ -1,0 +1,12 @@
+# config.yaml is read strictly before Snakemake reads it: a repeated key, a wrong encoding and a file that is no
+# mapping are explained, and nothing in it is run as a template.
+
+from snakemake.exceptions import WorkflowError
+
+from ead.pipeline.config import ConfigurationError
+from ead.pipeline.plan import check_file
+
+try:
+    check_file("config.yaml")
+except ConfigurationError as error:
+    raise WorkflowError(str(error)) from None

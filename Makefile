@@ -34,7 +34,8 @@ test: .venv/ready lint  ## the quick tests: units and the mini workflow
 	$(BIN)/python -m pytest tests/integration/test_mlflow.py
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/integration tests/unit \
 		--ignore tests/integration/test_mlflow.py --ignore tests/integration/test_resume.py \
-		--ignore tests/integration/test_inference_figures.py --ignore tests/integration/test_paper.py
+		--ignore tests/integration/test_inference_figures.py --ignore tests/integration/test_paper.py \
+		--ignore tests/integration/test_commands.py
 
 .venv-verl-cpu/ready: envs/verl-cpu.txt pyproject.toml
 	$(PYTHON) -m venv .venv-verl-cpu
@@ -58,8 +59,9 @@ verl-smoke: .venv/ready .venv-verl-cpu/ready  ## the real verl, Ray and vLLM on 
 	.venv-checks/bin/python -m pip install --quiet --no-deps --no-compile --requirement envs/checks.txt
 	@touch $@
 
-test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready  ## kill and resume; the real verl and vLLM on CPUs; the report in a browser
-	$(BIN)/python -m pytest --numprocesses 2 tests/integration/test_resume.py tests/integration/test_inference_figures.py
+test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready  ## kill and resume; the pages' commands; the real verl and vLLM on CPUs; the report in a browser
+	$(BIN)/python -m pytest --numprocesses 2 tests/integration/test_resume.py tests/integration/test_inference_figures.py \
+		tests/integration/test_commands.py
 	.venv-verl-cpu/bin/python -m pytest tests/verl --ignore tests/verl/test_verl_smoke.py
 	tests/browser/install_chromium.sh
 	.venv-checks/bin/python -m pytest tests/browser

@@ -1,6 +1,7 @@
 """The mini workflow in a folder of its own, as a user runs it."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ import yaml
 from filelock import FileLock
 
 from ead.pipeline.config import REPOSITORY, merge
+from pages import extensions
 
 
 @dataclass(frozen=True)
@@ -100,3 +102,17 @@ def fresh(tmp_path) -> Workflow:
     workflow = Workflow(tmp_path)
     workflow.configure()
     return workflow
+
+
+@pytest.fixture
+def extended_checkout(tmp_path) -> Path:
+    """A copy of the checkout in which each table has the entry that docs/extend.md adds to it."""
+    checkout = tmp_path / "checkout"
+    for name in ("workflow", "scripts", "envs"):
+        shutil.copytree(REPOSITORY / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "config.yaml", "slurm"):
+        shutil.copyfile(REPOSITORY / name, checkout / name, follow_symlinks=False)
+    for table, entry in extensions().items():
+        with (checkout / "workflow" / f"{table}.yaml").open("a", encoding="utf-8") as file:
+            file.write(f"\n{entry}")
+    return checkout

@@ -1,33 +1,22 @@
 """The four entries of docs/extend.md in one checkout: Snakemake plans what the page says they give."""
 
 import os
-import shutil
 
 import pytest
 import yaml
 
-from ead.pipeline.config import REPOSITORY
-from pages import EXTEND, blocks, extensions
+from pages import EXTEND, blocks
 
 
 @pytest.fixture
-def extended(fresh, tmp_path, monkeypatch):
-    """The mini workflow of a copy of the checkout in which each table has one entry more."""
-    checkout = tmp_path / "checkout"
-    for name in ("workflow", "scripts", "envs"):
-        shutil.copytree(REPOSITORY / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("Snakefile", "config.yaml"):
-        shutil.copyfile(REPOSITORY / name, checkout / name)
-    for table, entry in extensions().items():
-        with (checkout / "workflow" / f"{table}.yaml").open("a", encoding="utf-8") as file:
-            file.write(f"\n{entry}")
+def extended(fresh, extended_checkout, monkeypatch):
+    """The mini workflow of a checkout in which each table has one entry more."""
     (fresh.folder / "data").mkdir()
     (fresh.folder / "data" / "my_problems.jsonl").write_text(blocks(EXTEND, "json")[0], encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", os.fspath(checkout / "scripts"))
-    workflow = type(fresh)(fresh.folder, snakefile=checkout / "Snakefile")
+    monkeypatch.setenv("PYTHONPATH", os.fspath(extended_checkout / "scripts"))
     values = {"scale": "mini", "experiments": ["fig04"], "tracking": {"stream": False}}
     (fresh.folder / "config.yaml").write_text(yaml.safe_dump(values))
-    return workflow
+    return type(fresh)(fresh.folder, snakefile=extended_checkout / "Snakefile")
 
 
 def test_each_entry_is_planned_without_another_file_touched(extended):

@@ -5,6 +5,7 @@ tests/integration/test_commands.py has Snakemake plan every command.
 
 import ast
 import importlib.util
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -12,11 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ead.pipeline.config import REPOSITORY, load_configuration, load_experiments, load_scale, merge
-from ead.pipeline.data.table import load_datasets
-from ead.pipeline.pretrained import load_models
+from ead.pipeline.config import REPOSITORY, merge
+from ead.pipeline.plan import SO_FAR, Plan, read_plan
 from ead.pipeline.requests import read_command_line, selected, take_request
-from ead.pipeline.runs import expand
 from pages import blocks, commands, pages
 
 PAGES = pages()
@@ -137,47 +136,48 @@ def snakemake_commands() -> list[tuple[str, list[str]]]:
     return [(page.name, words[1:]) for page in PAGES for words in commands(page) if words[0] == "snakemake"]
 
 
-def test_every_snakemake_command_names_targets_and_choices_that_exist(tables):
+def test_every_snakemake_command_names_targets_and_choices_that_exist(tables, tmp_path, monkeypatch):
     """As the Snakefile reads them; what docs/extend.md adds is there."""
     from snakemake.cli import get_argument_parser, parse_config
 
     for table in ("samplers", "experiments", "models", "datasets"):
         tables.add(table)
-    experiments = load_experiments(tables.file("experiments"), tables.file("samplers"))
-    published = {**load_datasets(tables.file("datasets")), **load_models(tables.file("models"))}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
     parser = get_argument_parser()
     edited = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+    plans: dict[str, Plan] = {}  # by choices: most commands share theirs
     seen = 0
     for page, words in snakemake_commands():
         where = f"{page}: snakemake {' '.join(words)}"
         arguments = parser.parse_args(words)
         given = parse_config(arguments.config)
+        read_command_line(given, list(given))
         for profile in arguments.profile or []:
             assert (REPOSITORY / profile / "config.yaml").is_file(), where
             given = {**yaml.safe_load((REPOSITORY / profile / "workflow.yaml").read_text()), **given}
-        read_command_line(given, list(given))
         values = merge(edited, given)
         request = take_request(values)
-        configuration = load_configuration(values, where)
-        scale = load_scale(configuration.scale, configuration.overrides)
-        tables_of_runs = [expand(configuration, scale, experiment) for experiment in experiments.values()]
-        runs = {name for table in tables_of_runs for name in table}
+        key = json.dumps(values, sort_keys=True)
+        plan = plans[key] = plans.get(key) or read_plan(values, workflow=tables.folder)
         if "runs" in arguments.targets:
-            assert selected(runs, request.select), where
-        for target in [*arguments.targets, *request.target_list]:
+            assert selected(plan.runs, request.select), where
+        for target in [*arguments.targets, *request.targets]:
             if target.startswith("results/"):
-                file = target.removesuffix("/manifest.json").removesuffix(".parquet").removesuffix(".json")
-                names = re.split("[~]", Path(file).name) if "contamination" in file else [Path(file).name]
-                known = (
-                    file.partition("/runs/")[2] in runs if "/runs/" in file else set(names) <= set(published)
-                )
-                assert known, where
+                assert is_result(target, plan), where
             else:
-                assert target.removesuffix("_so_far") in rules() | set(experiments), where
+                assert target.removesuffix(SO_FAR) in rules() | set(plan.experiments), where
         for rule in arguments.until:
             assert rule in rules(), where
         seen += 1
     assert seen > 30
+
+
+def is_result(target: str, plan: Plan) -> bool:
+    """Whether a file is a run's manifest, a prepared data set, or a comparison of two."""
+    if "/runs/" in target:
+        return target.partition("/runs/")[2].removesuffix("/manifest.json") in plan.runs
+    return set(Path(target).stem.split("~")) <= set(plan.datasets)
 
 
 # --- code and messages -------------------------------------------------------------------------------------

@@ -1113,9 +1113,10 @@ def scale_values(
         }
     for section, key, kind in (("datasets", "dataset", "real"), ("models", "model", "pretrained")):
         if isinstance(defined := values.get(section), Mapping):
-            published = read_yaml(workflow / f"{section}.yaml")
-            taken = [name for name in _named(values, key) if name in published and name not in defined]
-            values[section] = {**defined, **{name: {"kind": kind, "source": name} for name in taken}}
+            absent = [name for name in _named(values, key) if name not in defined]
+            published = read_yaml(workflow / f"{section}.yaml") if absent else {}
+            taken = {name: {"kind": kind, "source": name} for name in absent if name in published}
+            values[section] = {**defined, **taken}
     return values
 
 

@@ -1,4 +1,5 @@
-"""EAD through vLLM's OpenAI-compatible server. In another shell: vllm serve MODEL --logprobs-mode processed_logprobs
+"""EAD through vLLM's OpenAI-compatible server. In another shell:
+vllm serve MODEL --host 127.0.0.1 --logprobs-mode processed_logprobs
 Then: python examples/vllm_server.py http://127.0.0.1:8000/v1"""
 
 import json

@@ -46,7 +46,7 @@ class Wrong:
 def copy_checkout(folder: Path) -> Path:
     """Copy what a user edits, and the code that reads it, to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("workflow", "scripts"):
+    for name in ("workflow", "scripts", "envs"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "Snakefile", folder)
     (folder / "config.yaml").write_text(yaml.safe_dump(CHOICES), encoding="utf-8")

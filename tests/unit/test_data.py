@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from ead import seeds
 from ead.pipeline.config import ConfigurationError
 from ead.pipeline.data import SCHEMA, DatasetError, make_row, read_dataset, write_dataset
 from ead.pipeline.data.adapters import ADAPTERS, BadRow, Skip, last_boxed
@@ -391,6 +392,16 @@ BAD_LINES = {
     "empty_problem": b'{"question": "  ", "answer": "#### 1"}',
     "empty_answer": b'{"question": "Q", "answer": "so #### "}',
     "no_answer": b'{"question": "Q", "answer": "so 5"}',
+    "answer_too_long": b'{"question": "Q", "answer": "#### ' + b"9" * 1001 + b'"}',
+}
+# Lines that a reader could take for something else, or that could end it.
+HOSTILE_LINES = {
+    "a key twice": b'{"question": "Q", "answer": "#### 1", "answer": "#### 2"}',
+    "nested without end": b'{"question": ' + b"[" * 100_000,
+    "a number without end": b'{"question": "Q", "answer": ' + b"9" * 100_000 + b"}",
+    "two objects": b'{"question": "Q", "answer": "#### 1"} {}',
+    "a mark of byte order": b'\xef\xbb\xbf{"question": "Q", "answer": "#### 1"}',
+    "bytes of zero": b"\x00" * 1000,
 }
 
 
@@ -409,6 +420,54 @@ def test_a_bad_row_is_an_error_that_names_it_or_is_dropped_and_counted(source, r
     assert card["dropped"] == {reason: {"count": 1, "rows": "4"}}
     frame = read_dataset(source.parent / "out" / "d.parquet")
     assert [extra["index"] for extra in frame.extra_info] == [0, 1, 2, 3, 5]
+
+
+@pytest.mark.parametrize("line", HOSTILE_LINES.values(), ids=HOSTILE_LINES)
+def test_a_hostile_line_is_one_bad_row(source, line):
+    source.write_bytes(source.read_bytes() + line + b"\n" + gsm8k_line(5).encode() + b"\n")
+    with pytest.raises(DatasetError, match=r"d: d.jsonl: row 4 \(line 5\): not JSON") as caught:
+        prepare(source, entry_for(source, 6))
+    assert len(str(caught.value)) < 500
+    card = prepare(source, entry_for(source, 6, on_bad_row="drop"))
+    assert card["dropped"] == {"not_json": {"count": 1, "rows": "4"}}
+
+
+def math500_line(**changes) -> str:
+    values = {"problem": "Q", "answer": "5", "unique_id": "u", "subject": "s", "level": 2} | changes
+    return json.dumps(values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "message"),
+    [
+        ({"unique_id": "u0"}, "duplicate_id", "the id 'u0' is that of row 0 already"),
+        ({"level": float("nan")}, "not_json", "column 'level': JSON cannot hold nan"),
+        ({"level": float("inf")}, "not_json", "column 'level': JSON cannot hold inf"),
+        ({"subject": "\ud83d"}, "not_utf8", "column 'subject': not UTF-8 text"),
+        ({"unique_id": "\ud83d"}, "not_utf8", "column 'unique_id': not UTF-8 text"),
+        ({"answer": " $ $ "}, "empty_answer", "column 'answer' holds no answer"),
+        ({"answer": None}, "wrong_type", "wanted text, found None"),
+        ({"problem": ["Q"]}, "wrong_type", "column 'problem': wanted text"),
+    ],
+)
+def test_a_row_that_could_not_be_stored_is_named_at_its_source(tmp_path, changes, reason, message):
+    path = tmp_path / "d.jsonl"
+    lines = [math500_line(unique_id="u0"), math500_line(unique_id="u1"), math500_line(unique_id="u2", **{})]
+    lines.insert(2, math500_line(**({"unique_id": "u9"} | changes)))
+    path.write_text("\n".join(lines))
+    with pytest.raises(DatasetError, match=rf"d: d.jsonl: row 2 \(line 3\): .*{re.escape(message)}"):
+        prepare(path, entry_for(path, 4, "math500"))
+    card = prepare(path, entry_for(path, 4, "math500", on_bad_row="drop"))
+    assert card["dropped"] == {reason: {"count": 1, "rows": "2"}}
+    assert card["rows"]["kept"] == 3
+
+
+def test_a_problem_of_a_megabyte_is_prepared_whole(source):
+    long = "x" * 2**20
+    source.write_text(json.dumps({"question": long, "answer": f"{long} #### 5"}))
+    prepare(source, entry_for(source, 1))
+    [prompt] = read_dataset(source.parent / "out" / "d.parquet").prompt
+    assert long in prompt[-1]["content"]
 
 
 def test_half_of_a_surrogate_pair_is_a_bad_row(source):
@@ -472,6 +531,38 @@ def test_a_truncated_parquet_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DatasetError, match=f"{path}: not a readable Parquet file after row 0"):
         prepare(path, entry_for(path, 1000))
+
+
+def test_parquet_without_a_column_or_with_another_type_is_a_bad_row(tmp_path):
+    path = parquet_source(tmp_path, pa.table({"problem": ["Q"], "answer": ["#### 1"]}))
+    with pytest.raises(DatasetError, match="d.parquet: row 0: column 'question' is missing; found answer"):
+        prepare(path, entry_for(path, 1))
+    path = parquet_source(tmp_path, pa.table({"question": [1, 2], "answer": ["#### 1"] * 2}))
+    with pytest.raises(DatasetError, match="d.parquet: row 0: column 'question': wanted text, found 1"):
+        prepare(path, entry_for(path, 2))
+    with pytest.raises(DatasetError, match=r"no row is left; dropped \{'wrong_type': 2\}"):
+        prepare(path, entry_for(path, 2, on_bad_row="drop"))
+
+
+def test_no_cut_and_no_flipped_bit_of_a_prepared_data_set_is_read_as_something_else(tmp_path):
+    path = tmp_path / "made_up.parquet"
+    rows = [row(number) for number in range(200)]
+    write_dataset(rows, path)
+    whole, random = path.read_bytes(), seeds.generator(2025, "test", "damage")
+    refused = 0
+    for length in random.integers(0, len(whole), 50):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DatasetError, match="not a readable Parquet file"):
+            read_dataset(path)
+    for place in random.integers(0, len(whole), 200):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        try:
+            assert read_dataset(path).to_dict("records") == rows  # a statistic, or a name that nothing uses
+        except DatasetError:
+            refused += 1
+    assert refused > 100
 
 
 def test_bytes_in_parquet_that_are_no_text_are_a_bad_row(tmp_path):

@@ -4,12 +4,14 @@ An ``Adapter`` turns one row of one file layout into a ``Problem``. It raises ``
 broken and ``Skip`` for a sound row that has no place in the data set (a proof has no checkable answer).
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ead.pipeline.data.prompts import PROMPTS
+from ead.verifier.text import MAX_ANSWER_CHARACTERS
 
 
 class BadRow(ValueError):
@@ -80,20 +82,33 @@ class Adapter:
             choices, answer = _multiple_choice(_value(row, self.choices), _value(row, self.answer))
         if not answer:
             raise BadRow("empty_answer", f"column {self.answer!r} holds no answer")
+        if len(answer) > MAX_ANSWER_CHARACTERS:
+            raise BadRow(
+                "answer_too_long",
+                f"column {self.answer!r}: the answer has {len(answer):,} characters; no grader reads more than "
+                f"{MAX_ANSWER_CHARACTERS:,}",
+            )
         for path, text in (
             (self.problem, problem),
             (self.answer, answer),
             *((self.choices, c) for c in choices),
         ):
             _encodable(text, path)
+        identifier = None
+        if self.id is not None:
+            identifier = str(_value(row, self.id))
+            _encodable(identifier, self.id)
+        details = {path.split(".")[-1]: _value(row, path) for path in self.details}
+        for path, value in zip(self.details, details.values(), strict=True):
+            _storable(value, path)
         rewritten = self.rewrite(answer)
         return Problem(
             text=problem,
             answer=rewritten,
             published_answer=None if rewritten == answer else answer,
             choices=choices,
-            id=None if self.id is None else str(_value(row, self.id)),
-            details={path.split(".")[-1]: _value(row, path) for path in self.details},
+            id=identifier,
+            details=details,
         )
 
 
@@ -251,3 +266,13 @@ def _encodable(text: str, path: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:  # half of a surrogate pair: JSON can hold it, UTF-8 cannot
         raise BadRow("not_utf8", f"column {path!r}: not UTF-8 text ({error.reason})") from None
+
+
+def _storable(value: Any, path: str) -> None:
+    """Raise BadRow for what JSON cannot hold: not a number, infinity, half a character, a date."""
+    try:
+        _encodable(json.dumps(value, ensure_ascii=False, allow_nan=False), path)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, BadRow):
+            raise
+        raise BadRow("not_json", f"column {path!r}: JSON cannot hold {value!r:.80} ({error})") from None

@@ -139,6 +139,7 @@ def _select(
     """Return the problems to keep by row number, and how many rows were read."""
     problems: dict[int, Problem] = {}
     first_row: dict[str, int] = {}  # problem -> row, where the entry wants each problem once
+    row_of_id: dict[str | None, int] = {}
     contradicted: set[int] = set()
     read = 0
     for row in rows:
@@ -147,6 +148,8 @@ def _select(
             if isinstance(row.value, BadRow):
                 raise row.value
             problem = reader(row.value)
+            if (first := row_of_id.setdefault(problem.id, row.index)) != row.index and problem.id is not None:
+                raise BadRow("duplicate_id", f"the id {problem.id!r:.80} is that of row {first} already")
         except Skip as skip:
             dropped.add(skip.reason, row.index)
             continue

@@ -81,7 +81,7 @@ def write_dataset(rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:
     rows = list(rows)
     _check_rows(rows, path)
     with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary, write_page_checksum=True)
 
 
 def read_dataset(path: str | Path) -> pd.DataFrame:
@@ -95,10 +95,11 @@ def read_dataset(path: str | Path) -> pd.DataFrame:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such data set; `snakemake {path}` makes it")
     try:
-        table = pq.read_table(path, memory_map=False)
+        table = pq.read_table(path, memory_map=False, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
         raise DatasetError(
-            f"{path}: not a readable Parquet file ({error}); it may be truncated: delete it and make it again"
+            f"{path}: not a readable Parquet file ({error}); it may be truncated or damaged: "
+            "delete it and make it again"
         ) from error
     _check_columns(table.schema, path)
     columns = {name: _to_python(table[name], name, path) for name in SCHEMA.names}

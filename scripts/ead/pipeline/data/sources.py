@@ -165,14 +165,23 @@ def _read_jsonl(file: SourceFile, columns: Sequence[str]) -> Iterator[tuple[str,
 
 def _parse(line: bytes) -> dict | BadRow:
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.loads(line.decode("utf-8"), object_pairs_hook=_unique_keys)
     except UnicodeDecodeError as error:
         return BadRow("not_utf8", f"not UTF-8 text ({error})")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return BadRow("not_json", f"not JSON ({error}): {line[:60]!r}")
     if not isinstance(value, dict):
         return BadRow("not_an_object", f"wanted a JSON object, found {value!r:.60}")
     return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON lets a repeated key win silently; nobody knows which of two answers is right."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.80} appears twice")
+    return values
 
 
 def _read_parquet(file: SourceFile, columns: Sequence[str]) -> Iterator[tuple[str, dict | BadRow]]:

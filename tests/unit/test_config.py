@@ -7,6 +7,7 @@ import yaml
 
 from ead.pipeline import config, configuration_page
 from ead.pipeline.config import REPOSITORY, Configuration, ConfigurationError, Scale, load_configuration
+from ead.pipeline.data.table import DatasetEntry
 from ead.pipeline.runs import RunConfiguration, expand
 
 SHIPPED_SCALES = sorted(path.stem for path in (REPOSITORY / "workflow" / "scales").glob("*.yaml"))
@@ -46,6 +47,12 @@ def test_every_key_has_a_meaning_and_every_shared_table_is_listed_in_full():
         assert all(row), row
     samplers = {key for key, *_ in configuration_page.rows_of(config.SharedSampler)}
     assert samplers == set(config.SharedSampler.model_fields)
+
+
+def test_every_model_that_a_file_may_hold_is_on_the_configuration_page():
+    listed = {*configuration_page.ANCHORS, *configuration_page.LISTED_AS}
+    for model in (Scale, config.Experiments, config.Samplers, DatasetEntry):
+        assert set(model.model_json_schema()["$defs"]) <= listed, model.__name__
 
 
 def test_config_yaml_has_every_key_and_comment_of_the_model():

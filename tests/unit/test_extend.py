@@ -3,9 +3,14 @@
 The entries are those of the page itself. tests/integration/test_extend.py plans a workflow with all of them.
 """
 
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
 import pytest
 import yaml
 
+from ead import schedule
 from ead.pipeline import figures
 from ead.pipeline.config import Configuration, ConfigurationError, load_experiments, load_scale
 from ead.pipeline.data import read_dataset
@@ -80,6 +85,35 @@ def test_a_mistake_in_a_sampler_names_its_file_and_key(tables, text, words):
     with pytest.raises(ConfigurationError) as caught:
         load_experiments(samplers=tables.file("samplers"))
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@dataclass(frozen=True)
+class Stretched(schedule.Annealed):
+    """A formula of a user's own: EAD that takes three times as many tokens."""
+
+    kind: ClassVar[str] = "stretched"
+
+    def parameters(self, step: int = 0):
+        return self._row(sign=-1.0, offset=self.tau_max, scale=3 * self.decay_rate(step))
+
+
+def test_a_new_formula_is_a_class_and_its_name(tables, monkeypatch):
+    monkeypatch.setitem(schedule.KINDS, Stretched.kind, Stretched)
+    text = extensions()["samplers"].replace("kind: annealed", "kind: stretched")
+    name = tables.add("samplers", text)
+    scale = load_scale("mini")
+    experiments = load_experiments(samplers=tables.file("samplers"))
+    runs = expand(Configuration(scale="mini"), scale, experiments["fig04"])
+    drawn = [run.sampler_definition.schedule for run in runs.values() if run.sampler == name]
+    assert [values["kind"] for values in drawn] == ["stretched", "stretched"]
+    # The row that the in-process engine, transformers, vLLM and verl evaluate.
+    values = {key: value for key, value in drawn[0].items() if key != "kind"}
+    ours = schedule.from_config(drawn[0]).parameters(step=3)
+    usual = schedule.Annealed(**values).parameters(step=3)
+    position = np.arange(20)
+    later = schedule.annealed_temperature(ours, 3 * position)
+    sooner = schedule.annealed_temperature(usual, position)
+    assert later[values["start"] :] == pytest.approx(sooner[values["start"] :])
 
 
 def test_figures_of_a_sampler_belong_to_its_table_and_not_to_a_scale():

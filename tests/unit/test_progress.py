@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ead.pipeline import progress
-from ead.pipeline.progress import Progress, read, read_all
+from ead.pipeline.progress import Progress, read
 
 
 def test_a_job_reports_start_steps_and_end(tmp_path):
@@ -130,12 +130,8 @@ def test_a_total_that_is_not_positive_is_refused(total):
         Progress(None, "a", total, "step")
 
 
-def test_read_all_lists_by_name_and_names_a_foreign_file(tmp_path):
-    for name in "ba":
-        with Progress(tmp_path / f"{name}.json", name, 1, "step"):
-            pass
-    assert list(read_all(tmp_path)) == ["a", "b"]
-    assert read_all(tmp_path / "absent") == {}
+def test_a_file_that_is_not_there_is_no_status_and_a_foreign_one_is_named(tmp_path):
+    assert read(tmp_path / "absent.json") is None
     (tmp_path / "c.json").write_text(json.dumps({"label": "c"}))
     with pytest.raises(ValueError, match=r"c\.json is not a progress file"):
-        read_all(tmp_path)
+        read(tmp_path / "c.json")

@@ -146,9 +146,3 @@ def read(path: Path) -> Status | None:
         return Status(**json.loads(text))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a progress file: {error}") from error
-
-
-def read_all(folder: Path) -> dict[str, Status]:
-    """Return the statuses in ``folder`` (``*.json``) by file stem, sorted by name."""
-    statuses = {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
-    return {name: status for name, status in statuses.items() if status is not None}

@@ -7,7 +7,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
-.PHONY: help reproduce real-lm mlflow test env-gpu verl-smoke test-seams test-paper test-slurm test-smoke gallery lint format config pins clean
+.PHONY: help reproduce real-lm mlflow test env-gpu verl-smoke test-seams test-paper test-slurm test-smoke gallery lint format config pins licences audit clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,5 +100,16 @@ pins:  ## resolve envs/cpu.in anew and export the pinned list
 	.venv-pins/bin/python -m pip freeze | sed 's/^torch==\([0-9.]*\).*/torch==\1/' >> envs/cpu.txt
 	rm -rf .venv-pins
 
+licences: .venv/ready .venv-verl-cpu/ready  ## rewrite docs/licences.md from the installed environments
+	$(BIN)/python scripts/list_licences.py
+
+# Asks a service of known vulnerabilities; --strict makes a package that it cannot ask about an error.
+audit: .venv/ready  ## compare the pinned packages with the known vulnerabilities (needs a connection)
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit
+	for environment in cpu verl-cpu gpu checks; do \
+		.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement envs/$$environment.txt || exit 1; \
+	done
+
 clean:  ## remove the environments (results stay)
-	rm -rf .venv .venv-verl-cpu .venv-checks .venv-gpu .venv-pins
+	rm -rf .venv .venv-verl-cpu .venv-checks .venv-gpu .venv-pins .venv-audit

@@ -18,7 +18,7 @@ from docutils.core import publish_parts
 from markupsafe import Markup
 
 from ead import metrics
-from ead.pipeline import figures
+from ead.pipeline import figures, health
 from ead.pipeline.analyses import CONFIDENCE
 from ead.pipeline.config import (
     WORKFLOW,
@@ -253,6 +253,7 @@ def _run(run: RunConfiguration, scale: Scale, results: Path, ingested: dict | No
         # A run made with other numbers than the configuration's is shown, and said to be another.
         "current": manifest is None or manifest["configuration_hash"] == run.hash,
         "steps": manifest["steps"] if manifest else None,
+        "signs": [],
         "code": manifest["code"]["commit"] if manifest else None,
         "page": None,
         "training": None,
@@ -276,6 +277,7 @@ def _run(run: RunConfiguration, scale: Scale, results: Path, ingested: dict | No
         }
     if manifest:
         frame = pd.read_parquet(results / "runs" / run.name / "metrics.parquet")
+        row["signs"] = health.signs(frame)
         row["training"] = {
             "timeouts": float(frame["verdicts_timeout"].mean()),
             "errors": float(frame["verdicts_error"].mean()),
@@ -305,6 +307,7 @@ def _health(rows: list[dict[str, Any]]) -> dict[str, Any]:
     trained = [row["training"] for row in rows if row["training"]]
     return {
         "status": Counter(row["status"] for row in rows),
+        "signs": Counter(sign.name for row in rows for sign in row["signs"]),
         "evaluated": len(evaluated),
         "evaluation": {
             key: sum(counts[key] for counts in evaluated)

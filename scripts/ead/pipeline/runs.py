@@ -9,6 +9,7 @@ resumes old weights, an interrupted run never starts over.
 import hashlib
 import itertools
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from typing import Any, Literal, Protocol
 import pandas as pd
 import yaml
 
-from ead.pipeline import records
+from ead.pipeline import health, records
 from ead.pipeline.config import (
     REPOSITORY,
     Algorithm,
@@ -44,6 +45,8 @@ from ead.pipeline.config import (
     validate,
 )
 from ead.pipeline.files import atomic_directory, link, sha256_of_file, write_json, write_parquet, write_text
+
+log = logging.getLogger(__name__)
 
 AXES = ("model", "algorithm", "sampler", "n", "seed")
 NAME_PATTERN = "/".join(f"{axis}~[^/]+" for axis in AXES)
@@ -279,13 +282,17 @@ def publish(
     sources: Mapping[str, str],
     tracking: Mapping[str, Any],
 ) -> None:
-    """Make the run folder from the trainer's state; the manifest comes last.
+    """Make the run folder from the trainer's state; the manifest comes last, and says how healthy the run was.
 
     Checkpoints are linked, not moved: the state stays whole, so that publishing again after a kill in between
     gives the same folder.
     """
-    for name in ("metrics", "timings"):
-        write_parquet(_read_table(state / f"{name}.jsonl"), output / f"{name}.parquet")
+    metrics = _read_table(state / "metrics.jsonl")
+    signs = health.signs(metrics)
+    for sign in signs:
+        log.warning("%s from step %d on, in %d steps", sign.name, sign.first_step, sign.steps)
+    write_parquet(metrics, output / "metrics.parquet")
+    write_parquet(_read_table(state / "timings.jsonl"), output / "timings.parquet")
     groups = _read_table(state / "groups.jsonl")
     by_prompt = [column for column in groups if column != "step"]
     write_parquet(groups.explode(by_prompt, ignore_index=True).infer_objects(), output / "groups.parquet")
@@ -303,11 +310,15 @@ def publish(
             "status": result.status,
             "steps": result.steps,
             "checkpoints": result.checkpoints,
+            "health": [sign.to_dict() for sign in signs],
             "code": {**code_version(), "sources": dict(sources)},
             "started": started,
             "ended": time.time(),
             "metrics_sha256": sha256_of_file(output / "metrics.parquet"),
-            "tracking": dict(tracking),
+            "tracking": {
+                **tracking,
+                "tags": {**tracking["tags"], "health": ", ".join(sign.name for sign in signs) or "no signs"},
+            },
         },
     )
 

@@ -107,6 +107,10 @@ class Trainer:
         rollouts = self._rollouts(chosen)
         clock.lap("sampling")
         if not torch.isfinite(rollouts.policy_logprobs).all():
+            if self.step == 1:
+                raise ValueError(
+                    "the model to start from has log-probabilities that are not finite: train it anew"
+                )
             values = {"step": self.step, "loss": math.nan, "gradient_norm": math.nan}
             records.append(self.folder / "metrics.jsonl", values)
             return values

@@ -2,8 +2,8 @@
 
   python tests/faults/crash_campaign.py --kills 100 --folder <empty folder> --record tests/faults/records/crashes.json
 
-The workflow is run once undisturbed. Then, in fresh folders, it is started as `make reproduce` starts it and killed at a
-random time after a random number of its jobs began, either every process at once or one job's process alone; and started
+The workflow is run once undisturbed. Then, in fresh folders, it is started as `make reproduce` starts it and killed
+at a random time after a random number of its jobs began, either every process at once or one job alone; and started
 again, until it ends. After each kill every file that is there under its own name must be whole. After each end every
 artefact must be identical to the undisturbed run's: byte for byte, or, where a file records times and random
 identifiers, in everything else; and MLflow must hold each run once, finished, with every value.

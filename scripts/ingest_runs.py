@@ -1,4 +1,4 @@
-"""Add to MLflow what it missed of finished runs: metrics, parameters, artifacts, status; and the figures.
+"""Add to MLflow what it lacks of finished runs: metrics, evaluations, parameters, data sets, artifacts; and figures.
 
 Files are the truth and MLflow is a view, so this may be run at any time and any number of times: a second run
 adds nothing. It is the one writer that repairs what streaming lost (a tracking server that was away, a
@@ -9,11 +9,13 @@ training that was killed).
 """
 
 import argparse
+import json
 import sys
 from collections import defaultdict
 from pathlib import Path
 
 from ead.integrations import mlflow
+from ead.pipeline import tracking
 from ead.pipeline.files import write_json
 
 
@@ -32,6 +34,16 @@ def main() -> None:
         help="trainers' state folder: runs of it that a kill left open are closed as KILLED",
     )
     parser.add_argument(
+        "--evaluations", type=Path, help="folder of the runs' evaluations, where they are done"
+    )
+    parser.add_argument(
+        "--dataset", nargs="*", default=[], metavar="NAME=FILE", help="data sets that have a card beside them"
+    )
+    described = parser.add_argument_group("descriptions of the experiments")
+    described.add_argument("--scale", help="the scale of the runs")
+    described.add_argument("--shown", nargs="*", default=[], help="figures that show them")
+    described.add_argument("--page", help="the report, where the claims' verdicts stand")
+    parser.add_argument(
         "--figure",
         nargs="*",
         default=[],
@@ -42,20 +54,31 @@ def main() -> None:
     arguments = parser.parse_args()
 
     figures = defaultdict(list)
-    for text in arguments.figure:
-        experiment, separator, file = text.partition("=")
-        if not (experiment and separator and Path(file).is_file()):
-            parser.error(f"--figure {text}: expected EXPERIMENT=FILE with an existing file")
+    for experiment, file in _pairs(parser, "--figure", "EXPERIMENT=FILE", arguments.figure, files=True):
         figures[experiment].append(Path(file))
+    files = {
+        name: Path(file)
+        for name, file in _pairs(parser, "--dataset", "NAME=FILE", arguments.dataset, files=True)
+    }
+    evaluations, datasets = {}, {}
+    for run in arguments.run if arguments.evaluations else []:
+        name = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["run"]
+        manifest = arguments.evaluations / name / "manifest.json"
+        if manifest.exists():
+            evaluations[name] = tracking.evaluation_metrics(manifest)
+            datasets[name] = tracking.datasets_of(run, manifest, files)
 
     place = (
         mlflow.Store.local(arguments.local)
         if arguments.local
         else mlflow.Store(arguments.uri, None, arguments.locks)
     )
-    ingested = mlflow.ingest(place, arguments.run)
+    ingested = mlflow.ingest(place, arguments.run, evaluations=evaluations, datasets=datasets)
     runs = ingested["runs"]
-    counts = ("points", "parameters", "artifacts")
+    mlflow.describe_experiments(
+        place, tracking.experiment_notes(arguments.scale, arguments.shown, arguments.page)
+    )
+    counts = ("points", "parameters", "artifacts", "datasets")
     totals = {key: sum(run[key] for run in runs.values()) for key in counts}
     report = {
         "store": place.tracking_uri,
@@ -71,6 +94,16 @@ def main() -> None:
             print(f"{name}: {run['differing']} values in MLflow differ from the file", file=sys.stderr)
     added = ", ".join(f"{count} {what}" for what, count in totals.items())
     print(f"{len(runs)} runs in {place.tracking_uri}; added {added}")
+
+
+def _pairs(parser, option: str, form: str, texts: list[str], files: bool = False) -> list[tuple[str, str]]:
+    """Return the two sides of ``=`` of each text; the parser ends the program where one has another form."""
+    pairs = [text.partition("=") for text in texts]
+    for name, separator, value in pairs:
+        if not (name and separator and value) or (files and not Path(value).is_file()):
+            ending = " with an existing file" if files else ""
+            parser.error(f"{option} {name}{separator}{value}: expected {form}{ending}")
+    return [(name, value) for name, _, value in pairs]
 
 
 if __name__ == "__main__":

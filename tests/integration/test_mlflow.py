@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from ead.integrations import mlflow as tracking
-from ead.integrations.mlflow import RunDescription, RunStream, Store
+from ead.integrations.mlflow import DataSet, RunDescription, RunStream, Store
 
 pytest.importorskip("mlflow")
 
@@ -308,25 +308,39 @@ def test_a_stream_that_cannot_start_does_not_stop_the_training(tmp_path, caplog,
 
 def test_ingestion_adds_what_is_missing_once(site):
     folders = [site.finish(describe(seed)) for seed in (0, 1)]
-    report = tracking.ingest(site.store, folders)
+    more = {
+        "evaluations": {describe(seed).run: [(STEPS, {"tau1.0/Pass@16": 0.5})] for seed in (0, 1)},
+        "datasets": {
+            describe(0).run: [DataSet("countdown", "training", "generated", 40, "0123456789abcdef" * 4)]
+        },
+    }
+    report = tracking.ingest(site.store, folders, **more)
     (first, _) = site.runs("seed")
     assert report["runs"][describe(0).run] == {
         "experiment_id": first.info.experiment_id,
         "run_id": first.info.run_id,
-        "points": STEPS * len(METRICS),
+        "points": STEPS * len(METRICS) + 1,
         "differing": 0,
         "parameters": 3,
         "artifacts": 2,
+        "datasets": 1,
         "status": [None, "FINISHED"],
     }
-    assert report["cells"] == {describe().cell: {"points": STEPS * len(METRICS)}}
+    assert report["cells"] == {describe().cell: {"points": STEPS * len(METRICS) + 1}}
     assert (first.info.start_time, first.info.end_time) == (10**12, 10**12 + 60_000)
     assert site.history(first, "reward_mean") == expected(0, "reward_mean")
+    assert site.history(first, "tau1.0/Pass_at_16") == [(STEPS, 0.5)]
+    (used,) = first.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("countdown", "0123456789abcdef")
+    assert json.loads(used.dataset.profile) == {"rows": 40, "sha256": "0123456789abcdef" * 4}
+    assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]
 
     before = site.dump()
-    report = tracking.ingest(site.store, folders)
+    report = tracking.ingest(site.store, folders, **more)
     for row in itertools.chain(report["runs"].values(), report["cells"].values()):
-        assert not any(row[key] for key in ("points", "differing", "parameters", "artifacts") if key in row)
+        assert not any(
+            row[key] for key in ("points", "differing", "parameters", "artifacts", "datasets") if key in row
+        )
     assert site.dump() == before
 
 
@@ -428,7 +442,12 @@ def test_the_script_ingests_and_reports(site, tmp_path):
     command += ["--state", tmp_path / "state", "--report", report]
     subprocess.run(command, check=True, timeout=120)
     written = json.loads(report.read_text())
-    assert written["totals"] == {"points": STEPS * len(METRICS), "parameters": 3, "artifacts": 2}
+    assert written["totals"] == {
+        "points": STEPS * len(METRICS),
+        "parameters": 3,
+        "artifacts": 2,
+        "datasets": 0,
+    }
     assert written["closed_as_killed"] == []
     bad = subprocess.run([*command, "--figure", "fig04"], capture_output=True, text=True, timeout=120)
     assert bad.returncode == 2

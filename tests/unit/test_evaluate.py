@@ -13,6 +13,7 @@ from ead.pipeline.config import Decoder, EvaluationRequest, load_scale
 from ead.pipeline.data import write_dataset
 from ead.pipeline.files import write_json
 from ead.pipeline.samples import read_samples
+from evaluations import write_evaluation
 
 ONE_MODEL = {"roles": {"qwen_1_5b": None}}
 TAU1 = Decoder(schedule={"kind": "fixed", "tau": 1.0}, label="τ = 1.0")
@@ -116,31 +117,6 @@ def test_a_sample_file_that_changed_after_its_manifest_is_refused(world, tmp_pat
 
 
 # --- estimates -----------------------------------------------------------------------------------------------
-
-
-def write_evaluation(folder, correct_by_step, decoder="tau1.0"):
-    """A hand-made evaluation: step -> correct [problems, samples]."""
-    records = []
-    for step, correct in correct_by_step.items():
-        problems, samples = correct.shape
-        frame = pd.DataFrame(
-            {
-                "problem": np.repeat([f"p{i}" for i in range(problems)], samples),
-                "sample": np.tile(np.arange(samples), problems),
-                "response": "",
-                "extracted": None,
-                "vote": None,
-                "correct": correct.ravel(),
-                "status": "ok",
-                "tokens": 5,
-                "finished": True,
-            }
-        )
-        path = folder / f"step_{step}" / decoder / "test.parquet"
-        evaluate.write_samples(frame, path, "identity")
-        records.append(evaluate.describe_samples(path, folder, step, decoder, "test"))
-    write_json(folder / "manifest.json", {"files": records})
-    return folder / "manifest.json"
 
 
 def test_the_summary_counts_what_a_health_check_needs(tmp_path):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from ead import seeds, statistics
-from ead.pipeline import analyses, evaluate, figures, theory
+from ead.pipeline import analyses, figures, theory
 from ead.pipeline.config import (
     Configuration,
     ConfigurationError,
@@ -20,35 +20,13 @@ from ead.pipeline.files import write_json, write_parquet
 from ead.pipeline.plotting import curves, matrix, style
 from ead.pipeline.plotting import theory as theory_plots
 from ead.pipeline.runs import axes_of, expand
+from evaluations import write_evaluation
 
 PROBLEMS, SAMPLES, PROMPTS = 30, 4, 8
+DECODERS = ["tau1.0", "greedy"]
 METRICS = ["pass_at_1", "pass_at_k", "worst_at_k", "resampled_best_at_k", "resampled_worst_at_k"]
 LOGGED = ["reward_mean", "entropy", "gradient_norm"]
 ONE_MODEL = {"roles": {"qwen_1_5b": None}}
-
-
-def write_evaluation(folder, correct, decoders=("tau1.0", "greedy")):
-    """A hand-made evaluation: step -> correct ``[problems, samples]``."""
-    records = []
-    for step, verdicts in correct.items():
-        for decoder in decoders:
-            frame = pd.DataFrame(
-                {
-                    "problem": np.repeat([f"p{i:02}" for i in range(len(verdicts))], SAMPLES),
-                    "sample": np.tile(np.arange(SAMPLES), len(verdicts)),
-                    "response": "",
-                    "extracted": None,
-                    "vote": None,
-                    "correct": verdicts.ravel(),
-                    "status": "ok",
-                    "tokens": 5,
-                    "finished": True,
-                }
-            )
-            path = folder / f"step_{step}" / decoder / "test.parquet"
-            evaluate.write_samples(frame, path, "identity")
-            records.append(evaluate.describe_samples(path, folder, step, decoder, "test"))
-    write_json(folder / "manifest.json", {"files": records})
 
 
 def write_run(folder, rng, steps=6, status="finished"):
@@ -80,10 +58,12 @@ class World:
         self.runs, self.evaluations = folder / "runs", folder / "evaluations"
         rng = np.random.default_rng(0)
         self.correct = {}
-        write_evaluation(self.evaluations / "model~tiny", {0: rng.random((PROBLEMS, SAMPLES)) < 0.3})
+        write_evaluation(
+            self.evaluations / "model~tiny", {0: rng.random((PROBLEMS, SAMPLES)) < 0.3}, DECODERS
+        )
         for name in self.names:
             self.correct[name] = {step: rng.random((PROBLEMS, SAMPLES)) < 0.3 + step / 20 for step in (2, 4)}
-            write_evaluation(self.evaluations / name, self.correct[name])
+            write_evaluation(self.evaluations / name, self.correct[name], DECODERS)
             write_run(self.runs / name, rng)
 
     def estimate(self, metrics=METRICS, decoders=("tau1.0",), window=2, **options):
@@ -152,7 +132,7 @@ def test_intervals_are_those_of_the_statistics_module_whatever_else_is_estimated
 
 def test_seeds_that_were_evaluated_on_different_problems_are_refused(world):
     rng = np.random.default_rng(1)
-    write_evaluation(world.evaluations / world.names[1], {2: rng.random((29, SAMPLES)) < 0.5})
+    write_evaluation(world.evaluations / world.names[1], {2: rng.random((29, SAMPLES)) < 0.5}, DECODERS)
     with pytest.raises(ValueError, match="different problems"):
         world.estimate(["pass_at_1"])
 
@@ -198,7 +178,7 @@ def test_one_number_per_step_has_no_interval_with_one_seed(world):
 
 def test_the_curve_of_a_diverged_run_ends_and_the_cell_goes_on_with_its_other_seeds(world):
     rng = np.random.default_rng(2)
-    write_evaluation(world.evaluations / world.names[0], {2: rng.random((PROBLEMS, SAMPLES)) < 0.5})
+    write_evaluation(world.evaluations / world.names[0], {2: rng.random((PROBLEMS, SAMPLES)) < 0.5}, DECODERS)
     for file in ("step_4/tau1.0/test.parquet", "step_4/greedy/test.parquet"):
         (world.evaluations / world.names[0] / file).unlink()
     write_run(world.runs / world.names[0], rng, steps=3, status="diverged")

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import psutil
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#0
 _MAX_BATCH = 1000  # MLflow's limit of metrics per request
 _MAX_PARAMETERS = 100  # and of parameters or tags
 _LOCK_TIMEOUT_S = 60.0
+_SYSTEM = "system/"  # where MLflow looks for system metrics
 _LARGEST = sys.float_info.max  # what MLflow's SQL store writes for infinity
 
 
@@ -283,6 +285,17 @@ class RunStream:
 
 
 @dataclass(frozen=True)
+class DataSet:
+    """A data set that a run used; ``context`` is ``training`` or ``evaluation``."""
+
+    name: str
+    context: str
+    source: str
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class FinishedRun:
     """A run folder as :func:`ingest` needs it; times are Unix seconds."""
 
@@ -315,14 +328,24 @@ class FinishedRun:
         return cls(folder, description, manifest["status"], manifest["started"], manifest["ended"])
 
 
-def ingest(store: Store, folders: Iterable[Path]) -> dict[str, dict[str, dict[str, Any]]]:
+def ingest(
+    store: Store,
+    folders: Iterable[Path],
+    *,
+    evaluations: Mapping[str, Iterable[tuple[int, Mapping[str, float]]]] | None = None,
+    datasets: Mapping[str, Iterable[DataSet]] | None = None,
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Add to MLflow what it lacks of finished runs; return what was added to ``runs`` and ``cells``, by name.
 
     Idempotent: a second call adds nothing. A run's row names it in MLflow (``experiment_id``, ``run_id``) and counts
-    ``points`` (metric values), ``parameters`` and ``artifacts`` added, and ``differing``: values that MLflow holds
-    for a step and the file does not; MLflow cannot replace a value, so they stay, and the file is right. ``status``
-    is [before, after]; before is None for a run that MLflow did not know. A cell shows the mean over its runs; its
-    row counts ``points``.
+    ``points`` (metric values), ``parameters``, ``artifacts`` and ``datasets`` added, and ``differing``: values that
+    MLflow holds for a step and the file does not; MLflow cannot replace a value, so they stay, and the file is right.
+    ``status`` is [before, after]; before is None for a run that MLflow did not know. A cell shows the mean over its
+    runs; its row counts ``points``.
+
+    Args:
+        evaluations: by name of the run, metrics by step of its checkpoints; shown beside the training's own.
+        datasets: by name of the run, what it was trained and evaluated on.
 
     Raises:
         ValueError: a folder is not a finished run; names it.
@@ -334,17 +357,19 @@ def ingest(store: Store, folders: Iterable[Path]) -> dict[str, dict[str, dict[st
     report: dict[str, dict[str, dict[str, Any]]] = {"runs": {}, "cells": {}}
     cells = {}
     for run in runs:
-        rows = _read_table(run.folder / "metrics.parquet")
+        name = run.description.run
+        rows = [*_read_table(run.folder / "metrics.parquet"), *(evaluations or {}).get(name, [])]
         with store.run_lock(run.description.configuration_hash):
             record = _Record(store, client, run.description, started=run.started)
             points, differing = record.add_points(rows, run.started, run.ended)
-            report["runs"][run.description.run] = {
+            report["runs"][name] = {
                 "experiment_id": record.experiment_id,
                 "run_id": record.run_id,
                 "points": points,
                 "differing": differing,
                 "parameters": record.parameters_added,
-                "artifacts": record.add_artifacts([run.folder / name for name in ARTIFACTS]),
+                "artifacts": record.add_artifacts([run.folder / file for file in ARTIFACTS]),
+                "datasets": record.add_datasets((datasets or {}).get(name, [])),
                 "status": [record.status_before, record.close(run.outcome, run.ended)],
             }
             cells[record.cell_id] = run.description.cell
@@ -398,6 +423,15 @@ def add_figures(store: Store, figures: Mapping[str, Iterable[Path]]) -> dict[str
                 with store.write_lock():
                     client.set_terminated(run.info.run_id, "FINISHED")
     return added
+
+
+def describe_experiments(store: Store, notes: Mapping[str, str]) -> None:
+    """Give experiments their description (Markdown), shown at the top of their page."""
+    client = store.connect()
+    for name, note in notes.items():
+        experiment_id = _experiment(store, client, name, note)
+        with store.write_lock():
+            client.set_experiment_tag(experiment_id, "mlflow.note.content", note)
 
 
 def pages(store: Store, address: str) -> dict[str, str]:
@@ -490,6 +524,45 @@ class _Record:
         """Upload the files that MLflow lacks or holds another version of; return their number."""
         return _upload(self._client, self._run.info.run_id, files)
 
+    def add_datasets(self, datasets: Iterable[DataSet]) -> int:
+        """Log the data sets that MLflow does not show with this run; return their number."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        known = {(entry.dataset.name, entry.dataset.digest) for entry in self._run.inputs.dataset_inputs}
+        added = [
+            DatasetInput(
+                Dataset(
+                    name=data.name,
+                    digest=data.sha256[:16],
+                    source_type="local",
+                    source=json.dumps({"uri": data.source}),
+                    profile=json.dumps({"rows": data.rows, "sha256": data.sha256}),
+                ),
+                tags=[InputTag("mlflow.data.context", data.context)],
+            )
+            for data in datasets
+            if (data.name, data.sha256[:16]) not in known
+        ]
+        if added:
+            with self._store.write_lock():
+                self._client.log_inputs(self._run.info.run_id, datasets=added)
+        return len(added)
+
+    def add_usage(self, process: Any) -> None:
+        """Record what the trainer's process takes of the machine; shown under MLflow's system metrics."""
+        from mlflow.entities import Metric
+
+        now = time.time()
+        values = {
+            # Of one core, since the last call; the first call has nothing to compare with and says 0.
+            "trainer_cpu_utilization_percentage": process.cpu_percent(),
+            "trainer_memory_megabytes": process.memory_info().rss / 1e6,
+        }
+        step = round(now - self._run.info.start_time / 1000)
+        points = [Metric(_SYSTEM + name, value, round(1000 * now), step) for name, value in values.items()]
+        with self._store.write_lock():
+            self._client.log_batch(self._run.info.run_id, metrics=points)
+
     def close(self, outcome: str, ended: float) -> str:
         """Close the run and, with its last child, the cell; return the status.
 
@@ -505,10 +578,11 @@ class _Record:
 
 
 def _history(client: Any, run: Any) -> dict[str, dict[int, float]]:
-    """Return what MLflow holds of a run: metric -> step -> value."""
+    """Return what MLflow holds of a run, but for system metrics: metric -> step -> value."""
     return {
         key: {point.step: point.value for point in client.get_metric_history(run.info.run_id, key)}
         for key in run.data.metrics
+        if not key.startswith(_SYSTEM)
     }
 
 
@@ -765,6 +839,7 @@ class _Follower:
         self._lock = self._store.run_lock(self._description.configuration_hash)
         self._started = order["started"]
         self._client = self._record = self._seen = None
+        self._trainer = psutil.Process(order["parent"])
 
     def round(self, outcome: str | None) -> None:
         """Send what is new; with an outcome, also the artifacts, and close the run.
@@ -784,7 +859,9 @@ class _Follower:
         if change != self._seen:
             record.add_points(read_metrics(self._metrics_file))
             self._seen = change
-        if outcome is not None:
+        if outcome is None:
+            record.add_usage(self._trainer)
+        else:
             record.add_artifacts(path for name in ARTIFACTS if (path := self._run_folder / name).exists())
             manifest = self._run_folder / "manifest.json"
             if outcome == "FINISHED" and manifest.exists():

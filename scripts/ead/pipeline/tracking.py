@@ -1,0 +1,75 @@
+"""What MLflow shows beside a training's own records: its evaluations, its data sets, and the claims about it."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import yaml
+
+from ead import metrics
+from ead.integrations.mlflow import DataSet
+from ead.pipeline.analyses import correct_counts
+from ead.pipeline.claims import load_claims
+from ead.pipeline.config import load_experiments
+from ead.pipeline.report import anchor
+from ead.pipeline.runs import tracking_experiment
+
+
+def evaluation_metrics(manifest: Path) -> list[tuple[int, dict[str, float]]]:
+    """Return the metrics of every checkpoint of one evaluation, by step, as the figures name and estimate them.
+
+    ``tau1.0/Pass@16`` is Pass@16 with the decoder tau1.0, a share of problems.
+    """
+    steps: dict[int, dict[str, float]] = {}
+    for (step, decoder), part in correct_counts(manifest).groupby(["step", "decoder"]):
+        n, c = part["responses"].to_numpy(), part["correct"].to_numpy()
+        k = int(n.min())
+        steps.setdefault(int(step), {}).update(
+            {
+                f"{decoder}/Pass@1": float(metrics.pass_at_k(n, c, 1).mean()),
+                f"{decoder}/Pass@{k}": float(metrics.pass_at_k(n, c, k).mean()),
+                f"{decoder}/Worst@{k}": float(metrics.worst_at_k(n, c, k).mean()),
+            }
+        )
+    return sorted(steps.items())
+
+
+def datasets_of(run: Path, evaluation: Path, files: Mapping[str, Path]) -> list[DataSet]:
+    """Return what a run was trained and evaluated on.
+
+    Args:
+        run: folder of the finished run.
+        evaluation: manifest of its evaluation.
+        files: data set -> its Parquet file, which has a card beside it.
+    """
+    training = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["training"]["dataset"]
+    request = json.loads(evaluation.read_text(encoding="utf-8"))["request"]
+    found = []
+    for context, name in (("training", training), ("evaluation", request["dataset"])):
+        card = json.loads(files[name].with_suffix(".card.json").read_text(encoding="utf-8"))
+        if "content_sha256" in card:  # prepared from a real data set, not generated
+            source, rows, sha256 = card["source"]["origin"], card["rows"]["kept"], card["content_sha256"]
+        else:
+            source, rows, sha256 = card["source"], card["rows"], card["sha256"]
+        found.append(DataSet(name, context, source, rows, sha256))
+    return found
+
+
+def experiment_notes(scale: str, figures: Iterable[str], report: str) -> dict[str, str]:
+    """Return MLflow experiment -> its description, in Markdown: its figures, and where each claim's verdict stands.
+
+    Args:
+        figures: entries of workflow/experiments.yaml that show runs.
+        report: address of the report.
+    """
+    experiments, claims = load_experiments(), load_claims().claims
+    notes: dict[str, list[str]] = {}
+    for name in figures:
+        figure = experiments[name]
+        lines = notes.setdefault(tracking_experiment(scale, figure), [])
+        lines.append(f"\n**{name}** {figure.title} (section {figure.section})")
+        for identifier, claim in claims.items():
+            if claim.figure == name:
+                page = f"{report}#{anchor(f'{identifier}-{claim.readings[0]}')}"
+                lines.append(f"- {identifier}: {claim.claim.rstrip('.')}. Verdict: `{page}`")
+    return {experiment: "\n".join(lines).strip() for experiment, lines in notes.items()}

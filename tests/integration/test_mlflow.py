@@ -270,7 +270,7 @@ def test_a_tracking_server_that_is_away_costs_a_warning_and_is_made_up_for(tmp_p
     caplog.set_level(logging.WARNING)
     with RunStream(Store(address, None), description, metrics, tmp_path / "run", interval_s=0.2):
         metrics.write_text('{"step": 1, "reward_mean": 0.5}\n')
-    (warning,) = [record for record in caplog.records if record.name == tracking.__name__]
+    (warning,) = [record for record in caplog.records if record.name == f"{tracking.__name__}.stream"]
     assert "MLflow lacks a part of model~tiny/algorithm~dapo/sampler~ead/n~8/seed~0" in warning.getMessage()
 
     site = Site(tmp_path)
@@ -436,7 +436,7 @@ def test_figures_are_added_once_per_version(site, tmp_path):
 def test_the_script_ingests_and_reports(site, tmp_path):
     folder = site.finish(describe())
     (tmp_path / "state").mkdir()
-    script = Path(tracking.__file__).parents[2] / "ingest_runs.py"
+    script = Path(tracking.__file__).parents[3] / "ingest_runs.py"
     report = tmp_path / "report" / "ingested.json"
     command = [sys.executable, script, "--run", folder, "--local", site.root / "mlflow"]
     command += ["--state", tmp_path / "state", "--report", report]

@@ -1,0 +1,34 @@
+"""Runs in MLflow: streamed while a training runs, completed from its files afterwards.
+
+Files are the truth, MLflow is a view of them. A training appends its metrics to ``metrics.jsonl``; a
+:class:`RunStream` follows that file and sends it to MLflow, and :func:`ingest` later adds, once, whatever
+MLflow missed. Each group of figures is one experiment, each cell (a run name without its seed) a parent run,
+each seed a child run. A child is found again by its configuration hash, so a training that was killed and
+resumed continues the same MLflow run, and a metric is never recorded twice for one step.
+
+The stream lives in a process of its own, at low priority, because MLflow costs seconds of import and holds
+the interpreter lock: the trainer starts at once, is not slowed, and cannot be stopped by a tracking server
+that is slow, full or away. That process notices when the trainer dies and closes the run as KILLED.
+"""
+
+from ead.integrations.mlflow.description import DataSet, FinishedRun, RunDescription
+from ead.integrations.mlflow.ingestion import add_figures, close_killed, describe_experiments, ingest, pages
+from ead.integrations.mlflow.store import Store
+from ead.integrations.mlflow.stream import RunStream
+from ead.integrations.mlflow.values import display_name, metric_name, read_metrics
+
+__all__ = [
+    "DataSet",
+    "FinishedRun",
+    "RunDescription",
+    "RunStream",
+    "Store",
+    "add_figures",
+    "close_killed",
+    "describe_experiments",
+    "display_name",
+    "ingest",
+    "metric_name",
+    "pages",
+    "read_metrics",
+]

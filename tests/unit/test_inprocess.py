@@ -8,7 +8,7 @@ import torch
 
 from ead import objective, seeds
 from ead.pipeline import countdown, policy, records, warmstart
-from ead.pipeline.config import Configuration, Scale, load_experiments, load_scale, merge
+from ead.pipeline.config import Configuration, Importance, Scale, load_experiments, load_scale, merge
 from ead.pipeline.data import write_dataset
 from ead.pipeline.engines import inprocess
 from ead.pipeline.runs import expand
@@ -114,7 +114,10 @@ def test_metrics_are_complete_and_finite(undisturbed):
 
 def test_fixed_temperature_is_on_policy_as_the_framework_trains_it(world, tmp_path):
     """D15: with ``sampling`` the trainer's logits are divided too, so that every weight is 1."""
-    run = run_of("tau0.6", samplers={"tau0.6": {"importance": {"level": "token", "cap": 2.0}}})
+    run = run_of("tau0.6")
+    # A configuration that corrects for nothing is refused; here its weights are what is looked at.
+    corrected = run.sampler_definition.model_copy(update={"importance": Importance(level="token", cap=2.0)})
+    run = run.model_copy(update={"sampler_definition": corrected})
     train(world, run, tmp_path)
     for row in records.read(tmp_path / "metrics.jsonl"):
         assert row["importance_ratio_mean"] == pytest.approx(1, abs=1e-6)

@@ -69,6 +69,8 @@ def also_shown():
         "tables/real_lm.csv",
     }
     names -= {Path(path).relative_to(REPORTS).as_posix() for path in verdicts()}
+    # Written with the figure of the same name.
+    names -= {"deviations.json"} if "deviations" in configuration.experiments else set()
     found = [path for name in sorted(names) if (path := Path(REPORTS, name)).exists()]
     return [f"{path}@{path.stat().st_mtime_ns}" for path in found]
 

@@ -237,11 +237,14 @@ def test_a_killed_training_is_shown_as_killed_and_resumes_its_own_run(site):
         site.wait_for(
             lambda: any(len(site.history(run, "reward_mean")) == 8 for run in site.runs("seed")), "8 steps"
         )
+        usage = "system/trainer_memory_megabytes"
+        site.wait_for(lambda: site.history(site.runs("seed")[0], usage), "the trainer's use of memory")
     finally:
         training.kill()
         training.communicate()
     site.wait_for(lambda: site.runs("seed")[0].info.status == "KILLED", "the run to be closed as KILLED")
     (run,) = site.runs("seed")
+    assert all(megabytes > 10 for _, megabytes in site.history(run, usage))
     assert site.history(run, "reward_mean") == expected(0, "reward_mean", steps=8)
     assert [parent.info.status for parent in site.runs("cell")] == ["KILLED"]
 
@@ -502,9 +505,11 @@ def test_a_real_server_records_the_same(server, tmp_path):
     assert run["info"]["run_name"] == "ead n8 seed0 dapo tiny"
     assert run["info"]["status"] == "FINISHED"
     values = {metric["key"]: metric["value"] for metric in run["data"]["metrics"]}
-    assert values.pop("system/trainer_memory_megabytes") > 10
-    assert values.pop("system/trainer_cpu_utilization_percentage") >= 0
-    assert values == {"reward_mean": pytest.approx(1.2), "Pass_at_16": pytest.approx(2.2)}
+    # A training this short may end before its use of the machine was recorded.
+    assert {key: value for key, value in values.items() if not key.startswith("system/")} == {
+        "reward_mean": pytest.approx(1.2),
+        "Pass_at_16": pytest.approx(2.2),
+    }
     report = tracking.ingest(site.store, [site.folder(describe())])["runs"][describe().run]
     assert (report["points"], report["parameters"], report["artifacts"]) == (0, 0, 0)
     assert tracking.pages(site.store, server) == {

@@ -19,8 +19,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "sbatch", "munged", "mariadbd", "mariadb-install-db")
 CONFIGURATION = Path("/etc/slurm/slurm.conf")
+_FOLDER = "ead-slurm-"
 NODES = ("node1", "node2", "node3")
 GPUS_PER_NODE = 8
 GPU_MODEL = "fake"
@@ -36,16 +39,22 @@ def missing() -> str | None:
     absent = [program for program in PROGRAMS if shutil.which(program, path=path) is None]
     if absent:
         return f"Slurm is not installed ({', '.join(absent)} not found): run tests/slurm/install_slurm.sh"
-    if CONFIGURATION.exists():
+    if CONFIGURATION.exists() and not _left_over():
         return f"this machine has a Slurm of its own, or other tests run one now: {CONFIGURATION}"
     return None
+
+
+def _left_over() -> bool:
+    """The configuration is the link of a session that was killed: its controller is gone."""
+    ours = CONFIGURATION.is_symlink() and CONFIGURATION.readlink().parents[1].name.startswith(_FOLDER)
+    return ours and not any(process.name() == "slurmctld" for process in psutil.process_iter())
 
 
 @dataclass
 class Cluster:
     """Start with ``with Cluster() as cluster``; ``environment`` is for programs that talk to it."""
 
-    root: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="ead-slurm-", dir="/tmp")))
+    root: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix=_FOLDER, dir="/tmp")))
     daemons: dict[str, subprocess.Popen] = field(default_factory=dict)
 
     @property

@@ -33,3 +33,32 @@ def test_the_command_is_planned(extended_checkout, words):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-2000:]
+
+
+# What `snakemake --lint` finds, each meant. Where a job's program and folders lie is no parameter of the job: another
+# machine is no reason to run it again. A helper stands in the file of the rules that use it. Two targets print a list.
+MEANT = ("Shell command directly uses variable", "Mixed rules and functions in same snakefile")
+PRINTING = ("rule budget", "rule stale")
+
+
+def test_the_linter_finds_nothing_else(extended_checkout):
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--lint"],
+        cwd=extended_checkout,
+        env={**os.environ, "PYTHONPATH": str(extended_checkout / "scripts")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    lints, where = [], ""
+    for line in (done.stdout + done.stderr).splitlines():
+        if line.startswith("Lints for "):
+            where = line.removeprefix("Lints for ").partition(" (")[0]
+        elif line.startswith("    * "):
+            lints.append((where, line.strip(" *:")))
+    assert ("rule budget", "No log directive defined") in lints
+    assert not [
+        (place, what)
+        for place, what in lints
+        if not what.startswith(MEANT) and not (place in PRINTING and what == "No log directive defined")
+    ]

@@ -21,6 +21,8 @@ rule runs:
 # Before anything runs: `snakemake budget --config targets=fig10 gpus=16`.
 rule budget:
     localrule: True
+    conda:
+        "../../envs/cpu.yaml"
     params:
         configuration=configuration.model_dump_json(),
         targets=request.targets,
@@ -35,6 +37,8 @@ rule budget:
 # Finished runs that other code made than the present one; nothing is run again for that.
 rule stale:
     localrule: True
+    conda:
+        "../../envs/cpu.yaml"
     params:
         runs=f"{SCALE}/runs",
     shell:

@@ -380,6 +380,8 @@ def test_times_decide_nothing_where_the_same_work_was_measured_to_differ(tmp_pat
     row = world.judge("C18")["C18", "printed"]
     assert row["verdict"] == "inconclusive" and "measured to differ" in row["reason"]
     assert {gate["gate"] for gate in row["gates"]} == {"negative_control"}
+    # Also for the other model: the same machine measured it.
+    assert {component["status"] for component in row["components"]} == {"unhealthy"}
 
 
 def test_scores_without_variation_are_no_evidence(tmp_path):

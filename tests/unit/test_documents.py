@@ -7,6 +7,7 @@ import ast
 import importlib.util
 import json
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -249,3 +250,12 @@ def test_every_quoted_message_is_one_that_the_code_raises():
 def test_snakemake_still_says_what_the_page_quotes():
     source = Path(importlib.util.find_spec("snakemake.exceptions").origin).read_text()
     assert "Directory cannot be locked" in source
+
+
+def test_citation_changelog_and_package_name_one_version():
+    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors", "references"} <= set(citation)
+    assert citation["version"] == version
+    released = re.findall(r"^## (\d\S*)", (REPOSITORY / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert released[0] == version

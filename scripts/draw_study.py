@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ead.pipeline.config import InferenceRequest
-from ead.pipeline.files import sha256_of_file, write_json
+from ead.pipeline.config import InferenceRequest, Verl
+from ead.pipeline.files import sha256_of_file, sha256_of_model, write_json
 from ead.pipeline.inference import draw_study
 from ead.pipeline.runs import code_version
 
@@ -26,6 +26,7 @@ def main() -> None:
     )
     parser.add_argument("--progress", type=Path)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--vllm", help="JSON of ead.pipeline.config.Verl: draw with vLLM on that machine")
     arguments = parser.parse_args()
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -43,13 +44,14 @@ def main() -> None:
         label=f"study {arguments.study}",
         progress=arguments.progress,
         workers=arguments.threads,
+        vllm=Verl.model_validate_json(arguments.vllm) if arguments.vllm else None,
     )
     write_json(
         arguments.output,
         {
             "study": arguments.study,
             "subject": subject.get("run") or subject.get("name") or arguments.subject.parent.name,
-            "model_sha256": sha256_of_file(model / "model.safetensors"),
+            "model_sha256": sha256_of_model(model),
             "request": request.model_dump(mode="json"),
             "dataset_sha256": sha256_of_file(arguments.dataset),
             "code": code_version(),

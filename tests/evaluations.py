@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ead.pipeline.evaluate import describe_samples, write_samples
+from ead.pipeline.responses import describe_samples, write_samples
 from ead.pipeline.files import write_json
 
 

@@ -2,7 +2,17 @@
 
 import pytest
 
-from ead.pipeline.budget import Costed, PlanningFailed, Timings, cost, duration, plan, schedule, summary
+from ead.pipeline.budget import (
+    Costed,
+    Planned,
+    PlanningFailed,
+    Timings,
+    cost,
+    duration,
+    plan,
+    schedule,
+    summary,
+)
 from ead.pipeline.cluster import Needs, load_resources
 from ead.pipeline.config import Configuration, ConfigurationError, load_experiments, load_scale
 from ead.pipeline.runs import expand
@@ -115,6 +125,20 @@ def test_the_plan_is_what_snakemake_would_run(configuration):
     assert result["total"]["jobs"] == 22
     assert result["schedules"][1]["seconds"] == pytest.approx(sum(one.seconds for one in jobs))
     assert result["total"]["core_hours"] == pytest.approx(sum(one.seconds for one in jobs) / 3600)
+
+
+def test_a_study_and_an_import_cost_what_their_rules_ask_for():
+    scale = load_scale("paper")
+    needs = Needs("paper", scale, load_resources())
+    jobs = [
+        Planned("import_model", {"imported_model": "llama-3-8b-instruct"}, (), ("model",), None, 1, 0),
+        Planned("draw_study", {"study": "entropy"}, ("model",), ("study",), None, 2, 1),
+    ]
+    imported, drawn = cost(jobs, needs, {})
+    assert imported.size == pytest.approx(2 * 8.03e9) and imported.gpus == 0
+    need = needs.draw_study("entropy")
+    assert (drawn.seconds, drawn.size) == (need.expected_s, need.expected_bytes)
+    assert drawn.gpus == 1 and drawn.before == (0,)
 
 
 def test_an_unknown_target_says_so(configuration):

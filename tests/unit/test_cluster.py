@@ -8,6 +8,8 @@ import yaml
 from ead.pipeline import cluster
 from ead.pipeline.cluster import Need, Needs, Site, load_resources, load_site, slurm_resources
 from ead.pipeline.config import REPOSITORY, Configuration, ConfigurationError, load_experiments, load_scale
+from ead.pipeline.data.table import load_datasets
+from ead.pipeline.pretrained import load_models
 from ead.pipeline.runs import expand
 
 SCALES = sorted(path.stem for path in (REPOSITORY / "workflow/scales").glob("*.yaml"))
@@ -37,6 +39,53 @@ def test_a_training_takes_its_tokens_over_the_rates():
     assert need.expected_s == pytest.approx(table.startup_s + seconds)
     checkpoints, state = 2 * table.checkpoint_bytes_per_parameter, table.state_bytes_per_parameter
     assert need.expected_bytes == round(model.parameters * (checkpoints + state))
+
+
+@pytest.mark.parametrize("name", ["gpu1", "paper"])
+def test_a_study_asks_for_one_gpu_and_its_model_is_in_the_tables(name):
+    scale = load_scale(name)
+    needs, published = Needs(name, scale, load_resources()), load_models()
+    for study in ("entropy", "forking", "majority"):
+        need = needs.draw_study(study)
+        assert (need.gpus, need.nodes) == (1, 1) and need.minutes * 60 >= need.expected_s
+        definition = scale.study(study)
+        model = definition.model or scale.roles[definition.role].model
+        assert scale.models[model].source in published
+        assert scale.datasets[definition.dataset].source in load_datasets()
+        # What is published is imported in 2 bytes per parameter: no size of another model.
+        assert 1e9 < needs.import_model(model).expected_bytes < 2e10
+
+
+def test_a_fork_takes_what_is_left_of_its_response():
+    scale = load_scale("paper", {"inference": {"forking": {"positions": [0, 1024], "branches": 16}}})
+    resources = load_resources()
+    table = resources.scales["paper"]
+    mean = table.response_share * 4096
+    tokens = (
+        200 * mean * (1 + 16 * (1 + 0.75))
+    )  # 200 responses; cut at their start, and at a quarter of the limit
+    rate = table.models["deepseek-r1-distill-llama-8b"].sampling_tokens_per_s
+    need = Needs("paper", scale, resources).draw_study("forking")
+    assert need.expected_s == pytest.approx(table.startup_s + tokens / rate)
+    # Every branch is kept with the text before it, and the responses with their tokens.
+    assert need.expected_bytes == round(200 * mean * (cluster.BYTES_PER_TOKEN * (1 + 16 * 2) + 4))
+
+
+def test_studies_in_process_ask_for_no_gpu():
+    needs = Needs("cpu", load_scale("cpu"), load_resources())
+    assert needs.draw_study("real_lm_forking") == load_resources().rules["draw_study"]
+    assert needs.import_model("smollm2") == load_resources().rules["import_model"]
+
+
+def test_a_studied_model_without_an_entry_is_named():
+    table = load_resources()
+    paper = table.scales["paper"].model_copy(update={"models": {}})
+    resources = table.model_copy(update={"scales": {**table.scales, "paper": paper}})
+    with pytest.raises(
+        ConfigurationError,
+        match="scales.paper.models: no entry for 'llama-3-8b.*inference.entropy draws from",
+    ):
+        Needs("paper", load_scale("paper"), resources)
 
 
 def test_twice_the_gpus_halve_what_follows_the_start():

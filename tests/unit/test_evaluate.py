@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from ead import metrics
-from ead.pipeline import analyses, countdown, evaluate, warmstart
+from ead.pipeline import analyses, countdown, evaluate, responses, warmstart
 from ead.pipeline.config import Decoder, EvaluationRequest, load_scale
 from ead.pipeline.data import write_dataset
 from ead.pipeline.files import write_json
@@ -68,7 +68,7 @@ def test_the_last_checkpoint_alone_gets_the_final_decoders(world, tmp_path):
 def test_one_row_per_response_and_the_counts_of_the_manifest(world, tmp_path):
     (record,) = run(world, tmp_path, request())
     frame = pd.read_parquet(tmp_path / record["file"])
-    assert list(frame.columns) == list(evaluate.SAMPLE_COLUMNS)
+    assert list(frame.columns) == list(responses.SAMPLE_COLUMNS)
     assert len(frame) == record["responses"] == 18
     assert frame.groupby("problem").size().eq(3).all() and sorted(frame["sample"].unique()) == [0, 1, 2]
     assert record["correct"] == frame["correct"].sum()

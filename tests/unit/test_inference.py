@@ -1,13 +1,15 @@
 """Studies of decoding: what is drawn, what is kept, and the estimates against enumeration."""
 
 import itertools
+import shutil
 from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 
-from ead.pipeline import countdown, warmstart
+from ead.pipeline import countdown, entropies, warmstart
 from ead.pipeline.config import (
     ConfigurationError,
     Decoder,
@@ -18,11 +20,12 @@ from ead.pipeline.config import (
     load_scale,
 )
 from ead.pipeline.data import make_row, read_dataset, write_dataset
-from ead.pipeline.evaluate import describe_samples, write_samples
+from ead.pipeline.entropies import token_entropies
 from ead.pipeline.files import write_json
 from ead.pipeline.inference import choose_problems, draw_study
 from ead.pipeline.inference_estimates import estimate_study
 from ead.pipeline.plotting import inference as plots
+from ead.pipeline.responses import InProcess, describe_samples, write_samples
 from ead.pipeline.rewards import Grader, problems_of
 from ead.pipeline.tokenizer import Tokenizer
 from ead.verifier.choices import read_choice
@@ -138,6 +141,51 @@ def test_recorded_entropies_have_one_value_per_token(world, tmp_path):
     assert (frame["entropies"].map(len) == frame["tokens"]).all()
     assert frame["entropies"].map(min).min() >= -1e-6
     assert record["responses"] == 15 and sum(record["statuses"].values()) == 15
+
+
+def test_entropies_of_drawn_tokens_are_those_that_the_sampler_recorded(world):
+    """One forward pass by transformers against the entropies noted while decoding; prompts and lengths differ."""
+    problems = problems_of(read_dataset(world / "test.parquet"))
+    decoder = Decoder(
+        schedule={"kind": "fixed", "tau": 1.3}, top_p=0.9, label="x"
+    )  # entropies are at 1 all the same
+    sampler = InProcess(world / "model")
+    prompts = [sampler.tokenizer.encode_chat(problem.messages) for problem in problems]
+    prompts[0] = prompts[0] + prompts[0][-3:]
+    drawn = sampler.draw(prompts, decoder, samples=3, max_new_tokens=40, stream=(0, "x"), entropies=True)
+    given = [prompt for prompt in prompts for _ in range(3)]
+    assert len({len(row) for row in drawn.tokens}) > 5 and len({len(prompt) for prompt in given}) > 1
+    found = token_entropies(world / "model", given, drawn.tokens, device="cpu")
+    for ours, recorded, tokens in zip(found, drawn.entropies, drawn.tokens, strict=True):
+        assert ours.shape == (len(tokens),) and ours.dtype == np.float32
+        np.testing.assert_allclose(ours, recorded, atol=1e-4, rtol=0)
+    assert max(map(max, found)) > 1  # there is something to differ in
+
+
+def test_entropies_do_not_depend_on_the_batches(world, monkeypatch):
+    rng = np.random.default_rng(0)
+    prompts, responses = ([rng.integers(3, 20, n).tolist() for n in rng.integers(1, 30, 9)] for _ in range(2))
+    whole = token_entropies(world / "model", prompts, responses, device="cpu")
+    monkeypatch.setattr(entropies, "BATCH_TOKENS", 1)
+    monkeypatch.setattr(entropies, "POSITIONS", 4)
+    done = []
+    alone = token_entropies(world / "model", prompts, responses, device="cpu", report=done.append)
+    for one, other in zip(whole, alone, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert done == list(range(1, 10))
+
+
+def test_a_study_of_a_model_in_shards_is_drawn_like_that_of_one_file(world, tmp_path):
+    weights = load_file(world / "model/model.safetensors")
+    shutil.copytree(world / "model", tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    names = sorted(weights)
+    for number, part in enumerate((names[:5], names[5:]), 1):
+        save_file({n: weights[n] for n in part}, tmp_path / f"model/model-0000{number}-of-00002.safetensors")
+    (tmp_path / "test.parquet").write_bytes((world / "test.parquet").read_bytes())
+    draw(tmp_path, tmp_path / "shards", entropy())
+    draw(world, tmp_path / "whole", entropy())
+    shards, whole = (pd.read_parquet(tmp_path / name / "tau1.0.parquet") for name in ("shards", "whole"))
+    pd.testing.assert_frame_equal(shards, whole)
 
 
 def test_problems_are_a_random_part_and_a_smaller_study_takes_some_of_them(world):
@@ -290,6 +338,26 @@ def test_a_wrong_study_is_explained(study, change, words):
 def test_a_study_of_a_role_that_the_scale_lacks_is_no_part_of_it():
     assert load_scale("mini", {"roles": {"qwen_1_5b": None}}).study("entropy") is None
     assert load_scale("mini").study("entropy").samples == 4
+
+
+def test_studies_at_the_scales_with_gpus_are_as_published_and_smaller():
+    paper, gpu1 = load_scale("paper"), load_scale("gpu1")
+    assert [paper.study(name).model for name in ("entropy", "forking", "majority")] == [
+        *("llama-3-8b-instruct", "deepseek-r1-distill-llama-8b", "qwen2.5-7b-instruct")
+    ]
+    assert {paper.study(name).dataset for name in ("entropy", "forking")} == {"mmlu_test"}
+    majority = paper.study("majority")  # the release's protocol
+    assert (majority.problems, majority.samples, majority.max_new_tokens) == (200, 64, 3072)
+    assert majority.sizes == [1, 3, 8, 16, 24, 32]
+    schedule = paper.decoders["ead"].schedule
+    assert [schedule[key] for key in ("tau_max", "tau_min", "d0", "alpha")] == [1.2, 0.1, 25, 0]
+    for name in paper.inference:
+        study = gpu1.study(name)
+        assert study.model is None and study.role == "qwen_1_5b"
+        assert study.max_new_tokens <= paper.study(name).max_new_tokens or name == "entropy"
+        # vLLM is started for so much, and the model has to have the positions.
+        assert gpu1.verl.max_prompt_tokens + study.max_new_tokens <= 4096
+    assert gpu1.study("forking").sampler == "tau1.0" and paper.study("forking").sampler is None
 
 
 @pytest.mark.parametrize(

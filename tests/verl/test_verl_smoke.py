@@ -289,7 +289,7 @@ def test_one_step_is_the_same_in_both_engines(step, steps, state, run, results, 
 
 
 def test_the_evaluation_has_the_contract_of_the_in_process_one(report, results, run):
-    from ead.pipeline.evaluate import SAMPLE_COLUMNS
+    from ead.pipeline.responses import SAMPLE_COLUMNS
     from ead.pipeline.samples import read_samples
 
     frame = read_samples(results / "verl_smoke" / "evaluation" / "manifest.json")

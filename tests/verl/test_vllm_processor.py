@@ -40,14 +40,15 @@ def sampling_params(ead=None, **arguments):
 
 requests = st.one_of(
     st.builds(
-        lambda schedule, step, as_text, greedy: sampling_params(
-            json.dumps({**schedule.to_dict(), "step": step})
+        lambda schedule, step, first, as_text, greedy: sampling_params(
+            json.dumps({**schedule.to_dict(), "step": step} | first)
             if as_text
-            else {**schedule.to_dict(), "step": step},
+            else {**schedule.to_dict(), "step": step} | first,
             temperature=0.0 if greedy else 1.0,
         ),
         st.sampled_from(SCHEDULES),
         st.integers(0, 30),
+        st.sampled_from([{}, {"position": 0}, {"position": 9}]),
         st.booleans(),
         st.sampled_from([False, False, False, True]),
     ),
@@ -60,8 +61,8 @@ def expected_row(logits, params, position):
     request = (params.extra_args or {}).get("ead")
     if request is None or params.temperature == 0:
         return logits
-    schedule, step = requested_schedule(params)
-    return logits / torch.tensor(schedule.temperature(position, step), dtype=torch.float32)
+    schedule, step, first = requested_schedule(params)
+    return logits / torch.tensor(schedule.temperature(first + position, step), dtype=torch.float32)
 
 
 def assert_same_bits(found, expected):
@@ -302,7 +303,9 @@ def test_rows_that_do_not_match_the_batch_are_an_error():
 def test_a_request_carries_any_schedule_and_the_step(schedule, encode):
     params = sampling_params(encode({**schedule.to_dict(), "step": 7}))
     AnnealedTemperature.validate_params(params)
-    assert requested_schedule(params) == (schedule, 7)
+    assert requested_schedule(params) == (schedule, 7, 0)
+    continued = sampling_params(encode({**schedule.to_dict(), "position": 12}))
+    assert requested_schedule(continued) == (schedule, 0, 12)
 
 
 def test_a_request_without_ead_is_not_judged():
@@ -336,6 +339,8 @@ ANNEALED = {"kind": "annealed"}
         ({**ANNEALED, "step": -1}, {}, "step must be an integer >= 0, found -1"),
         ({**ANNEALED, "step": 1.5}, {}, "step must be an integer >= 0, found 1.5"),
         ({**ANNEALED, "step": None}, {}, "step must be an integer >= 0, found None"),
+        ({**ANNEALED, "position": -1}, {}, "position is -1, allowed: an integer from 0"),
+        ({**ANNEALED, "position": 2.0}, {}, "position is 2.0, allowed: an integer from 0"),
         ([1, 2], {}, "found list, allowed: a schedule as a mapping or as the JSON text of one"),
         (True, {}, "found bool, allowed: a schedule"),
         ("[1, 2]", {}, "found list, allowed: a schedule"),

@@ -69,21 +69,22 @@ rule draw_study:
     wildcard_constraints:
         study="|".join(experiments[figure].study for figure in studies) or "none",
     conda:
-        "../../envs/cpu.yaml"
+        MODEL_ENVIRONMENT
     threads: study_threads
     resources:
-        **needs("draw_study"),
+        **needs("draw_study", lambda wildcards: estimates.draw_study(wildcards.study)),
     params:
         request=study_request,
         progress=f"{SCALE}/progress/inference/{{study}}.json",
     shell:
-        "{PYTHON:q} {SCRIPTS:q}/draw_study.py"
+        "{MODEL_PYTHON:q} {SCRIPTS:q}/draw_study.py"
         " --study {wildcards.study:q}"
         " --request {params.request:q}"
         " --subject {input.subject:q}"
         " --dataset {input.dataset:q}"
         " --output {output:q}"
         " --progress {params.progress:q}"
+        " {SAMPLE_MACHINE}"
         " --threads {threads}"
         " > {log:q} 2>&1"
 
@@ -138,13 +139,14 @@ def studied_in_words(wildcards):
     run = studied_run(study)
     model = study.model or scale.roles[study.role].model
     definition = scale.models[model]
+    words = f"model {model}"
     if isinstance(definition, PretrainedModel):
-        name = pretrained_models[definition.source]
-        words = getattr(name, "original", None) or definition.source
-    elif run:
-        words = f"model {model} after {scale.algorithms[run.algorithm].label} with {scale.samplers[run.sampler].label}, step {run.training.steps}"
-    else:
-        words = f"model {model}, before reinforcement learning"
+        entry = pretrained_models[definition.source]
+        words = getattr(entry, "original", None) or definition.source
+    if run:
+        words += f" after {scale.algorithms[run.algorithm].label} with {scale.samplers[run.sampler].label}, step {run.training.steps}"
+    elif not isinstance(definition, PretrainedModel):
+        words += ", before reinforcement learning"
     return f"{words}; {study.dataset}"
 
 

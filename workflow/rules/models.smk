@@ -29,7 +29,10 @@ rule import_model:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        **needs("import_model"),
+        **needs(
+            "import_model",
+            lambda wildcards: estimates.import_model(wildcards.imported_model),
+        ),
     params:
         source=pretrained_source,
         entry=pretrained_entry,

@@ -5,17 +5,17 @@ environment, ``vllm serve`` and verl's rollout workers included, loads it withou
 ``logits_processors`` as well is harmless, except that an engine with asynchronous scheduling then waits for
 every token before it samples the next.
 
-A request asks for EAD with ``extra_args["ead"]``: a schedule as plain data (``Schedule.to_dict()``) and
-optionally ``step``, the trainer's global step::
+A request asks for EAD with ``extra_args["ead"]``: a schedule as plain data (``Schedule.to_dict()``), optionally
+``step``, the trainer's global step, and ``position``, how many tokens of a response its prompt ends with::
 
     SamplingParams(temperature=1.0, extra_args={"ead": {**Annealed().to_dict(), "step": 120}})
 
 The OpenAI-compatible server takes the same data as a JSON string, because ``vllm_xargs`` holds no nested
 objects: ``{"temperature": 1.0, "vllm_xargs": {"ead": "{\\"kind\\": \\"annealed\\", \\"step\\": 120}"}}``.
 
-Position and order. A token's position is the number of the request's output tokens before it, also after
-preemption. vLLM applies, in this order: penalties, logit bias, grammars; the request's temperature; min-p;
-EAD; top-k and top-p. Hence:
+Position and order. A token's position is the request's ``position`` (0 if it names none) plus the number of its
+output tokens before it, also after preemption. vLLM applies, in this order: penalties, logit bias, grammars; the
+request's temperature; min-p; EAD; top-k and top-p. Hence:
 
 - the temperature must be 1 with EAD, or 0: greedy requests are accepted and stay as they are (D06);
 - min-p is refused: it would filter by the distribution before EAD;
@@ -54,11 +54,12 @@ _KEY = "ead"
 _GREEDY_BELOW = 1e-5  # vLLM decodes greedily below this temperature
 _LOWEST_TEMPERATURE = 0.01  # vLLM raises lower temperatures to this one, to keep float32 logits finite
 _LONGEST_TEXT = 10_000
+_LAST_POSITION = 2**31 - 1
 _NOT_ANNEALED = Fixed(1.0).parameters()
 
 
-def requested_schedule(params: SamplingParams) -> tuple[Schedule, int] | None:
-    """Return the schedule and global step that ``params`` asks for, or None where it asks for none.
+def requested_schedule(params: SamplingParams) -> tuple[Schedule, int, int] | None:
+    """Return the schedule, global step and first position that ``params`` asks for, or None where it asks for none.
 
     Raises:
         ValueError: the parameters are malformed or clash with other sampling parameters; see the module.
@@ -72,7 +73,9 @@ def requested_schedule(params: SamplingParams) -> tuple[Schedule, int] | None:
     if extra_args.get(_KEY) is None:
         return None
     config = dict(_plain_data(extra_args[_KEY]))
-    step = config.pop("step", 0)
+    step, position = config.pop("step", 0), config.pop("position", 0)
+    if type(position) is not int or not 0 <= position <= _LAST_POSITION:
+        raise ValueError(f"ead: position is {position!r}, allowed: an integer from 0 to {_LAST_POSITION}")
     schedule = from_config(config)
     row = dict(zip(PARAMETERS, schedule.parameters(step), strict=True))
     if row["floor"] < _LOWEST_TEMPERATURE:
@@ -88,7 +91,7 @@ def requested_schedule(params: SamplingParams) -> tuple[Schedule, int] | None:
         )
     if params.min_p:
         raise ValueError(f"ead: min_p is {params.min_p}, allowed: 0; min-p would filter before annealing")
-    return schedule, step
+    return schedule, step, position
 
 
 def _plain_data(value: Any) -> Mapping[str, Any]:
@@ -133,6 +136,7 @@ class AnnealedTemperature(LogitsProcessor):
         # One entry per row of the batch; a row that is not annealed keeps temperature 1 and counts no tokens.
         self._parameters = np.tile(_NOT_ANNEALED[:, None], rows)
         self._outputs: list[list[int] | tuple[()]] = [()] * rows
+        self._first = np.zeros(rows, dtype=np.int64)  # position of the request's first output token
         self._annealed = np.zeros(rows, dtype=bool)
         self._batch_size = 0
         self._any_annealed = False
@@ -156,6 +160,7 @@ class AnnealedTemperature(LogitsProcessor):
             size = self._batch_size
             # Lengths only: under asynchronous scheduling the newest tokens are still placeholders.
             positions = np.fromiter(map(len, self._outputs[:size]), dtype=np.int64, count=size)
+            positions += self._first[:size]
             self._host.numpy()[:size] = annealed_temperature(self._parameters[:, :size], positions)
             if self._device is not self._host:
                 self._device[:size].copy_(self._host[:size], non_blocking=True)
@@ -175,7 +180,7 @@ class AnnealedTemperature(LogitsProcessor):
             self._clear(row)
             request = requested_schedule(params)
             if request is not None and params.temperature >= _GREEDY_BELOW:
-                schedule, step = request
+                schedule, step, self._first[row] = request
                 self._parameters[:, row] = schedule.parameters(step)
                 self._outputs[row] = output_tokens  # vLLM's own list: it grows with the response
                 self._annealed[row] = True
@@ -189,6 +194,7 @@ class AnnealedTemperature(LogitsProcessor):
             pair, swapped = [source, target], [target, source]
             self._parameters[:, pair] = self._parameters[:, swapped]
             self._annealed[pair] = self._annealed[swapped]
+            self._first[pair] = self._first[swapped]
             self._outputs[source], self._outputs[target] = self._outputs[target], self._outputs[source]
             if direction == MoveDirectionality.UNIDIRECTIONAL:
                 self._clear(source)
@@ -198,4 +204,5 @@ class AnnealedTemperature(LogitsProcessor):
     def _clear(self, row: int) -> None:
         self._parameters[:, row] = _NOT_ANNEALED
         self._outputs[row] = ()
+        self._first[row] = 0
         self._annealed[row] = False

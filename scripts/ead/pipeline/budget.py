@@ -121,6 +121,10 @@ def need_of(job: Planned, needs: Needs, runs: Mapping[str, RunConfiguration]) ->
         return needs.evaluate_run(runs[job.wildcards["run"]])
     if job.rule == "evaluate_model":
         return needs.evaluate_model(job.wildcards["model"])
+    if job.rule == "draw_study":
+        return needs.draw_study(job.wildcards["study"])
+    if job.rule == "import_model":
+        return needs.import_model(job.wildcards["imported_model"])
     return needs.rule(job.rule)
 
 

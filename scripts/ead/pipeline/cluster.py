@@ -17,6 +17,8 @@ from ead.pipeline.config import (
     ROLES,
     SCALES,
     ConfigurationError,
+    ForkingStudy,
+    MajorityStudy,
     Name,
     Scale,
     Share,
@@ -124,13 +126,18 @@ class Allocation(Strict):
         return self.nodes * (self.gpus or self.cpus or 1)
 
 
-class ModelResources(Strict):
-    """One of the paper's models at one scale. Rates are per GPU, or per core of a job without one."""
+class SampledModel(Strict):
+    """A model that only draws. Rates are per GPU, or per core of a job without one."""
 
     parameters: PositiveFloat
-    train: Allocation
     evaluate: Allocation
     sampling_tokens_per_s: PositiveFloat = Field(description="response tokens drawn")
+
+
+class ModelResources(SampledModel):
+    """One of the paper's trained models at one scale."""
+
+    train: Allocation
     update_tokens_per_s: PositiveFloat = Field(
         description="response tokens learnt from, log-probabilities included"
     )
@@ -153,6 +160,9 @@ class ScaleResources(Strict):
     state_bytes_per_parameter: PositiveFloat = Field(description="of all trainer states kept at one time")
     state_stays: bool = Field(description="whether the trainer's state stays when the run has ended")
     roles: dict[Literal[ROLES], ModelResources]
+    models: dict[Name, SampledModel] = Field(
+        {}, description="the scale's models that are in no role: studies of decoding draw from them"
+    )
 
 
 class Resources(Strict):
@@ -199,6 +209,12 @@ class Needs:
                 f"which the scale {scale_name!r} defines"
             )
         self._role_of = {role.model: name for name, role in scale.roles.items()}
+        for name, study in scale.inference.items():
+            if scale.engine == "verl" and study.model and self._sampled(study.model) is None:
+                raise ConfigurationError(
+                    f"{RESOURCES_FILE.name}: scales.{scale_name}.models: no entry for {study.model!r}, "
+                    f"which inference.{name} draws from"
+                )
 
     def train(self, run: RunConfiguration) -> Need:
         """One training: time from the tokens it draws and learns from, storage from its checkpoints and state."""
@@ -234,6 +250,36 @@ class Needs:
         seconds = tokens / model.sampling_tokens_per_s / model.evaluate.units
         return self._need(model.evaluate, seconds, round(tokens * BYTES_PER_TOKEN), freed_bytes=freed)
 
+    def draw_study(self, name: str) -> Need:
+        """The responses of a study of decoding; in process, one number serves for all.
+
+        Of a response of at most m tokens that is cut after b, at most the share 1 - b / m of the mean length is left to
+        draw, however the lengths are distributed. The forward pass for entropies is left to the safety factor.
+        """
+        if self.scale.engine == "inprocess":
+            return self.rule("draw_study")
+        study = self.scale.inference[name]
+        model = self._sampled(study.model or self.scale.roles[study.role].model)
+        mean, longest = self._response(study.max_new_tokens), study.max_new_tokens
+        responses = rows = len(study.decoders) * study.problems * study.samples
+        drawn, numbers = (
+            responses * mean,
+            0.0,
+        )  # tokens; tokens that are kept with a number of 4 bytes beside the text
+        if isinstance(study, ForkingStudy):
+            rows += responses * study.branches * len(study.positions)
+            left = sum(1 - position / longest for position in study.positions)
+            drawn += responses * study.branches * mean * left
+        if not isinstance(study, MajorityStudy):
+            numbers = responses * mean
+        size = round(rows * mean * BYTES_PER_TOKEN + 4 * numbers)
+        return self._need(model.evaluate, drawn / model.sampling_tokens_per_s / model.evaluate.units, size)
+
+    def import_model(self, name: str) -> Need:
+        """A published model, in the bytes of a checkpoint where its size is known."""
+        need, model = self.rule("import_model"), self._sampled(name)
+        return need if model is None else need.model_copy(update={"expected_bytes": self._checkpoint(model)})
+
     def rule(self, name: str) -> Need:
         """A rule that runs no model of the paper."""
         return self.resources.rules.get(name, self.resources.rules["default"])
@@ -241,10 +287,13 @@ class Needs:
     def _model(self, name: str) -> ModelResources:
         return self.table.roles[self._role_of[name]]
 
+    def _sampled(self, name: str) -> SampledModel | None:
+        return self._model(name) if name in self._role_of else self.table.models.get(name)
+
     def _response(self, longest: int) -> float:
         return self.table.response_share * longest
 
-    def _checkpoint(self, model: ModelResources) -> int:
+    def _checkpoint(self, model: SampledModel) -> int:
         return round(model.parameters * self.table.checkpoint_bytes_per_parameter)
 
     def _need(self, allocation: Allocation, seconds: float, size: int, **bytes_moved: int) -> Need:

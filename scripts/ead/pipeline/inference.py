@@ -1,7 +1,7 @@
 """Studies of decoding itself (Figures 1, 2 and 9): the responses they draw; ``inference_estimates`` reads them.
 
 A study looks at one model, or at the last checkpoint of one run. Its responses are kept, one row each, in files
-that carry the identity of what they were made from, as in ``ead.pipeline.evaluate``:
+that carry the identity of what they were made from (``ead.pipeline.responses``):
 
 =========  ===============================================  =================================================
 study      file below ``{SCALE}/inference/{study}/``        further columns
@@ -14,6 +14,7 @@ majority   ``{decoder}.parquet``
 =========  ===============================================  =================================================
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,21 +24,22 @@ import pandas as pd
 
 from ead import seeds
 from ead.pipeline import policy
-from ead.pipeline.config import EntropyStudy, ForkingStudy, InferenceRequest
+from ead.pipeline.config import EntropyStudy, ForkingStudy, InferenceRequest, Verl
 from ead.pipeline.data import read_dataset
-from ead.pipeline.evaluate import (
+from ead.pipeline.files import sha256_of_file, sha256_of_model
+from ead.pipeline.progress import Progress
+from ead.pipeline.responses import (
     SAMPLE_COLUMNS,
+    Sampler,
     describe_samples,
+    loaded,
     sample_responses,
     stored_identity,
     write_samples,
 )
-from ead.pipeline.files import sha256_of_file
-from ead.pipeline.progress import Progress
 from ead.pipeline.rewards import Grader, Problem, problems_of
 from ead.pipeline.runs import digest
 from ead.pipeline.tokenizer import Tokenizer
-from ead.pipeline.transformer import Transformer
 
 
 def choose_problems(
@@ -65,10 +67,12 @@ def draw_study(
     label: str,
     progress: Path | None,
     workers: int,
+    vllm: Verl | None = None,
 ) -> list[dict]:
     """Draw what the study lacks below ``output``; return one record per file, for the manifest.
 
-    ``model`` is a folder in Hugging Face format. A file whose identity still holds is kept as it is.
+    ``model`` is a folder in Hugging Face format. Responses come from the in-process sampler, or from vLLM on the
+    machine that ``vllm`` describes. A file whose identity still holds is kept as it is.
     """
     study = request.study
     tokenizer = Tokenizer(model)
@@ -83,10 +87,11 @@ def draw_study(
     problems = choose_problems(candidates, study.problems, root_seed=request.root_seed, dataset=study.dataset)
     parts = len(study.positions) + 1 if isinstance(study, ForkingStudy) else 1
     with (
+        contextlib.ExitStack() as engine,
         Grader(timeout_s=study.verifier_timeout_s, workers=workers) as grader,
         Progress(progress, label, parts * len(request.decoders) * len(problems), "problem") as bar,
     ):
-        job = _Job(request, model, tokenizer, dataset, output, problems, grader, bar)
+        job = _Job(request, model, vllm, engine, dataset, output, problems, grader, bar)
         for name in request.decoders:
             if isinstance(study, ForkingStudy):
                 job.fork(study, name)
@@ -103,7 +108,8 @@ class _Job:
         self,
         request: InferenceRequest,
         model: Path,
-        tokenizer: Tokenizer,
+        vllm: Verl | None,
+        engine: contextlib.ExitStack,
         dataset: Path,
         output: Path,
         problems: list[Problem],
@@ -113,19 +119,19 @@ class _Job:
         self.request, self.output, self.problems = request, output, problems
         self.grader, self.bar = grader, bar
         self.records: list[dict] = []
-        self._folder = model
-        self._tokenizer = tokenizer
-        self._loaded: Transformer | None = None
-        self._shas = {
-            "model": sha256_of_file(model / "model.safetensors"),
+        self._folder, self._vllm, self._engine = model, vllm, engine
+        self._sampler: Sampler | None = None
+        self._made_from = {
+            "model": sha256_of_model(model),
             "dataset": sha256_of_file(dataset),
+            **({"engine": "vllm"} if vllm else {}),
         }
 
     def add(self, file: str, decoder: str, step: int, draw: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """Return the rows of ``file``, drawn now unless they are there, and record them."""
         path = self.output / file
         identity = digest(
-            self._shas
+            self._made_from
             | {
                 "decoder": self.request.decoders[decoder].model_dump(mode="json", exclude={"label"}),
                 "study": self._drawn_by(),
@@ -158,23 +164,21 @@ class _Job:
         keep: Sequence[str] = (),
     ) -> pd.DataFrame:
         """Draw and grade responses: by default the study's number to each of its problems, from their start."""
-        if self._loaded is None:
-            self._loaded = Transformer.load(self._folder)
         study = self.request.study
+        if self._sampler is None:
+            model = loaded(self._folder, self._vllm, max_new_tokens=study.max_new_tokens)
+            self._sampler = self._engine.enter_context(model)
         done = len(self.records) * len(self.problems)
         problems = self.problems if problems is None else problems
         part = "responses" if prefixes is None else f"fork {position}"
         return sample_responses(
-            self._loaded,
-            self._tokenizer,
+            self._sampler,
             self.grader,
             problems,
             self.request.decoders[decoder],
             samples=samples or study.samples,
             max_new_tokens=study.max_new_tokens,
-            stream=partial(
-                seeds.torch_generator, self.request.root_seed, "inference", study.dataset, decoder, part
-            ),
+            stream=(self.request.root_seed, "inference", study.dataset, decoder, part),
             prefixes=prefixes,
             keep=keep,
             report=lambda share: self.bar.update(

@@ -20,12 +20,13 @@ from ead.pipeline.config import (
     load_scale,
 )
 from ead.pipeline.data import make_row, read_dataset, write_dataset
+from ead.pipeline.decode import InProcess
 from ead.pipeline.entropies import token_entropies
 from ead.pipeline.files import write_json
 from ead.pipeline.inference import choose_problems, draw_study
 from ead.pipeline.inference_estimates import estimate_study
 from ead.pipeline.plotting import inference as plots
-from ead.pipeline.responses import InProcess, describe_samples, write_samples
+from ead.pipeline.responses import describe_samples, write_samples
 from ead.pipeline.rewards import Grader, problems_of
 from ead.pipeline.tokenizer import Tokenizer
 from ead.verifier.choices import read_choice

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ead import seeds
 from ead.pipeline.config import Decoder, Verl
+from ead.pipeline.decode import Drawn
 from ead.pipeline.engines.verl.configuration import environment
 from ead.pipeline.entropies import token_entropies
-from ead.pipeline.responses import Drawn
 from ead.pipeline.tokenizer import Tokenizer
 from ead.pipeline.transformer import eos_tokens
 from ead.schedule import Fixed, from_config
@@ -80,7 +80,7 @@ class Vllm:
         entropies: bool = False,
         report: Callable[[float], None] = lambda done: None,
     ) -> Drawn:
-        """See :class:`ead.pipeline.responses.Sampler`. A response's seed is named by its prompt's place and its number.
+        """See :class:`ead.pipeline.decode.Sampler`. A response's seed is named by its prompt's place and its number.
 
         Raises ValueError for a prompt that is longer than the machine's configuration allows.
         """

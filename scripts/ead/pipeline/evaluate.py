@@ -13,10 +13,10 @@ import pandas as pd
 
 from ead.pipeline.config import EvaluationRequest, Verl
 from ead.pipeline.data import read_dataset
+from ead.pipeline.decode import Sampler
 from ead.pipeline.files import atomic_directory, sha256_of_file, sha256_of_model, write_json
 from ead.pipeline.progress import Progress
 from ead.pipeline.responses import (
-    Sampler,
     describe_samples,
     loaded,
     sample_responses,

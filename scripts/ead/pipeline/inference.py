@@ -26,11 +26,11 @@ from ead import seeds
 from ead.pipeline import policy
 from ead.pipeline.config import EntropyStudy, ForkingStudy, InferenceRequest, Verl
 from ead.pipeline.data import read_dataset
+from ead.pipeline.decode import Sampler
 from ead.pipeline.files import sha256_of_file, sha256_of_model
 from ead.pipeline.progress import Progress
 from ead.pipeline.responses import (
     SAMPLE_COLUMNS,
-    Sampler,
     describe_samples,
     loaded,
     sample_responses,

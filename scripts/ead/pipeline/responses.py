@@ -6,28 +6,21 @@ A sample file carries the identity of what it was made from, so that a repeated 
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ead import schedule, seeds
 from ead.pipeline import policy
 from ead.pipeline.config import Decoder, Verl
+from ead.pipeline.decode import InProcess, Sampler
 from ead.pipeline.files import atomic_path, sha256_of_file
-from ead.pipeline.generate import generate
 from ead.pipeline.rewards import Grader, Problem
 from ead.pipeline.tokenizer import Tokenizer
-from ead.pipeline.transformer import Transformer
 
 _IDENTITY = b"ead.identity"
-MAX_ROWS = 1024  # decoded together, ...
-CACHE_BYTES = 2**32  # ... and fewer where their keys and values would take more than this
 SAMPLE_COLUMNS = {
     "problem": "problem id",
     "sample": "index of the response to this problem, from 0",
@@ -39,44 +32,6 @@ SAMPLE_COLUMNS = {
     "tokens": "length of the response, the end-of-sequence token included",
     "finished": "false where the token limit cut the response",
 }
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What was drawn, prompt by prompt: tokens, whether each row ended by itself, entropies where asked for."""
-
-    tokens: list[list[int]]
-    finished: list[bool]
-    entropies: list[np.ndarray] | None = None  # nats at temperature 1, one per token; float32
-
-
-class Sampler(Protocol):
-    """A model that draws: ``InProcess`` here, ``Vllm`` in ``ead.pipeline.decode_vllm``."""
-
-    tokenizer: Tokenizer
-
-    def draw(
-        self,
-        prompts: Sequence[Sequence[int]],
-        decoder: Decoder,
-        *,
-        samples: int,
-        max_new_tokens: int,
-        stream: Sequence[str | int],
-        position: int = 0,
-        entropies: bool = False,
-        report: Callable[[float], None] = lambda done: None,
-    ) -> Drawn:
-        """Return ``samples`` responses per prompt, in order.
-
-        Args:
-            max_new_tokens: the most that is drawn for each.
-            stream: root seed and names of the random stream; the sampler adds what tells its draws apart.
-            position: of the first token drawn, where the prompts end with that many tokens of a response.
-            entropies: return them too.
-            report: called with the number of prompts that are done at most.
-        """
-        ...
 
 
 @contextlib.contextmanager
@@ -92,58 +47,6 @@ def loaded(folder: Path, vllm: Verl | None, *, max_new_tokens: int) -> Iterator[
 
     with Vllm(folder, vllm, max_new_tokens=max_new_tokens) as sampler:
         yield sampler
-
-
-class InProcess:
-    """A model and the project's own sampler."""
-
-    def __init__(self, folder: Path) -> None:
-        self.tokenizer, self.model = Tokenizer(folder), Transformer.load(folder)
-
-    def draw(
-        self,
-        prompts,
-        decoder,
-        *,
-        samples,
-        max_new_tokens,
-        stream,
-        position=0,
-        entropies=False,
-        report=lambda done: None,
-    ) -> Drawn:
-        """See :class:`Sampler`. The stream of a batch is named by the place of its first prompt."""
-        row_bytes = self.model.cache_bytes(max(map(len, prompts)) + max_new_tokens)
-        rows = max(samples, min(MAX_ROWS, CACHE_BYTES // row_bytes))
-        per_chunk = rows // samples
-        drawn = Drawn([], [], [] if entropies else None)
-        for first in range(0, len(prompts), per_chunk):
-            chunk = prompts[first : first + per_chunk]
-            rollouts = generate(
-                self.model,
-                chunk,
-                None if decoder.schedule is None else schedule.from_config(decoder.schedule),
-                samples=samples,
-                max_new_tokens=max_new_tokens,
-                generator=seeds.torch_generator(*stream, first),
-                start=position,
-                top_p=decoder.top_p,
-                record=entropies,
-                batch_rows=rows,
-                report=partial(_in_batch, report, first, len(chunk)),
-            )
-            lengths = rollouts.lengths.tolist()
-            drawn.tokens.extend(row[:n] for row, n in zip(rollouts.tokens.tolist(), lengths, strict=True))
-            drawn.finished.extend(rollouts.finished.tolist())
-            if entropies:
-                recorded = zip(rollouts.entropy.numpy(), lengths, strict=True)
-                drawn.entropies.extend(row[:n] for row, n in recorded)
-            report(first + len(chunk))
-        return drawn
-
-
-def _in_batch(report: Callable[[float], None], first: int, size: int, share: float) -> None:
-    report(first + share * size)
 
 
 def sample_responses(

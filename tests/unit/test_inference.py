@@ -325,7 +325,7 @@ def test_every_figure_is_drawn_from_its_estimates(world, tmp_path):
         ("forking", {"positions": [4, 0]}, "positions must increase"),
         ("forking", {"sizes": [99]}, "sizes must be at most branches"),
         ("majority", {"sizes": [99]}, "sizes must be at most samples"),
-        ("majority", {"baselines": ["greedy"]}, "'greedy' is none of the decoders"),
+        ("majority", {"baselines": ["greedy"]}, "unknown decoder 'greedy'"),
         ("majority", {"decoders": ["ead", "tau7"], "baselines": ["ead"]}, "unknown decoder 'tau7'"),
         ("majority", {"sises": [1]}, "unknown key 'inference.majority.sises' (did you mean 'sizes'?)"),
     ],

@@ -78,12 +78,16 @@ class Plan:
 
 
 def check_file(path: str | Path) -> None:
-    """Read a configuration file strictly, before Snakemake does: its reader lets a repeated key win silently.
+    """Read a configuration file strictly, before Snakemake does: its reader lets a repeated key win silently, and runs
+    what a file holds as a template where ``__use_yte__`` asks for it.
 
     Raises ConfigurationError. A file that is not there is left to Snakemake, which may have been given others.
     """
-    if Path(path).exists():
-        read_yaml(Path(path))
+    if not Path(path).exists():
+        return
+    for key in read_yaml(Path(path)):
+        if str(key).startswith("__"):
+            raise ConfigurationError(f"{path}: unknown key {key!r}{suggest(key, Configuration.model_fields)}")
 
 
 def read_plan(values: dict[str, Any], given: Iterable[str] = (), workflow: Path = WORKFLOW) -> Plan:

@@ -113,6 +113,7 @@ def call(wrong: Wrong, command: Command, cold: bool) -> dict:
         started, used_before = time.monotonic(), processor_seconds()
         status, message = command.cold(arguments) if cold else command.forked(arguments)
         seconds, used = time.monotonic() - started, processor_seconds() - used_before
+    message = message.replace(f"{checkout}/", "")
     new = [str(path.relative_to(checkout)) for path in files_of(checkout) if path not in before]
     faults = {
         "it succeeded": status == 0,

@@ -6,6 +6,7 @@ Snakemake appears only when the run has ended, the manifest last.
 
 import argparse
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -79,7 +80,9 @@ def main() -> None:
         if arguments.tracking_uri
         else Store.local(arguments.tracking_folder)
     )
-    started, sources = mark_started(arguments.state), mark_sources(arguments.state)
+    engine = importlib.import_module(f"ead.pipeline.engines.{run.engine}")
+    started = mark_started(arguments.state)
+    sources = mark_sources(arguments.state, Path(engine.__file__))
     logging.info("run %s, configuration %s", run.name, run.hash)
     logging.info("%s", json.dumps(run.parameters()))
     # A workflow that was killed may have left this training running: wait for it, then go on from its state.

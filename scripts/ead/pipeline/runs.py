@@ -13,7 +13,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -264,11 +264,14 @@ def mark_started(state: Path) -> float:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def mark_sources(state: Path) -> dict[str, str]:
-    """Return the code that this run first started with (:func:`loaded_sources`); a resumed run keeps it."""
+def mark_sources(state: Path, engine: Path) -> dict[str, str]:
+    """Return the code that this run first started with; a resumed run keeps it.
+
+    That is what is loaded (:func:`loaded_sources`) and what lies beside ``engine``, whose processes load more.
+    """
     path = state / "sources.json"
     if not path.exists():
-        write_json(path, loaded_sources())
+        write_json(path, loaded_sources(engine.parent.glob("*.py")))
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -344,13 +347,16 @@ def code_version() -> dict[str, str | bool]:
     }
 
 
-def loaded_sources() -> dict[str, str]:
-    """Return file below scripts/ -> SHA-256 of what this process has loaded of the project, recorded, never hashed."""
+def loaded_sources(also: Iterable[Path] = ()) -> dict[str, str]:
+    """Return file below scripts/ -> SHA-256 of what this process has loaded of the project, and of the files ``also``.
+
+    It is recorded, never hashed: edited code makes a run stale, not another run.
+    """
     folder = REPOSITORY / "scripts"
     files = {
         Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)
     }
-    ours = sorted(file for file in files if file.is_relative_to(folder))
+    ours = sorted(file for file in files | set(also) if file.is_relative_to(folder))
     return {file.relative_to(folder).as_posix(): sha256_of_file(file) for file in ours}
 
 

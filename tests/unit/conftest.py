@@ -34,6 +34,6 @@ class Tables:
 def tables(tmp_path, monkeypatch) -> Tables:
     folder = tmp_path / "workflow"
     shutil.copytree(REPOSITORY / "workflow", folder)
-    monkeypatch.setattr(config, "WORKFLOW", folder)
-    monkeypatch.setattr(config, "SAMPLERS_FILE", folder / "samplers.yaml")
+    monkeypatch.setattr(config.tables, "WORKFLOW", folder)
+    monkeypatch.setattr(config.tables, "SAMPLERS_FILE", folder / "samplers.yaml")
     return Tables(folder)

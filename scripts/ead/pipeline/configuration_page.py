@@ -14,7 +14,7 @@ from ead.pipeline.data import table
 HEADER = """# Configuration
 
 Every key of every file that a person writes. `make config` writes this page from the typed model
-(`scripts/ead/pipeline/config.py` and its neighbours), and a test fails where the two differ. An unknown key, a wrong
+(`scripts/ead/pipeline/config` and its neighbours), and a test fails where the two differ. An unknown key, a wrong
 type or a value out of range ends the workflow before any job, with the file, the key and what is allowed.
 
 | file | holds |

@@ -1,6 +1,6 @@
 """Kill the mini workflow with SIGKILL at random moments, many times; every artefact must come out the same.
 
-  python tests/faults/crash_campaign.py --kills 100 --folder <empty folder> --record tests/faults/records/crashes.json
+  python tests/faults/crash_campaign.py --kills 100 --folder <empty folder> --record docs/records/crashes.json
 
 The workflow is run once undisturbed. Then, in fresh folders, it is started as `make reproduce` starts it and killed
 at a random time after a random number of its jobs began, either every process at once or one job alone; and started
@@ -268,7 +268,8 @@ def tracked(world: Path) -> dict[str, str]:
     runs = {}
     for experiment in client.search_experiments():
         for run in client.search_runs([experiment.experiment_id]):
-            name = f"{experiment.name}: {run.data.tags['role']} {run.data.tags['run_name']}"
+            tags = run.data.tags
+            name = f"{experiment.name}: {tags['role']} {tags.get('run_name', run.info.run_name)}"
             if name in runs:
                 runs[name] = "twice"
                 continue
@@ -277,6 +278,7 @@ def tracked(world: Path) -> dict[str, str]:
                     (point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)
                 )
                 for key in sorted(run.data.metrics)
+                if not key.startswith("system/")  # what the machine gave
             }
             said = [run.info.status, sorted(run.data.params.items()), history]
             runs[name] = hashlib.sha256(json.dumps(said).encode()).hexdigest()

@@ -117,7 +117,7 @@ class Campaign:
         return {
             "kills": self.kills.total(),
             "victims": dict(self.victims),
-            "jobs_running_when_killed": dict(self.kills.most_common()),
+            "killed": dict(self.kills.most_common()),
             "worlds": worlds,
             "artefacts_compared": len(expected),
             "files_cut_short": self.cut_short,
@@ -134,10 +134,15 @@ class Campaign:
         (world / "config.yaml").write_text(yaml.safe_dump(CONFIGURATION))
         return world
 
-    def _start(self, world: Path) -> subprocess.Popen:
+    def _start(self, world: Path, with_retries: bool = False) -> subprocess.Popen:
+        """Start it as `make reproduce` does, or as on a cluster: a job that dies is tried again at once."""
+        command = [sys.executable, str(REPOSITORY / "scripts" / "reproduce.py"), "--cores", "2"]
+        if with_retries:
+            command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
+            command += ["--cores", "2", "--rerun-incomplete", "--keep-going", "--retries", "20"]
         with (world / "workflow.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, str(REPOSITORY / "scripts" / "reproduce.py"), "--cores", "2"],
+                command,
                 cwd=world,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -146,9 +151,10 @@ class Campaign:
             )
 
     def _disturbed_run(self, world: Path, enough: bool) -> bool:
-        """Start the workflow and kill it, or a job of it; True if it came to its end instead."""
-        workflow = self._start(world)
-        wanted, seen = (10**9 if enough else self.chance.randint(1, 3)), set()
+        """Start the workflow, kill jobs of it, or all of it; True if it came to its end instead."""
+        with_retries = not any((world / ".snakemake/locks").glob("*.lock")) and self.chance.random() < 0.6
+        workflow = self._start(world, with_retries)
+        wanted, seen = self._wanted(enough), set()
         deadline = time.monotonic() + DEADLINE_S
         while workflow.poll() is None:
             if time.monotonic() > deadline:
@@ -157,31 +163,41 @@ class Campaign:
             seen |= set(jobs(workflow))
             if len(seen) >= wanted:
                 time.sleep(self.chance.uniform(0, 2.5))
-                if self._kill(workflow):
+                alone = self.chance.random() < (0.85 if with_retries else 0.3)
+                if self._kill(workflow, alone) and not (alone and with_retries):
+                    workflow.wait()
                     return False
-                wanted = 10**9  # it ended first
+                self.cut_short += [str(path) for path in damaged(world)]
+                wanted, seen = self._wanted(enough), set(jobs(workflow))
             time.sleep(0.02)
         if workflow.returncode:
             raise RuntimeError(f"{world}: status {workflow.returncode}; see its workflow.log")
+        # Snakemake by itself ends without the closing words of `make reproduce`; what it made is the same.
         return True
 
-    def _kill(self, workflow: subprocess.Popen) -> bool:
+    def _wanted(self, enough: bool) -> float:
+        """The number of jobs that begin before the next kill."""
+        return float("inf") if enough else self.chance.randint(1, 3)
+
+    def _kill(self, workflow: subprocess.Popen, alone: bool) -> bool:
+        """Kill one job's process, or every process; False if there was none left to kill."""
         running = jobs(workflow)
-        alone = running and self.chance.random() < 1 / 3
-        if workflow.poll() is not None:
+        if workflow.poll() is not None or (alone and not running):
             return False
         if alone:
-            process, _ = self.chance.choice(sorted(running.items()))
-            os.kill(process, signal.SIGKILL)
+            process, name = self.chance.choice(sorted(running.items()))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+            killed = name
         else:
             # As when the machine goes down: parents first, so that nobody sees a child's end.
             parent = psutil.Process(workflow.pid)
             for process in [parent, *parent.children(recursive=True)]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
+            killed = " + ".join(sorted(set(running.values()))) or "between jobs"
         self.victims["one job" if alone else "everything at once"] += 1
-        self.kills[" + ".join(sorted(set(running.values()))) or "between jobs"] += 1
-        workflow.wait()
+        self.kills[killed] += 1
         return True
 
 
@@ -235,6 +251,8 @@ def damaged(world: Path) -> list[Path]:
                 ends = {".png": b"IEND\xaeB`\x82", ".pdf": b"%%EOF", ".html": b"</html>"}
                 if not path.read_bytes().rstrip().endswith(ends[path.suffix]):
                     found.append(path)
+        except FileNotFoundError:
+            continue  # Snakemake removes what a failed job left, while this looks
         except (ValueError, OSError, safetensors.SafetensorError):
             found.append(path)
     return found
@@ -247,9 +265,9 @@ def artefacts(world: Path) -> dict[str, str]:
 
 def _digest(path: Path) -> str:
     content = path.read_bytes()
-    if path.suffix == ".json" and path.name != "ro-crate-metadata.json":
+    if path.suffix == ".json":
         content = json.dumps(_without_volatile(json.loads(content)), sort_keys=True).encode()
-    elif path.suffix in (".html", ".json"):
+    if path.suffix in (".html", ".json"):
         content = VOLATILE_TEXT.sub(b"", content)
     return hashlib.sha256(content).hexdigest()
 

@@ -30,8 +30,6 @@ mlflow: .venv/ready  ## browse the runs at http://127.0.0.1:5000
 	$(BIN)/python scripts/browse_runs.py
 
 test: .venv/ready lint  ## the quick tests: units and the mini workflow
-	@# MLflow's stream gives way to everything else on the machine, so its tests get the machine to themselves.
-	$(BIN)/python -m pytest tests/integration/test_mlflow.py
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/integration tests/unit \
 		--ignore tests/integration/test_mlflow.py --ignore tests/integration/test_resume.py \
 		--ignore tests/integration/test_inference_figures.py --ignore tests/integration/test_paper.py \
@@ -59,12 +57,18 @@ verl-smoke: .venv/ready .venv-verl-cpu/ready  ## the real verl, Ray and vLLM on 
 	.venv-checks/bin/python -m pip install --quiet --no-deps --no-compile --requirement envs/checks.txt
 	@touch $@
 
-test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready  ## kill and resume; the pages' commands; the real verl and vLLM on CPUs; the report in a browser
-	$(BIN)/python -m pytest --numprocesses 2 tests/integration/test_resume.py tests/integration/test_inference_figures.py \
-		tests/integration/test_commands.py
-	.venv-verl-cpu/bin/python -m pytest tests/verl --ignore tests/verl/test_verl_smoke.py
+test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready  ## MLflow, kill and resume, real Slurm, verl and vLLM on CPUs, the report in a browser
+	@# MLflow's stream gives way to everything else on the machine, so its tests get the machine to themselves.
+	$(BIN)/python -m pytest tests/integration/test_mlflow.py
+	tests/slurm/install_slurm.sh
 	tests/browser/install_chromium.sh
-	.venv-checks/bin/python -m pytest tests/browser
+	@# The tests with Slurm wait for it most of the time, so the others run beside them.
+	$(BIN)/python -m pytest tests/slurm > .slurm-tests.log 2>&1 & slurm=$$!; failed=0; \
+	$(BIN)/python -m pytest --numprocesses 2 tests/integration/test_resume.py \
+		tests/integration/test_inference_figures.py tests/integration/test_commands.py || failed=1; \
+	.venv-verl-cpu/bin/python -m pytest tests/verl --ignore tests/verl/test_verl_smoke.py || failed=1; \
+	.venv-checks/bin/python -m pytest tests/browser || failed=1; \
+	wait $$slurm || failed=1; cat .slurm-tests.log; exit $$failed
 
 # Longer than a change should wait for: each takes about ten minutes on two idle cores, and many more on busy ones.
 test-paper: .venv/ready  ## every run and figure at the mini scale

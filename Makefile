@@ -81,8 +81,8 @@ test-slurm: .venv/ready  ## the workflow on a real Slurm, interrupted in every w
 test-smoke: .venv/ready .venv-verl-cpu/ready  ## the real verl, Ray and vLLM: train, stop, resume, evaluate
 	.venv-verl-cpu/bin/python -m pytest tests/verl/test_verl_smoke.py
 
-gallery: .venv/ready  ## copy the pictures and verdicts of a full run at the cpu scale to reports/gallery
-	$(BIN)/python scripts/make_gallery.py --reports reports/cpu --gallery reports/gallery
+gallery: .venv/ready  ## copy the pictures and verdicts of a full run at the cpu scale to reports/gallery and README.md
+	$(BIN)/python scripts/make_gallery.py --reports reports/cpu --gallery reports/gallery --readme README.md
 
 lint: .venv/ready  ## style of Python and Snakemake files
 	$(BIN)/ruff check --quiet .

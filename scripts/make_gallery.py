@@ -1,8 +1,9 @@
 """Copy the pictures of one full run into reports/gallery, small enough to commit, with the table of verdicts.
 
-  python scripts/make_gallery.py --reports reports/cpu --gallery reports/gallery
+  python scripts/make_gallery.py --reports reports/cpu --gallery reports/gallery --readme README.md
 
-The gallery is for the project's README and is outside the rules' outputs: no rule reads or writes it.
+The project's README gets the verdicts too, between two comments that mark their place. The gallery is outside the
+rules' outputs: no rule reads or writes it.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from ead.pipeline.config import load_experiments
 from ead.pipeline.files import atomic_path, write_text
 from ead.pipeline.report import VERDICTS, amount, number, unit_label
 
+MARKS = ("<!-- verdicts, by `make gallery` -->", "<!-- end of verdicts -->")
 MAX_BYTES = 150_000  # of one picture
 MAX_TOTAL_BYTES = 3_000_000
 WIDTHS = (1350, 1200, 1050, 900, 750)  # pixels; the first that fits is taken
@@ -80,12 +82,36 @@ def page(claims: dict, pictures: list[tuple[str, str]], crate: dict[str, dict]) 
     return "\n".join(lines)
 
 
+def summary(claims: dict) -> str:
+    """Return the verdicts for the project's README: a row per verdict, with its claims."""
+    lines = ["| at this scale, with this seed | claims |", "| --- | --- |"]
+    if max(row["seeds"] or 0 for row in claims["verdicts"]) > 1:
+        lines[0] = "| at this scale | claims |"
+    for verdict in VERDICTS:
+        rows = [row for row in claims["verdicts"] if row["primary"] and row["verdict"] == verdict]
+        if rows:
+            texts = "<br>".join(f"{row['id']} {row['claim']}" for row in rows)
+            lines.append(f"| {verdict} ({len(rows)}) | {texts} |")
+    return "\n".join(lines)
+
+
+def put(text: str, readme: str) -> str:
+    """Return ``readme`` with ``text`` between :data:`MARKS`; ValueError where these are missing."""
+    first, last = MARKS
+    before, found, rest = readme.partition(first)
+    _, ended, after = rest.partition(last)
+    if not (found and ended):
+        raise ValueError(f"the README lacks {first!r} ... {last!r}, between which the verdicts stand")
+    return f"{before}{first}\n\n{text}\n\n{last}{after}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--reports", type=Path, required=True, help="reports of the scale")
     parser.add_argument("--gallery", type=Path, required=True)
+    parser.add_argument("--readme", type=Path, help="page that shows the verdicts in short")
     arguments = parser.parse_args()
 
     records = [arguments.reports / name for name in ("claims.json", "ro-crate-metadata.json")]
@@ -108,6 +134,8 @@ def main() -> int:
         return 1
     entities = {entity["@id"]: entity for entity in crate["@graph"]}
     write_text(arguments.gallery / "README.md", page(claims, pictures, entities))
+    if arguments.readme:
+        write_text(arguments.readme, put(summary(claims), arguments.readme.read_text(encoding="utf-8")))
     print(f"{len(pictures)} pictures, {total:,} bytes, in {arguments.gallery}")
     return 0
 

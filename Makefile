@@ -66,11 +66,11 @@ test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready  ## MLflow, kill
 	$(BIN)/python -m pytest tests/slurm > .slurm-tests.log 2>&1 & slurm=$$!; failed=0; \
 	$(BIN)/python -m pytest --numprocesses 2 tests/integration/test_resume.py \
 		tests/integration/test_inference_figures.py tests/integration/test_commands.py || failed=1; \
-	.venv-verl-cpu/bin/python -m pytest tests/verl --ignore tests/verl/test_verl_smoke.py || failed=1; \
+	.venv-verl-cpu/bin/python -m pytest tests/verl || failed=1; \
 	.venv-checks/bin/python -m pytest tests/browser || failed=1; \
 	wait $$slurm || failed=1; cat .slurm-tests.log; exit $$failed
 
-# Longer than a change should wait for: each takes about ten minutes on two idle cores, and many more on busy ones.
+# Longer than a change should wait for: about ten minutes on two idle cores, and many more on busy ones.
 test-paper: .venv/ready  ## every run and figure at the mini scale
 	$(BIN)/python -m pytest tests/integration/test_paper.py
 

@@ -20,7 +20,9 @@ def test_an_evaluation_is_shown_by_step_and_decoder_under_the_figures_names(tmp_
     assert set(at_start) == set(at_end) and set(at_start.values()) == {0.0}
     expected = {"Pass@1": 0.75, "Pass@2": 1.0, "Worst@2": 0.5}
     assert at_end == {
-        f"{decoder}/{key}": value for decoder in ("tau1.0", "greedy") for key, value in expected.items()
+        f"decoder {decoder}/{key}": value
+        for decoder in ("tau1.0", "greedy")
+        for key, value in expected.items()
     }
 
 

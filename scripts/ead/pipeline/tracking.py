@@ -18,7 +18,7 @@ from ead.pipeline.runs import tracking_experiment
 def evaluation_metrics(manifest: Path) -> list[tuple[int, dict[str, float]]]:
     """Return the metrics of every checkpoint of one evaluation, by step, as the figures name and estimate them.
 
-    ``tau1.0/Pass@16`` is Pass@16 with the decoder tau1.0, a share of problems.
+    ``decoder tau1.0/Pass@16`` is a share of problems; MLflow shows what stands before the slash as a section.
     """
     steps: dict[int, dict[str, float]] = {}
     for (step, decoder), part in correct_counts(manifest).groupby(["step", "decoder"]):
@@ -26,9 +26,9 @@ def evaluation_metrics(manifest: Path) -> list[tuple[int, dict[str, float]]]:
         k = int(n.min())
         steps.setdefault(int(step), {}).update(
             {
-                f"{decoder}/Pass@1": float(metrics.pass_at_k(n, c, 1).mean()),
-                f"{decoder}/Pass@{k}": float(metrics.pass_at_k(n, c, k).mean()),
-                f"{decoder}/Worst@{k}": float(metrics.worst_at_k(n, c, k).mean()),
+                f"decoder {decoder}/Pass@1": float(metrics.pass_at_k(n, c, 1).mean()),
+                f"decoder {decoder}/Pass@{k}": float(metrics.pass_at_k(n, c, k).mean()),
+                f"decoder {decoder}/Worst@{k}": float(metrics.worst_at_k(n, c, k).mean()),
             }
         )
     return sorted(steps.items())

@@ -1,6 +1,6 @@
 """A sampler, a figure, a model and a data set are each added in one file, as docs/extend.md says.
 
-The entries are those of the page itself. tests/integration/test_extend.py plans a workflow with all of them.
+The entries are those of the page itself. tests/integration/test_extension_plans.py plans a workflow with all of them.
 """
 
 from dataclasses import dataclass

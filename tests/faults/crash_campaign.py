@@ -2,11 +2,11 @@
 
   python tests/faults/crash_campaign.py --kills 100 --folder <empty folder> --record docs/records/crashes.json
 
-The workflow is run once undisturbed. Then, in fresh folders, it is started as `make reproduce` starts it and killed
-at a random time after a random number of its jobs began, either every process at once or one job alone; and started
-again, until it ends. After each kill every file that is there under its own name must be whole. After each end every
-artefact must be identical to the undisturbed run's: byte for byte, or, where a file records times and random
-identifiers, in everything else; and MLflow must hold each run once, finished, with every value.
+The workflow is run once undisturbed. Then, in fresh folders, it is started as `make reproduce` starts it, or as on a
+cluster, where a job that dies is tried again at once. At random times one job alone is killed, or every process, and
+it is started again until it ends. After each kill every file that is there under its own name must be whole. After
+each end every artefact must be identical to the undisturbed run's: byte for byte, or, where a file records times and
+random identifiers, in everything else; and MLflow must hold each run once, finished, with every value.
 """
 
 import argparse
@@ -63,7 +63,8 @@ VOLATILE_KEYS = {
 VOLATILE_TEXT = re.compile(
     rb"[0-9a-f]{32}|\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?(Z|[+-]\d\d:?\d\d)?|\d{10}\.\d+"
 )
-DEADLINE_S = 600.0  # for one start of the workflow
+MEAN_S = 1.5  # seconds between two kills, on average
+DEADLINE_S = 900.0  # for one start of the workflow
 
 
 def main() -> int:
@@ -98,6 +99,7 @@ class Campaign:
         self.cut_short: list[str] = []
 
     def run(self, kills: int) -> dict:
+        self.wanted = kills
         began = time.time()
         calm = self._new_world("undisturbed")
         self._start(calm).wait()
@@ -152,32 +154,26 @@ class Campaign:
 
     def _disturbed_run(self, world: Path, enough: bool) -> bool:
         """Start the workflow, kill jobs of it, or all of it; True if it came to its end instead."""
-        with_retries = not any((world / ".snakemake/locks").glob("*.lock")) and self.chance.random() < 0.6
+        with_retries = not any((world / ".snakemake/locks").glob("*.lock")) and self.chance.random() < 0.7
         workflow = self._start(world, with_retries)
-        wanted, seen = self._wanted(enough), set()
-        deadline = time.monotonic() + DEADLINE_S
+        began = time.monotonic()
+        while workflow.poll() is None and not jobs(workflow):
+            time.sleep(0.02)
         while workflow.poll() is None:
-            if time.monotonic() > deadline:
+            if time.monotonic() > began + DEADLINE_S:
                 os.killpg(workflow.pid, signal.SIGKILL)
                 raise RuntimeError(f"{world}: the workflow still ran after {DEADLINE_S:g} s")
-            seen |= set(jobs(workflow))
-            if len(seen) >= wanted:
-                time.sleep(self.chance.uniform(0, 2.5))
-                alone = self.chance.random() < (0.85 if with_retries else 0.3)
+            time.sleep(0.1 if enough else self.chance.expovariate(1 / MEAN_S))
+            if not enough:
+                alone = self.chance.random() < (0.93 if with_retries else 0.3)
                 if self._kill(workflow, alone) and not (alone and with_retries):
                     workflow.wait()
                     return False
                 self.cut_short += [str(path) for path in damaged(world)]
-                wanted, seen = self._wanted(enough), set(jobs(workflow))
-            time.sleep(0.02)
-        if workflow.returncode:
+                enough = self.kills.total() >= self.wanted
+        if workflow.returncode and enough:
             raise RuntimeError(f"{world}: status {workflow.returncode}; see its workflow.log")
-        # Snakemake by itself ends without the closing words of `make reproduce`; what it made is the same.
-        return True
-
-    def _wanted(self, enough: bool) -> float:
-        """The number of jobs that begin before the next kill."""
-        return float("inf") if enough else self.chance.randint(1, 3)
+        return workflow.returncode == 0  # a job may have been killed more often than it was tried again
 
     def _kill(self, workflow: subprocess.Popen, alone: bool) -> bool:
         """Kill one job's process, or every process; False if there was none left to kill."""

@@ -70,7 +70,7 @@ class World:
         scale = load_scale("cpu", {"training": {"steps": steps, "checkpoint_every": steps}})
         runs = expand(Configuration(), scale, load_experiments()["fig04"]).values()
         self.run: RunConfiguration = next(run for run in runs if run.sampler == "ead_tis")
-        problems = countdown.generate_problems(3, "train", root_seed=ROOT_SEED, test_share=0.2, limit=2000)
+        problems = countdown.generate_problems(3, "train", root_seed=ROOT_SEED, test_share=0.2, limit=1000)
         definition = self.run.model_definition.model_copy(update={"steps": 100})
         model, _ = warmstart.train(definition, problems, root_seed=ROOT_SEED)
         self.model, self.dataset = folder / "model", folder / "train.parquet"
@@ -95,7 +95,9 @@ class World:
         with ExitStack() as stack:
             store = stack.enter_context(store_in_state(state, home))
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            stream = store and RunStream(store, description, home / "metrics.jsonl", output, interval_s=2.0)
+            stream = store and RunStream(
+                store, description, home / "metrics.jsonl", output, interval_s=2.0, close_timeout_s=10.0
+            )
             if state == "killed":
                 threading.Timer(3.0, stream._process.send_signal, [signal.SIGKILL]).start()
             wall, processor = time.perf_counter(), time.process_time()

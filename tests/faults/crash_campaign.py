@@ -96,7 +96,7 @@ class Campaign:
         self.folder, self.chance = folder, chance
         self.kills: Counter[str] = Counter()
         self.victims: Counter[str] = Counter()
-        self.cut_short: list[str] = []
+        self.cut_short: Counter[str] = Counter()
 
     def run(self, kills: int) -> dict:
         self.wanted = kills
@@ -111,7 +111,7 @@ class Campaign:
             starts = 0
             while not self._disturbed_run(world, enough=self.kills.total() >= kills):
                 starts += 1
-                self.cut_short += [str(path) for path in damaged(world)]
+                self.cut_short.update(str(path.relative_to(world)) for path in damaged(world))
                 print(f"world {worlds}: {self.kills.total()} kills, {starts} here", flush=True)
             differing += differences(expected, artefacts(world))
             tracking += differences(expected_runs, tracked(world))
@@ -122,7 +122,7 @@ class Campaign:
             "killed": dict(self.kills.most_common()),
             "worlds": worlds,
             "artefacts_compared": len(expected),
-            "files_cut_short": self.cut_short,
+            "files_cut_short": dict(self.cut_short),
             "artefacts_that_differ": differing,
             "mlflow_runs": len(expected_runs),
             "mlflow_differences": tracking,
@@ -169,7 +169,7 @@ class Campaign:
                 if self._kill(workflow, alone) and not (alone and with_retries):
                     workflow.wait()
                     return False
-                self.cut_short += [str(path) for path in damaged(world)]
+                self.cut_short.update(str(path.relative_to(world)) for path in damaged(world))
                 enough = self.kills.total() >= self.wanted
         if workflow.returncode and enough:
             raise RuntimeError(f"{world}: status {workflow.returncode}; see its workflow.log")
@@ -244,7 +244,11 @@ def damaged(world: Path) -> list[Path]:
                     for name in tensors.keys():  # noqa: SIM118, it is no mapping
                         tensors.get_tensor(name)
             elif path.suffix in (".png", ".pdf", ".html"):
-                ends = {".png": b"IEND\xaeB`\x82", ".pdf": b"%%EOF", ".html": b"</html>"}
+                ends = {
+                    ".png": b"IEND\xaeB`\x82",
+                    ".pdf": b"%%EOF",
+                    ".html": b">",
+                }  # some pages are parts of others
                 if not path.read_bytes().rstrip().endswith(ends[path.suffix]):
                     found.append(path)
         except FileNotFoundError:

@@ -9,7 +9,6 @@ training that was killed).
 """
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -62,7 +61,7 @@ def main() -> None:
     }
     evaluations, datasets = {}, {}
     for run in arguments.run if arguments.evaluations else []:
-        name = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["run"]
+        name = mlflow.FinishedRun.read(run).description.run
         manifest = arguments.evaluations / name / "manifest.json"
         if manifest.exists():
             evaluations[name] = tracking.evaluation_metrics(manifest)

@@ -84,9 +84,8 @@ def page(claims: dict, pictures: list[tuple[str, str]], crate: dict[str, dict]) 
 
 def summary(claims: dict) -> str:
     """Return the verdicts for the project's README: a row per verdict, with its claims."""
-    lines = ["| at this scale, with this seed | claims |", "| --- | --- |"]
-    if max(row["seeds"] or 0 for row in claims["verdicts"]) > 1:
-        lines[0] = "| at this scale | claims |"
+    one_seed = max(row["seeds"] or 0 for row in claims["verdicts"]) == 1
+    lines = [f"| at this scale{', with this seed' if one_seed else ''} | claims |", "| --- | --- |"]
     for verdict in VERDICTS:
         rows = [row for row in claims["verdicts"] if row["primary"] and row["verdict"] == verdict]
         if rows:

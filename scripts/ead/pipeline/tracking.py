@@ -6,9 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from ead import metrics
 from ead.integrations.mlflow import DataSet
-from ead.pipeline.analyses import correct_counts
+from ead.pipeline.analyses import METRICS, correct_counts
 from ead.pipeline.claims import load_claims
 from ead.pipeline.config import load_experiments
 from ead.pipeline.report import anchor
@@ -24,13 +23,11 @@ def evaluation_metrics(manifest: Path) -> list[tuple[int, dict[str, float]]]:
     for (step, decoder), part in correct_counts(manifest).groupby(["step", "decoder"]):
         n, c = part["responses"].to_numpy(), part["correct"].to_numpy()
         k = int(n.min())
-        steps.setdefault(int(step), {}).update(
-            {
-                f"decoder {decoder}/Pass@1": float(metrics.pass_at_k(n, c, 1).mean()),
-                f"decoder {decoder}/Pass@{k}": float(metrics.pass_at_k(n, c, k).mean()),
-                f"decoder {decoder}/Worst@{k}": float(metrics.worst_at_k(n, c, k).mean()),
-            }
-        )
+        shown = {"Pass@1": "pass_at_1", f"Pass@{k}": "pass_at_k", f"Worst@{k}": "worst_at_k"}
+        values = {
+            f"decoder {decoder}/{name}": float(METRICS[metric](n, c).mean()) for name, metric in shown.items()
+        }
+        steps.setdefault(int(step), {}).update(values)
     return sorted(steps.items())
 
 

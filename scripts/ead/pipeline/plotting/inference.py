@@ -42,10 +42,8 @@ def draw(
 
 
 def _responses(study: EntropyStudy | ForkingStudy | MajorityStudy) -> str:
-    if isinstance(study, ForkingStudy):
-        cut = "1 response" if study.samples == 1 else f"{study.samples} responses"
-        return f"{cut} each, {study.branches} continuations per fork"
-    return f"{study.samples} response{'s' if study.samples > 1 else ''} each"
+    drawn = "1 response each" if study.samples == 1 else f"{study.samples} responses each"
+    return f"{drawn}, {study.branches} continuations per fork" if isinstance(study, ForkingStudy) else drawn
 
 
 def _rows(estimates: pd.DataFrame, metric: str, decoder: str) -> pd.DataFrame:

@@ -1,12 +1,13 @@
 """The run table: names, hashes, what a change touches."""
 
 import copy
+import os
 
 import pytest
 
 from ead.pipeline import config
 from ead.pipeline.config import Configuration, ConfigurationError, Scale
-from ead.pipeline.runs import expand, figures_of, resolve
+from ead.pipeline.runs import code_version, expand, figures_of, resolve
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +149,16 @@ def test_a_role_that_the_scale_lacks_has_no_runs_there(values):
     scale = config.validate(Scale, values, "cpu.yaml")
     runs = expand(Configuration(), scale, config.load_experiments()["fig04"])
     assert {run.model for run in runs.values()} == {"tiny"}
+
+
+def test_a_git_that_is_killed_is_not_taken_for_a_folder_without_one(tmp_path, monkeypatch):
+    program = tmp_path / "git"
+    program.write_text("#!/bin/sh\nkill -9 $$\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    code_version.cache_clear()
+    with pytest.raises(RuntimeError, match="signal 9"):
+        code_version()
+    program.write_text("#!/bin/sh\nexit 128\n")
+    assert code_version() == {"commit": "unknown", "modified": False}
+    code_version.cache_clear()

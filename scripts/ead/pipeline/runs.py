@@ -332,12 +332,16 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 @cache
 def code_version() -> dict[str, str | bool]:
-    """Return the commit of the checkout and whether tracked files differ from it; recorded, never hashed."""
+    """Return the commit of the checkout and whether tracked files differ from it; recorded, never hashed.
+
+    Raises RuntimeError where git was killed: a record must not depend on that.
+    """
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=False
-        )
+        command = ["git", "-C", str(REPOSITORY), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode < 0:  # no answer at all is not the answer of a folder that is no checkout
+            raise RuntimeError(f"{' '.join(command)} was ended by signal {-done.returncode}")
         return done.stdout.strip() if done.returncode == 0 else ""
 
     commit = git("rev-parse", "HEAD")

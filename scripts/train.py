@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from ead.integrations import ray
 from ead.integrations.mlflow import RunDescription, RunStream, Store
+from ead.pipeline import records
 from ead.pipeline.config import Verl
 from ead.pipeline.engines import Result
 from ead.pipeline.runs import (
@@ -28,6 +29,7 @@ from ead.pipeline.runs import (
     publish,
     tracking_experiment,
 )
+from ead.pipeline.timings import cpu_seconds
 
 
 def main() -> None:
@@ -97,6 +99,8 @@ def main() -> None:
         else RunStream(store, tracking, arguments.state / "metrics.jsonl", arguments.output.parent)
     )
     with lock, stream:
+        timings = arguments.state / "timings.jsonl"
+        earlier = list(records.read(timings))
         result = (train_with_verl if run.engine == "verl" else train_in_process)(run, arguments)
         publish(
             run,
@@ -106,8 +110,19 @@ def main() -> None:
             started=started,
             sources=sources,
             tracking=tracking.to_dict(),
+            cpu_seconds_outside_steps=outside_steps(timings, earlier),
         )
     logging.info("%s after %d steps", result.status, result.steps)
+
+
+def outside_steps(timings: Path, earlier: list[dict]) -> float | None:
+    """Return the CPU seconds of this process and its children outside the steps it took: start, checkpoints, tracking.
+
+    None where the engine records no CPU seconds of its steps. ``earlier`` are the records that were there before.
+    """
+    taken = [row for row in records.read(timings) if row not in earlier]
+    in_steps = [value for row in taken for key, value in row.items() if key.endswith("_cpu_seconds")]
+    return cpu_seconds() - sum(in_steps) if in_steps else None
 
 
 def train_in_process(run: RunConfiguration, arguments: argparse.Namespace) -> Result:

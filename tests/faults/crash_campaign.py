@@ -48,11 +48,13 @@ NO_ARTEFACTS = (
     "mlflow",
     "workflow_report.html",
     "timings.parquet",
+    *("cost.pdf", "cost.png", "cost.csv"),
 )
 # Times, identifiers that MLflow draws, and checksums of files that hold these.
 VOLATILE_KEYS = {
     "started",
     "ended",
+    "cpu_seconds_outside_steps",
     "created",
     "datePublished",
     "startTime",
@@ -62,6 +64,7 @@ VOLATILE_KEYS = {
 }
 VOLATILE_TEXT = re.compile(
     rb"[0-9a-f]{32}|\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?(Z|[+-]\d\d:?\d\d)?|\d{10}\.\d+"
+    rb'|(?s:<section id="cost".*?</section>)'
 )
 MEAN_S = 0.8  # seconds between two kills, on average
 # A job is killed until it has once been spared to its end, so the longest would take nearly every kill: a script

@@ -91,6 +91,22 @@ def test_what_is_there_is_kept_and_what_changed_is_drawn_again(world, tmp_path):
     assert len(pd.read_parquet(path)) == 24
 
 
+def test_times_of_what_is_kept_are_kept_and_are_no_part_of_the_samples(world, tmp_path):
+    def times():
+        return pd.read_parquet(tmp_path / "timings.parquet").set_index("decoder")["cpu_seconds"].to_dict()
+
+    (first,) = run(world, tmp_path, request())
+    before = times()
+    assert set(before) == {"tau1.0"} and before["tau1.0"] > 0
+    again, _ = run(world, tmp_path, request(decoders={"tau1.0": TAU1, "greedy": GREEDY}))
+    assert again == first  # checksums included
+    assert times()["tau1.0"] == before["tau1.0"] and times()["greedy"] > 0
+    (tmp_path / first["file"]).unlink()
+    (redrawn,) = run(world, tmp_path, request())
+    assert redrawn == first and set(times()) == {"tau1.0", "greedy"}
+    assert times()["tau1.0"] != before["tau1.0"]
+
+
 def test_a_truncated_sample_file_is_never_taken_for_a_result(world, tmp_path):
     (before,) = run(world, tmp_path, request())
     path = tmp_path / before["file"]

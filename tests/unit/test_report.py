@@ -52,6 +52,7 @@ def test_nothing_has_run_and_the_page_says_so_everywhere(tmp_path):
         "The claims have not been judged",
         "The deviations have not been computed",
         "<b>table1</b>",
+        "How cost grows has not been drawn",
     ):
         assert words in page
 

@@ -93,7 +93,7 @@ wildcard_constraints:
     run=run_table.NAME_PATTERN,
     model="|".join(scale.models),
     dataset=r"[^/]+",
-    figure=r"(?!claims$)[^/]+",  # the figure of the claims has a rule of its own
+    figure=r"(?!(claims|cost)$)[^/]+",  # these figures have rules of their own
 
 
 # What a page or a table of the whole scale depends on beside its inputs; a script resolves the rest from it.

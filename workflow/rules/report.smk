@@ -75,11 +75,48 @@ def also_shown():
     return [f"{path}@{path.stat().st_mtime_ns}" for path in found]
 
 
+rule plot_cost:
+    """How cost grows, of the runs that the figures made first; drawn from their times, so no two machines' are alike."""
+    input:
+        [figure_files(name) for name in configuration.experiments],
+    output:
+        pdf=f"{REPORTS}/figures/cost.pdf",
+        png=report(
+            f"{REPORTS}/figures/cost.png",
+            caption="../report/cost.rst",
+            category="Cost",
+            labels={"figure": "cost", "shows": "how cost grows"},
+        ),
+        csv=f"{REPORTS}/figures/cost.csv",
+    log:
+        f"{SCALE}/logs/figures/cost.log",
+    benchmark:
+        f"{SCALE}/benchmarks/figures/cost.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    resources:
+        **needs("plot_cost"),
+    params:
+        choices=CHOICES,
+        experiments=configuration.experiments,
+        caption=figures.cost_caption(scale),
+    shell:
+        "{PYTHON:q} {SCRIPTS:q}/plot_cost.py"
+        " --configuration {params.choices:q}"
+        " --experiments {params.experiments:q}"
+        " --results {SCALE:q}"
+        " --pdf {output.pdf:q}"
+        " --png {output.png:q}"
+        " --csv {output.csv:q}"
+        " > {log:q} 2>&1"
+
+
 rule write_report:
     """The report shows what is there: what config.yaml switches on is made first, the rest is shown as not run."""
     input:
         [figure_files(name) for name in configuration.experiments],
         verdicts(),
+        rules.plot_cost.output,
         ingested=f"{RESULTS}/mlflow/ingested_{configuration.scale}.json",
         templates=[
             f"{workflow.basedir}/workflow/report/{name}"

@@ -25,6 +25,7 @@ from ead.pipeline.responses import (
 )
 from ead.pipeline.rewards import Grader, problems_of
 from ead.pipeline.runs import digest
+from ead.pipeline.timings import FileTimings
 
 DELETED = "deleted.json"  # stands for a checkpoint that was deleted after its evaluation
 
@@ -44,7 +45,8 @@ def evaluate(
 
     The last checkpoint, or the only one, is also evaluated with the request's ``final_decoders``. Samples are drawn
     in process, or with vLLM on the machine that ``vllm`` describes; the two draw different samples from the same
-    distributions. A checkpoint that was deleted after its evaluation (:func:`prune`) keeps the samples it has.
+    distributions. A checkpoint that was deleted after its evaluation (:func:`prune`) keeps the samples it has. What
+    each file took is left in ``timings.parquet``.
 
     Raises:
         ValueError: a sample file would have to be made from a checkpoint that was deleted.
@@ -55,6 +57,7 @@ def evaluate(
     problems = problems_of(read_dataset(dataset))[: request.limit]
     dataset_sha = sha256_of_file(dataset)
     records = []
+    timings = FileTimings(output / "timings.parquet")
     current: tuple[int, Sampler] | None = None
     shas = {step: _weights_sha256(folder) for step, folder in checkpoints.items()}
     with (
@@ -86,6 +89,8 @@ def evaluate(
                     current = (step, engine.enter_context(model))
                 done = len(records) * len(problems)
                 frame = _sample(request, name, decoder, problems, current[1], grader, bar, done)
+                # Before the samples: were they there without their times, they would never be drawn again.
+                timings.record(step=step, decoder=name, dataset=request.dataset)
                 write_samples(frame, path, identity)
             records.append(describe_samples(path, output, step, name, request.dataset))
             bar.update(len(records) * len(problems), f"step {step}, decoder {name}")

@@ -131,6 +131,16 @@ def caption(experiment: Experiment, scale: Scale, runs: Mapping[str, RunConfigur
     return words
 
 
+def cost_caption(scale: Scale) -> dict[str, str]:
+    """Return what the caption of the figure of costs (workflow/report/cost.rst) says of the scale."""
+    return {
+        "scale": scale.description,
+        "files": "CPU seconds in timings.parquet of each training and evaluation, and in its manifest"
+        if scale.engine == "inprocess"
+        else "seconds on the wall in timings.parquet of each training and evaluation",
+    }
+
+
 def model_label(model: str, role: str) -> str:
     """Return a model's name in figures: the paper's, or its own and the one it stands for."""
     label = ROLE_LABELS[role]

@@ -143,6 +143,7 @@ def collect(
         "claims_figure": _image(reports / "figures" / "claims.png"),
         "sections": _by_section(drawn),
         "shown": [figure["name"] for figure in drawn if figure["name"] != "deviations"],
+        "cost": _cost(scale, reports),
         "deviations": deviations,
         "deviations_figure": _image(reports / "figures" / "deviations.png"),
         "tables": _tables(reports / "tables"),
@@ -200,10 +201,21 @@ def _caption(name: str, experiment: Experiment, scale: Scale, runs: Mapping[str,
     else:
         template = "figure.rst"
         parameters = {"caption": figures.caption(experiment, scale, runs)}
+    return _caption_from(template, parameters)
+
+
+def _caption_from(template: str, parameters: Mapping[str, Any]) -> Markup:
     text = (WORKFLOW / "report" / template).read_text(encoding="utf-8")
     filled = jinja2.Template(text).render(snakemake={"params": parameters})
     settings = {"file_insertion_enabled": False, "raw_enabled": False, "halt_level": 2, "report_level": 2}
     return Markup(publish_parts(filled, writer="html5", settings_overrides=settings)["fragment"])
+
+
+def _cost(scale: Scale, reports: Path) -> dict[str, Any]:
+    return {
+        "image": _image(reports / "figures" / "cost.png"),
+        "caption": _caption_from("cost.rst", {"caption": figures.cost_caption(scale)}),
+    }
 
 
 def _by_section(drawn: list[dict[str, Any]]) -> list[dict[str, Any]]:

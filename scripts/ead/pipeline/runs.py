@@ -284,6 +284,7 @@ def publish(
     started: float,
     sources: Mapping[str, str],
     tracking: Mapping[str, Any],
+    cpu_seconds_outside_steps: float | None = None,
 ) -> None:
     """Make the run folder from the trainer's state; the manifest comes last, and says how healthy the run was.
 
@@ -317,6 +318,7 @@ def publish(
             "code": {**code_version(), "sources": dict(sources)},
             "started": started,
             "ended": time.time(),
+            "cpu_seconds_outside_steps": cpu_seconds_outside_steps,
             "metrics_sha256": sha256_of_file(output / "metrics.parquet"),
             "tracking": {
                 **tracking,

@@ -1,0 +1,40 @@
+"""Draw how cost grows, from the times that the runs of a scale recorded: PDF, PNG, and the CSV of what it shows."""
+
+import argparse
+import json
+from pathlib import Path
+
+from ead.pipeline import costs, figures
+from ead.pipeline.config import load_configuration, load_experiments, load_scale
+from ead.pipeline.plotting import costs as plots
+from ead.pipeline.plotting import style
+from ead.pipeline.runs import expand
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--configuration", required=True, help="JSON of the choices in config.yaml")
+    parser.add_argument("--experiments", nargs="*", default=[], help="those whose runs are counted")
+    parser.add_argument("--results", type=Path, required=True, help="folder of the scale's results")
+    parser.add_argument("--pdf", type=Path, required=True)
+    parser.add_argument("--png", type=Path, required=True)
+    parser.add_argument("--csv", type=Path, required=True)
+    arguments = parser.parse_args()
+
+    configuration = load_configuration(
+        {**json.loads(arguments.configuration), "experiments": arguments.experiments}
+    )
+    scale, experiments = load_scale(configuration.scale, configuration.overrides), load_experiments()
+    runs = {
+        name: run
+        for experiment in arguments.experiments
+        for name, run in expand(configuration, scale, experiments[experiment]).items()
+    }
+    found = costs.tabulate(arguments.results, runs)
+    models = {role.model: figures.model_label(role.model, name) for name, role in scale.roles.items()}
+    figure = plots.growth(found, models, scale.description)
+    style.save(figure, found.table, arguments.pdf, arguments.png, arguments.csv)
+
+
+if __name__ == "__main__":
+    main()

@@ -111,6 +111,11 @@ rule plot_cost:
         " > {log:q} 2>&1"
 
 
+rule cost:
+    input:
+        rules.plot_cost.output,
+
+
 rule write_report:
     """The report shows what is there: what config.yaml switches on is made first, the rest is shown as not run."""
     input:

@@ -34,20 +34,11 @@ RESOURCES_FILE = REPOSITORY / "workflow" / "resources.yaml"
 
 # Every rule of the workflow but the figures' own targets: what workflow/resources.yaml may name, and no figure may.
 RULES = (
-    *("all", "budget", "check_contamination", "claims", "claims_so_far", "deviations", "draw_study"),
+    *("all", "budget", "check_contamination", "claims", "claims_so_far", "cost", "deviations", "draw_study"),
     *("estimate_figure", "estimate_study", "evaluate_model", "evaluate_run", "export_provenance"),
     *("generate_problems", "import_model", "ingest_runs", "judge_claims", "plot_claims", "plot_cost"),
-    *(
-        "plot_deviations",
-        "plot_figure",
-        "plot_study",
-        "prepare_dataset",
-        "provenance",
-        "real_lm",
-        "report",
-        "runs",
-        "stale",
-    ),
+    *("plot_deviations", "plot_figure", "plot_study", "prepare_dataset", "provenance", "real_lm", "report"),
+    *("runs", "stale"),
     *("tabulate_deviations", "tabulate_hyperparameters", "tabulate_real_lm", "train", "train_base_model"),
     *("verl_smoke", "write_report"),
 )

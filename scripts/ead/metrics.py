@@ -43,9 +43,14 @@ def _over_subsets(n, c, k, favourable) -> np.ndarray | float:
     arrays = np.broadcast_arrays(n, c, k)
     if not all(np.issubdtype(array.dtype, np.integer) for array in arrays):
         raise ValueError(f"n, c and k must be integers, found {', '.join(str(a.dtype) for a in arrays)}")
-    cases, index = np.unique(np.stack([a.ravel() for a in arrays]), axis=1, return_inverse=True)
-    results = np.empty(cases.shape[1])
-    for case, (n_case, c_case, k_case) in enumerate(cases.T.tolist()):
+    # Each different (n, c, k) once. They are found as single numbers: to sort triples is ten times slower.
+    levels, places = zip(*(np.unique(a, return_inverse=True) for a in arrays), strict=True)
+    shape = [max(len(values), 1) for values in levels]
+    numbers = np.ravel_multi_index([place.ravel() for place in places], shape)
+    cases, index = np.unique(numbers, return_inverse=True)
+    found = zip(levels, np.unravel_index(cases, shape), strict=True)
+    results = np.empty(len(cases))
+    for case, (n_case, c_case, k_case) in enumerate(zip(*(v[i].tolist() for v, i in found), strict=True)):
         if not 0 <= c_case <= n_case or not 1 <= k_case <= n_case:
             raise ValueError(
                 f"expected 0 <= c <= n and 1 <= k <= n, found n = {n_case}, c = {c_case}, k = {k_case}"
@@ -113,16 +118,21 @@ def _majority(labels: list[tuple[int, float]], n: int, sizes: np.ndarray) -> np.
         )
         return result
 
+    rows = [pmf.row(count, largest + 1) for count, _ in labels]
     expected = np.zeros(largest + 1)
-    for top in range(1, min(largest, labels[0][0] if labels else 0) + 1):
+    first, second = (labels[0][0] if labels else 0), (labels[1][0] if len(labels) > 1 else 0)
+    if first > second:
+        # With more votes than any other answer has at all, the first has won: all such cases are one product.
+        alone = np.where(np.arange(largest + 1) > second, rows[0], 0)
+        expected += labels[0][1] * _convolve(pmf.row(n - first, largest + 1), alone)
+    for top in range(1, min(largest, second) + 1):
         # states[0][j, s]: probability that the answers seen so far took s responses, j of them `top` each and
         # none more; states[1]: the same, weighted with the sum of the leaders' correctness.
-        rivals = [label for label in labels if label[0] >= top]
+        rivals = [label for label in labels if label[0] >= top]  # the first of them, as labels are sorted
         others = n - sum(count for count, _ in rivals)  # abstainers and answers that cannot reach `top`
         states = np.zeros((2, min(len(rivals), largest // top) + 1, largest + 1))
         states[0, 0] = pmf.row(others, largest + 1)
-        for count, correctness in rivals:
-            row = pmf.row(count, top + 1)
+        for (_, correctness), row in zip(rivals, rows, strict=False):
             trailing = _convolve(states, row[:top])
             leading = states[:, :-1, : largest + 1 - top] * row[top]
             leading[1] += correctness * leading[0]
@@ -154,10 +164,12 @@ class _BinomialTable:
 def _convolve(states: np.ndarray, row: np.ndarray) -> np.ndarray:
     """Multiply polynomials along the last axis of ``states`` by ``row``, dropping what exceeds its length."""
     length = states.shape[-1]
-    product = np.zeros_like(states)
-    for shift, factor in enumerate(row[:length]):
-        product[..., shift:] += factor * states[..., : length - shift]
-    return product
+    # As a product with the matrix that has row[j - i] at (i, j): a view of the row, written once after its zeros.
+    padded = np.zeros(2 * length - 1)
+    padded[length - 1 :][: len(row)] = row[:length]
+    step = padded.strides[0]
+    shifts = np.lib.stride_tricks.as_strided(padded[length - 1 :], (length, length), (-step, step))
+    return states @ shifts
 
 
 def resampled_best_at_k(

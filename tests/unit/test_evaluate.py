@@ -12,7 +12,7 @@ from ead.pipeline import analyses, countdown, evaluate, responses, warmstart
 from ead.pipeline.config import Decoder, EvaluationRequest, load_scale
 from ead.pipeline.data import write_dataset
 from ead.pipeline.files import write_json
-from ead.pipeline.samples import read_samples
+from ead.pipeline.samples import correct_counts, read_samples
 from evaluations import write_evaluation
 
 ONE_MODEL = {"roles": {"qwen_1_5b": None}}
@@ -130,6 +130,22 @@ def test_a_sample_file_that_changed_after_its_manifest_is_refused(world, tmp_pat
     (tmp_path / records[0]["file"]).unlink()
     with pytest.raises(ValueError, match="missing or changed"):
         read_samples(manifest)
+
+
+def test_counts_are_those_of_the_samples(tmp_path):
+    random = np.random.default_rng(0)
+    verdicts = {10: random.random((12, 5)) < 0.4, 2: random.random((12, 3)) < 0.4}
+    manifest = write_evaluation(tmp_path, verdicts, ["tau1.0", "greedy", "ead"])
+    chosen = ["tau1.0", "greedy"]
+    by_problem = read_samples(manifest, decoders=chosen).groupby(["step", "decoder", "problem"], sort=True)[
+        "correct"
+    ]
+    expected = by_problem.agg(responses="size", correct="sum").reset_index()
+    pd.testing.assert_frame_equal(correct_counts(manifest, chosen), expected)
+    last = expected[expected["step"] == 10].reset_index(drop=True)
+    pd.testing.assert_frame_equal(correct_counts(manifest, chosen, last_step=True), last)
+    with pytest.raises(ValueError, match="no samples of the decoders"):
+        correct_counts(manifest, ["tau9"])
 
 
 # --- estimates -----------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ import pandas as pd
 
 from ead import metrics, seeds, statistics
 from ead.pipeline.runs import axes_of
-from ead.pipeline.samples import read_samples
+from ead.pipeline.samples import correct_counts, read_samples
 
 CONFIDENCE = 0.95
 METRICS = {
@@ -153,15 +153,6 @@ def decoder_matrix(
             start = correct_counts(manifest, decoders).assign(step=0)
             estimates.add_evaluations(base, [start], metric_names)
     return estimates.table()
-
-
-def correct_counts(
-    manifest: Path, decoders: Collection[str] | None = None, *, last_step: bool = False
-) -> pd.DataFrame:
-    """Return ``responses`` and ``correct`` of one evaluation by ``step``, ``decoder`` and ``problem``, sorted."""
-    samples = read_samples(manifest, decoders=decoders, columns=["problem", "correct"], last_step=last_step)
-    grouped = samples.groupby(["step", "decoder", "problem"], sort=True)["correct"]
-    return grouped.agg(responses="size", correct="sum").reset_index()
 
 
 def window_ends(steps: np.ndarray, window: int) -> np.ndarray:

@@ -7,11 +7,12 @@ from pathlib import Path
 import yaml
 
 from ead.integrations.mlflow import DataSet
-from ead.pipeline.analyses import METRICS, correct_counts
+from ead.pipeline.analyses import METRICS
 from ead.pipeline.claims import load_claims
 from ead.pipeline.config import load_experiments
 from ead.pipeline.report import anchor
 from ead.pipeline.runs import tracking_experiment
+from ead.pipeline.samples import correct_counts
 
 
 def evaluation_metrics(manifest: Path) -> list[tuple[int, dict[str, float]]]:

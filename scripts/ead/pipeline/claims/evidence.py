@@ -13,7 +13,7 @@ from ead.pipeline.analyses import METRICS
 from ead.pipeline.claims.model import Gates, Role
 from ead.pipeline.config import Configuration, Scale, load_experiments
 from ead.pipeline.runs import RunConfiguration, resolve
-from ead.pipeline.samples import read_samples
+from ead.pipeline.samples import correct_counts
 
 PER_TOKEN = "sampling_cpu_seconds_per_token"
 Steps = Literal["final", "late", "run"]
@@ -118,9 +118,8 @@ class Evidence:
         if not files:
             raise MissingEvidence(f"{path}: no samples of decoder {decoder}")
         self.require(f"evaluations/{subject}/{file['file']}" for file in files)
-        samples = read_samples(self.folder / path, decoders=[decoder], columns=["problem", "correct"])
-        grouped = samples.groupby(["step", "problem"], sort=True)["correct"]
-        counts = grouped.agg(n="size", c="sum").astype(int)
+        counts = correct_counts(self.folder / path, decoders=[decoder]).drop(columns="decoder")
+        counts = counts.rename(columns={"responses": "n", "correct": "c"}).set_index(["step", "problem"])
         if len(counts) != counts.index.unique("step").size * counts.index.unique("problem").size:
             raise ValueError(f"{path}: its checkpoints were evaluated on different problems; evaluate again")
         return counts

@@ -4,20 +4,19 @@
 
 Made-up verdicts and votes are written as one evaluation, a sample file per checkpoint. Parts:
 
-- read: sample files to counts of correct responses (``ead.pipeline.analyses.correct_counts``, checksums included)
+- read: sample files to counts of correct responses (``ead.pipeline.samples.correct_counts``, checksums included)
 - metrics: Pass@k and Worst@k of every problem and checkpoint for k = 1, 4, 16, 64, 256
 - bootstrap: the mean over problems of each, and of its difference to the first checkpoint, paired by problem
 - majority: Majority@k for k = 1, 3, 8, 16, 24, 32, 64 at the first ``--majority`` checkpoints (the loop is slow)
 
-The loop is what one writes first: ``DataFrame.groupby``, ``math.comb`` for each problem, one mean for each replicate, one
-``numpy.convolve`` for each leader. Both arms are processes of their own with one thread and take turns; their results
-must agree. Peak memory is each process's, imports included.
+The loop is what one writes first: ``DataFrame.groupby``, ``math.comb`` for each problem, one mean for each replicate,
+``numpy.convolve`` for each number of leaders. Both arms are processes of their own with one thread and take turns;
+their results must agree. Peak memory is each process's, imports included.
 """
 
 import argparse
 import json
 import math
-import resource
 import sys
 import tempfile
 from collections import Counter
@@ -25,14 +24,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from arms import Arm, Measured, alternate, measured, median, ratio, serve
+from arms import Arm, Measured, alternate, machine, measured, median, ratio, serve
 from scipy import special
 
 from ead import metrics, seeds, statistics
-from ead.pipeline import analyses
+from ead.pipeline import samples
 from ead.pipeline.files import write_json
-from ead.pipeline.responses import describe_samples, write_samples
-from ead.pipeline.samples import read_samples
 
 SIZES = (1, 4, 16, 64, 256)
 MAJORITY_SIZES = (1, 3, 8, 16, 24, 32, 64)
@@ -46,19 +43,26 @@ def stream(*names: str | int) -> np.random.Generator:
     return seeds.generator(SEED, "benchmark", "analysis", *names)
 
 
-def write_evaluation(folder: Path, checkpoints: int, problems: int, samples: int) -> None:
+def write_evaluation(folder: Path, checkpoints: int, problems: int, responses: int) -> None:
     """Write one evaluation: problems differ in how often they are solved, which grows with training."""
+    from ead.pipeline.responses import (
+        describe_samples,
+        write_samples,
+    )  # they import torch, which no analysis needs
+
     skill = stream("skill").beta(0.6, 1.2, size=problems)
     records = []
     for step in range(1, checkpoints + 1):
         random = stream("step", step)
-        correct = random.random((problems, samples)) < np.clip(skill + 0.2 * step / checkpoints, 0, 1)[:, None]
+        correct = (
+            random.random((problems, responses)) < np.clip(skill + 0.2 * step / checkpoints, 0, 1)[:, None]
+        )
         wrong = 1 + ((ANSWERS - 1) * random.random(correct.shape) ** 2).astype(int)
         votes = np.where(correct, 0, wrong).ravel().astype(str)
         frame = pd.DataFrame(
             {
-                "problem": np.repeat([f"problem-{i:04}" for i in range(problems)], samples),
-                "sample": np.tile(np.arange(samples), problems),
+                "problem": np.repeat([f"problem-{i:04}" for i in range(problems)], responses),
+                "sample": np.tile(np.arange(responses), problems),
                 "response": "a response",
                 "extracted": votes,
                 "vote": votes,
@@ -78,8 +82,10 @@ class Project:
     """The project's own functions, called as its analyses call them."""
 
     def read(self, manifest: Path, checkpoints: int) -> dict[str, np.ndarray]:
-        counts = analyses.correct_counts(manifest)
-        self.n, self.c = (counts[name].to_numpy().reshape(checkpoints, -1) for name in ("responses", "correct"))
+        counts = samples.correct_counts(manifest)
+        self.n, self.c = (
+            counts[name].to_numpy().reshape(checkpoints, -1) for name in ("responses", "correct")
+        )
         return {"n": self.n, "c": self.c}
 
     def metrics(self) -> dict[str, np.ndarray]:
@@ -101,8 +107,8 @@ class Project:
 
     def majority(self, manifest: Path, checkpoints: int) -> dict[str, np.ndarray]:
         values = []
-        for samples in votes_of(manifest, checkpoints):
-            for _, group in samples.groupby(["step", "problem"], sort=True):
+        for drawn in votes_of(manifest, checkpoints):
+            for _, group in drawn.groupby(["step", "problem"], sort=True):
                 values.append(
                     metrics.majority_at_k(group["vote"].tolist(), group["correct"].to_numpy(), MAJORITY_SIZES)
                 )
@@ -115,7 +121,7 @@ class Loop:
     def read(self, manifest: Path, checkpoints: int) -> dict[str, np.ndarray]:
         n, c = [], []
         for file in json.loads(manifest.read_text())["files"]:
-            frame = pd.read_parquet(manifest.parent / file["file"])
+            frame = pd.read_parquet(manifest.parent / file["file"], columns=["problem", "correct"])
             for _, part in frame.groupby("problem", sort=True):
                 n.append(len(part))
                 c.append(int(part["correct"].sum()))
@@ -170,8 +176,8 @@ class Loop:
 
     def majority(self, manifest: Path, checkpoints: int) -> dict[str, np.ndarray]:
         values = []
-        for samples in votes_of(manifest, checkpoints):
-            for _, group in samples.groupby(["step", "problem"], sort=True):
+        for drawn in votes_of(manifest, checkpoints):
+            for _, group in drawn.groupby(["step", "problem"], sort=True):
                 counts = Counter(group["vote"])
                 verdicts = group.groupby("vote")["correct"].mean()
                 values.append(self._majority([(counts[vote], verdicts[vote]) for vote in counts], len(group)))
@@ -179,7 +185,7 @@ class Loop:
 
     @staticmethod
     def _majority(labels: list[tuple[int, float]], n: int) -> list[float]:
-        """Count the subsets of every size: ``ways[j][s]`` have s responses so far and j answers with ``top`` of them."""
+        """Count subsets by size: ``ways[j][s]`` of s responses, with ``top`` votes for each of j answers."""
         most = max(MAJORITY_SIZES)
         right = np.zeros(most + 1)
         for top in range(1, most + 1):
@@ -220,6 +226,12 @@ def votes_of(manifest: Path, checkpoints: int):
         yield pd.read_parquet(part, columns=["problem", "vote", "correct"]).assign(step=file["step"])
 
 
+def peak_bytes() -> float:
+    """Return the largest resident size of this program so far; getrusage would begin with that of its parent."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
 def serve_arm(name: str) -> None:
     arm = {"project": Project, "loop": Loop}[name]()
     rounds: Counter[str] = Counter()
@@ -232,7 +244,7 @@ def serve_arm(name: str) -> None:
             with measured(found, f"{part}_"):
                 made = getattr(arm, part)(*arguments.get(part, ()))
             values |= made
-            found[f"{part}_peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+            found[f"{part}_peak_bytes"] = peak_bytes()
         rounds["answered"] += 1
         np.savez(f"{results}/{name}.npz", **values)
         return found
@@ -276,6 +288,7 @@ def main() -> None:
                 arm.close()
         differences = agree(folder)
     record = {
+        "machine": machine(1, "numpy", "pandas", "pyarrow"),
         "setting": {
             "checkpoints": arguments.checkpoints,
             "problems": arguments.problems,
@@ -286,9 +299,7 @@ def main() -> None:
             "replicates": REPLICATES,
             "rounds": arguments.rounds,
         },
-        "cpu_s": {
-            part: {name: median(taken[name], f"{part}_cpu_s") for name in arms} for part in PARTS
-        },
+        "cpu_s": {part: {name: median(taken[name], f"{part}_cpu_s") for name in arms} for part in PARTS},
         "ratio_cpu": {part: ratio(taken, "loop", "project", f"{part}_cpu_s") for part in PARTS},
         "peak_mb": {
             name: {part: taken[name][0][f"{part}_peak_bytes"] / 1e6 for part in PARTS} for name in arms

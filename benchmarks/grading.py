@@ -1,11 +1,11 @@
 """Throughput of ead.verifier against a bare math-verify loop, on the same responses in one run.
 
-    python benchmarks/grading.py --data FOLDER [--responses 5000] [--workers 2] [--rounds 3]
+    python benchmarks/grading.py --data FOLDER [--responses 5000] [--rounds 3] [--verl PYTHON] [--output FILE]
 
-FOLDER holds gsm8k_train.jsonl and math_test.jsonl as their repositories publish them. The responses are the
-data sets' own worked solutions with one box, GSM8K and MATH in equal parts, with an answer put into the box (for
-GSM8K the ``#### 18`` becomes a sentence with ``\\boxed{18}``). Of each four responses to a problem one holds the gold
-answer, one the same value written another way (``\\dfrac``, ``.0``, spaces, a currency sign, ``x = ...``, a sum,
+FOLDER is the configuration's ``paths.real_data``, with the data sets as their repositories publish them. The responses
+are the data sets' own worked solutions with one box, GSM8K and MATH in equal parts, with an answer put into the box
+(for GSM8K the ``#### 18`` becomes a sentence with ``\\boxed{18}``). Of each four responses to a problem one holds the
+gold answer, one the same value written another way (``\\dfrac``, ``.0``, spaces, a currency sign, ``x = ...``, a sum,
 ``\\left(``), and two hold a wrong answer: a digit changed, or another problem's gold. Two sets:
 
 - *rollouts*: four responses to each problem, as in training;
@@ -15,24 +15,37 @@ The baseline is the loop of math-verify's README in this process, ``verify(parse
 compared with a verifier kept from round to round, as in a training loop, and with a new one, whose processes start,
 import and warm up within the time. Every round has problems of its own, so that no cache helps from round to round;
 a first round, on problems of its own too, is not counted. Rounds alternate; ratios are of medians. On a machine
-that others use, the CPU time says what the wall time cannot.
+that others use, the CPU time says what the wall time cannot. With ``--verl``, an interpreter that has verl, its scorer
+(which boxes the gold) and its pool of four processes are graded beside them (grading_verl.py).
+
+At the end the verdicts of the verifier and of the loop are compared on every data set of FOLDER that math-verify
+grades: one response of a kind drawn at random to each problem, of every kind in sets of up to SMALL problems.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import re
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import psutil
+from arms import Arm, machine
 from math_verify import parse, verify
 
+from ead.pipeline.data import read_dataset
+from ead.pipeline.data.prepare import prepare_dataset
+from ead.pipeline.data.table import load_datasets
+from ead.pipeline.files import write_json
+from ead.pipeline.rewards import MULTIPLE_CHOICE, problems_of
 from ead.seeds import generator
 from ead.verifier import Verifier, last_boxed
 
+SMALL = 2000
 KINDS = ("gold", "rewritten", "wrong", "wrong")
 SETS = {"rollouts": True, "distinct": False}  # name -> all kinds for each problem
 
@@ -108,15 +121,56 @@ def read_clocks() -> tuple[float, float]:
     return time.perf_counter(), cpu
 
 
+def compare_verdicts(data: Path, workers: int, random: np.random.Generator) -> dict[str, dict]:
+    """Return, by data set, the numbers of problems and of verdicts that are not the loop's, with these responses."""
+    found = {}
+    with tempfile.TemporaryDirectory() as scratch, Verifier(workers=workers) as verifier:
+        for name, entry in load_datasets().items():
+            if entry.local is None:
+                continue
+            path = Path(scratch) / f"{name}.parquet"
+            prepare_dataset(name, entry, path, path.with_suffix(".json"), real_data=data)
+            problems = [p for p in problems_of(read_dataset(path)) if p.ability != MULTIPLE_CHOICE]
+            if not problems:
+                continue
+            pairs = [(f"So the answer is $\\boxed{{{p.answer}}}$.", p.answer) for p in problems]
+            responses, answers = respond(pairs, every_kind=len(pairs) <= SMALL, random=random)
+            expected, verdicts = grade_bare(responses, answers), verifier.grade(responses, answers)
+            found[name] = {
+                "problems": len(problems),
+                "responses": len(responses),
+                "correct": sum(expected),
+                "not_ok": sum(verdict.status != "ok" for verdict in verdicts),
+                "differing": list_differing(responses, answers, expected, verdicts),
+            }
+            print(
+                f"{name}: {len(found[name]['differing'])} of {len(responses)} verdicts are not the loop's",
+                flush=True,
+            )
+    return found
+
+
+def list_differing(responses, answers, expected, verdicts) -> list[str]:
+    return [
+        f"gold {answer!r}: loop {bare}, {verdict}; response ends {response[-120:]!r}"
+        for bare, verdict, response, answer in zip(expected, verdicts, responses, answers, strict=True)
+        if bare != verdict.correct
+    ]
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder of gsm8k_train.jsonl, math_test.jsonl"
-    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets' local copies")
     parser.add_argument("--responses", type=int, default=5000, help="responses per round of the first set")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--verl", type=Path, help="Python of an environment with verl")
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
 
@@ -125,60 +179,72 @@ def main() -> None:
     share = arguments.responses // len(KINDS) // 2  # problems per data set and round
     if (available := min(len(gsm8k), len(math)) // share - 1) < arguments.rounds:
         parser.error(f"--rounds {arguments.rounds}: the data sets hold problems for {available} rounds")
-
-    print(
-        f"{arguments.rounds} rounds, {arguments.workers} workers; medians [smallest, largest] over rounds\n"
-    )
-    print(
-        "| set | responses | grader | responses/s | ratio | CPU ms/response | not ok | verdicts not the loop's |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name, every_kind in SETS.items():
-        runs: dict[str, list[tuple[float, float]]] = {
-            "bare loop": [],
-            "kept verifier": [],
-            "new verifier": [],
+    with (
+        Arm(arguments.verl, "grading_verl.py", threads=1)
+        if arguments.verl
+        else contextlib.nullcontext() as verl
+    ):
+        sets = {
+            name: measure(gsm8k, math, share, every_kind, arguments, random, verl)
+            for name, every_kind in SETS.items()
         }
-        differing, not_ok = [], 0
-        with Verifier(workers=arguments.workers) as kept:
-            for round_ in range(arguments.rounds + 1):
-                rows = slice(round_ * share, (round_ + 1) * share)
-                responses, answers = respond(gsm8k[rows] + math[rows], every_kind, random)
-                clocks = [read_clocks()]
-                expected = grade_bare(responses, answers)
-                clocks.append(read_clocks())
-                verdicts = kept.grade(responses, answers)
-                clocks.append(read_clocks())
-                with Verifier(workers=arguments.workers) as new:
-                    again = new.grade(responses, answers)
-                clocks.append(read_clocks())
-                if again != verdicts:
-                    raise RuntimeError("the kept and the new verifier disagree")
-                if round_ == 0:
-                    continue
-                for grader, start, end in zip(runs, clocks[:-1], clocks[1:], strict=True):
-                    runs[grader].append((end[0] - start[0], end[1] - start[1]))
-                not_ok += sum(verdict.status != "ok" for verdict in verdicts)
-                differing += [
-                    f"gold {answer!r}: loop {bare}, {verdict}; response ends {response[-120:]!r}"
-                    for bare, verdict, response, answer in zip(
-                        expected, verdicts, responses, answers, strict=True
-                    )
-                    if bare != verdict.correct
-                ]
-        count = len(responses)
-        median = {grader: statistics.median(wall for wall, _ in pairs) for grader, pairs in runs.items()}
-        for grader, pairs in runs.items():
-            walls = [wall for wall, _ in pairs]
-            cpu_ms = 1000 * statistics.median(cpu for _, cpu in pairs) / count
-            print(
-                f"| {name} | {arguments.rounds} x {count} | {grader} "
-                f"| {count / median[grader]:.0f} [{count / max(walls):.0f}, {count / min(walls):.0f}] "
-                f"| {median['bare loop'] / median[grader]:.2f} | {cpu_ms:.2f} "
-                + ("| | |" if grader == "bare loop" else f"| {not_ok} | {len(differing)} |")
-            )
-        for line in differing:
-            print("   ", line)
+    verdicts = compare_verdicts(arguments.data, arguments.workers, random)
+    if arguments.output:
+        about = machine(1, "math-verify", "sympy") | {
+            "workers": arguments.workers,
+            "rounds": arguments.rounds,
+        }
+        write_json(arguments.output, {"machine": about, "sets": sets, "verdicts": verdicts})
+
+
+def measure(gsm8k, math, share: int, every_kind: bool, arguments, random, verl: Arm | None) -> dict:
+    """Time the graders on one set, round by round; print and return medians and ranges over rounds."""
+    graders = ["bare loop", "kept verifier", "new verifier", *(["verl"] if verl else [])]
+    runs: dict[str, list[tuple[float, float]]] = {grader: [] for grader in graders}
+    differing, verls, not_ok = [], 0, 0
+    with Verifier(workers=arguments.workers) as kept:
+        for round_ in range(arguments.rounds + 1):
+            rows = slice(round_ * share, (round_ + 1) * share)
+            responses, answers = respond(gsm8k[rows] + math[rows], every_kind, random)
+            clocks = [read_clocks()]
+            expected = grade_bare(responses, answers)
+            clocks.append(read_clocks())
+            verdicts = kept.grade(responses, answers)
+            clocks.append(read_clocks())
+            with Verifier(workers=arguments.workers) as new:
+                again = new.grade(responses, answers)
+            clocks.append(read_clocks())
+            scores = verl.ask(responses=responses, answers=answers)["scores"] if verl else expected
+            clocks.append(read_clocks())
+            if again != verdicts:
+                raise RuntimeError("the kept and the new verifier disagree")
+            if round_ == 0:
+                continue
+            for grader, start, end in zip(graders, clocks[:-1], clocks[1:], strict=False):
+                runs[grader].append((end[0] - start[0], end[1] - start[1]))
+            not_ok += sum(verdict.status != "ok" for verdict in verdicts)
+            differing += list_differing(responses, answers, expected, verdicts)
+            verls += sum(bool(score) != bare for score, bare in zip(scores, expected, strict=True))
+    count = len(responses)
+    found = {"responses": count, "not_ok": not_ok, "differing": differing, "graders": {}}
+    if verl:
+        found["verl_differing"] = verls
+    for grader, pairs in runs.items():
+        found["graders"][grader] = {
+            "responses_per_s": spread([count / wall for wall, _ in pairs]),
+            "cpu_ms_per_response": spread([1000 * cpu / count for _, cpu in pairs]),
+            "loop_over_this": spread(
+                [bare / wall for (bare, _), (wall, _) in zip(runs["bare loop"], pairs, strict=True)]
+            ),
+        }
+        rate, cpu, ratio = (values["median"] for values in found["graders"][grader].values())
+        print(
+            f"{'rollouts' if every_kind else 'distinct'}: {grader} {rate:.0f} responses/s, "
+            f"{cpu:.2f} CPU ms each, {ratio:.2f} times the loop",
+            flush=True,
+        )
+    print(f"verdicts that are not the loop's: {len(differing)}; of verl {found.get('verl_differing', '-')}")
+    return found
 
 
 if __name__ == "__main__":

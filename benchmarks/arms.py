@@ -7,11 +7,13 @@ slower does so for all. What is reported are ratios of neighbours in time.
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +71,29 @@ class Arm:
         self.close()
 
 
+class Jobs:
+    """The jobs that a program is given, one at a time. Nothing but answers reaches the standard output."""
+
+    def __init__(self) -> None:
+        self._answers = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+        sys.stdout = sys.stderr
+
+    def next(self) -> dict[str, Any] | None:
+        """Wait for a job; None if there are no more."""
+        line = sys.stdin.readline()
+        return json.loads(line) if line else None
+
+    def answer(self, found: Measured) -> None:
+        self._answers.write(json.dumps(found) + "\n")
+        self._answers.flush()
+
+
 def serve(answer: Callable[..., Measured]) -> None:
-    """Answer jobs, a JSON object a line, until the input ends. Nothing else reaches the standard output."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    for line in sys.stdin:
-        answers.write(json.dumps(answer(**json.loads(line))) + "\n")
-        answers.flush()
+    """Answer jobs until there are no more."""
+    jobs = Jobs()
+    while (job := jobs.next()) is not None:
+        jobs.answer(answer(**job))
 
 
 @contextmanager
@@ -109,3 +126,16 @@ def ratio(taken: Mapping[str, list[Measured]], over: str, under: str, key: str =
     """Return median, lowest and highest of ``over / under`` by round."""
     ratios = [a[key] / b[key] for a, b in zip(taken[over], taken[under], strict=True)]
     return {"median": float(np.median(ratios)), "lowest": min(ratios), "highest": max(ratios)}
+
+
+def machine(threads: int, *packages: str) -> dict[str, Any]:
+    """What a record says of where it was made; ``packages`` are looked up in this interpreter."""
+    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "processor": model[0].partition(": ")[2] if model else platform.machine(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", *packages)},
+    }

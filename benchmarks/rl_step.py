@@ -1,0 +1,79 @@
+"""One training step: the in-process engine against TRL's GRPOTrainer, in processor seconds.
+
+    python benchmarks/rl_step.py --trl-python .venv-bench/bin/python --output step.json
+
+Forced lengths: 256 responses of 64 tokens, models of 115k, 6.5M and 29M parameters with random weights. Default task:
+the base model and the settings of the default scale, where responses end by themselves. Both programs run on the same
+cores and take turns, a step each. TRL gets the number of rows per micro-batch that is fastest for it, tried first.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import workload
+from arms import Arm, alternate, machine, median, ratio
+
+ROUNDS = {"115k": 12, "6M": 5, "29M": 3, "default task": 15}
+MICRO_BATCH_ROWS = (16, 32, 64, 128)  # tried for TRL
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trl-python", type=Path, required=True, help="interpreter of envs/bench.txt")
+    parser.add_argument("--cases", nargs="+", choices=ROUNDS, default=list(ROUNDS))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, help="steps of each, instead of the case's own number")
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
+    options = parser.parse_args()
+    record = {"machine": machine(options.threads), "cases": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = Path(folder) / "countdown_train.parquet"
+        workload.write_problems(dataset)
+        for case in options.cases:
+            record["cases"][case] = compare(case, Path(folder), dataset, options)
+            print(json.dumps({case: record["cases"][case]}), flush=True)
+    if options.output:
+        options.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def compare(case: str, folder: Path, dataset: Path, options: argparse.Namespace) -> dict:
+    forced = case != "default task"
+    model = folder / case
+    parameters = workload.write_model(model, case if forced else "115k", trained=not forced)
+    common = ["--model", str(model), "--dataset", str(dataset), "--threads", str(options.threads)]
+    common += ["--forced"] if forced else []
+    settings = workload.describe(workload.run_configuration(forced=forced))
+
+    def trl(rows: int) -> Arm:
+        own = ["--settings", json.dumps(settings), "--micro-batch-rows", str(rows)]
+        return Arm(
+            options.trl_python, "step_trl.py", *common, *own, threads=options.threads, log=folder / "trl.log"
+        )
+
+    tried = {}
+    in_a_mini_batch = settings["prompts"] * settings["n"] // settings["mini_batches"]
+    for rows in (rows for rows in MICRO_BATCH_ROWS if in_a_mini_batch % rows == 0):
+        with trl(rows) as arm:
+            tried[rows] = median(
+                alternate({"trl": arm}, {}, rounds=1 if case == "29M" else 2)["trl"], "cpu_s"
+            )
+    with (
+        Arm(Path(sys.executable), "step_in_process.py", *common, threads=options.threads) as ours,
+        trl(min(tried, key=tried.get)) as theirs,
+    ):
+        taken = alternate({"in process": ours, "trl": theirs}, {}, options.rounds or ROUNDS[case], warm_ups=1)
+    return {
+        "parameters": parameters,
+        "steps": len(taken["trl"]),
+        "trl_micro_batch_rows": {str(rows): round(seconds, 3) for rows, seconds in tried.items()},
+        "trl_over_in_process": ratio(taken, "trl", "in process"),
+        "trl_over_in_process_wall": ratio(taken, "trl", "in process", "wall_s"),
+        **{name: {key: round(median(found, key), 4) for key in found[0]} for name, found in taken.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()

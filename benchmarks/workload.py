@@ -1,0 +1,81 @@
+"""What the benchmarks run: models of three sizes, the default scale's task, and its training configuration."""
+
+import json
+from pathlib import Path
+
+from ead import seeds
+from ead.pipeline import countdown, runs, warmstart
+from ead.pipeline.config import Configuration, WarmStartModel, load_scale
+from ead.pipeline.data import write_dataset
+
+# name -> hidden size, layers, heads, MLP size: 115 thousand, 6.5 and 29 million parameters
+SIZES = {"115k": (64, 2, 2, 192), "6M": (288, 6, 9, 864), "29M": (512, 8, 8, 1664)}
+PROMPTS, ROLLOUTS, FORCED_TOKENS = 32, 8, 64  # a step with forced lengths: 256 responses of 64 tokens
+
+
+def definition(size: str) -> WarmStartModel:
+    hidden, layers, heads, mlp = SIZES[size]
+    sizes = {"hidden_size": hidden, "layers": layers, "heads": heads, "mlp_size": mlp}
+    return load_scale("cpu").models["tiny"].model_copy(update=sizes)
+
+
+def write_model(folder: Path, size: str, *, trained: bool = False) -> int:
+    """Write a model of that size, with random weights or trained as the default scale's; return its parameters."""
+    folder.mkdir(parents=True)
+    if trained:
+        model, _ = warmstart.train(definition(size), problems(), root_seed=0)
+    else:
+        model = warmstart.build_model(definition(size), seeds.torch_generator(0, "benchmark", size))
+    model.save(folder)
+    warmstart.write_tokenizer(folder)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def problems() -> list[countdown.Problem]:
+    return countdown.generate_problems(3, "train", root_seed=0, test_share=0.2, limit=None)
+
+
+def write_problems(path: Path) -> None:
+    write_dataset(countdown.dataset_rows(problems(), "countdown_train", "train"), path)
+
+
+def run_configuration(*, forced: bool, sampler: str = "tau1.0") -> runs.RunConfiguration:
+    """The default scale's training; ``forced``: one mini-batch of responses of :data:`FORCED_TOKENS` tokens."""
+    settings = {"steps": 10_000, "checkpoint_every": 10_000}
+    changes: dict = {"training": settings}
+    if forced:
+        settings |= {
+            "prompts": PROMPTS,
+            "mini_batch_prompts": PROMPTS,
+            "max_new_tokens": FORCED_TOKENS,
+        }
+    scale = load_scale("cpu", changes)
+    return runs.resolve(
+        Configuration(),
+        scale,
+        role="llama_1b",
+        algorithm="dapo",
+        sampler=sampler,
+        rollouts=ROLLOUTS if forced else None,
+        seed=0,
+    )
+
+
+def describe(configuration: runs.RunConfiguration) -> dict:
+    """What a program that does not know run configurations needs of one."""
+    training, algorithm = configuration.training, configuration.algorithm_definition
+    return {
+        "prompts": training.prompts,
+        "n": configuration.n,
+        "mini_batches": training.prompts // training.mini_batch_prompts,
+        "max_new_tokens": training.max_new_tokens,
+        "learning_rate": configuration.learning_rate,
+        "betas": list(training.betas),
+        "clip_low": algorithm.clip_low,
+        "clip_high": algorithm.clip_high,
+        "gradient_clip": training.gradient_clip,
+    }
+
+
+def dump(configuration: runs.RunConfiguration) -> str:
+    return json.dumps(describe(configuration))

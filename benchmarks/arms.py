@@ -1,8 +1,8 @@
 """Programs compared in one run: each arm is a process with its own environment, and the arms take turns.
 
 A script that is an arm calls :func:`serve`; one that compares starts arms with :class:`Arm` and lets them take
-turns with :func:`alternate`. Imports, loading and warming up are over before the first measurement, and a machine that becomes
-slower does so for all. What is reported are ratios of neighbours in time.
+turns with :func:`alternate`. Imports, loading and warming up are over before the first measurement, and a machine
+that becomes slower does so for all. What is reported are ratios of neighbours in time.
 """
 
 import json

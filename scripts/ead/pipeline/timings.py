@@ -26,7 +26,7 @@ class FileTimings:
     """What each sample file of an evaluation took, in ``timings.parquet`` beside the manifest.
 
     The file outlives the process: an evaluation that only makes what is missing keeps the times of the rest. The first
-    file of a process bears the process's start, imports and loading included, so that the sum is what was spent.
+    file of a process bears the process's start, imports and loading included; what follows the last is not counted.
     """
 
     def __init__(self, path: Path) -> None:

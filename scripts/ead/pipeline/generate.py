@@ -193,7 +193,7 @@ def _decode(
 
     logits, cache = _read_prompts(model, ids, padding, visible)
     logits = logits.repeat_interleave(samples, 0)
-    cache = cache.repeat_interleave(samples, 2)
+    cache = [layer.repeat_interleave(samples, 1) for layer in cache]
     padding = padding.repeat_interleave(samples, 0)
     visible = F.pad(visible, (0, width), value=True).repeat_interleave(samples, 0)
 
@@ -218,11 +218,12 @@ def _decode(
         column = prompt_width + t
         if left <= COMPACTION * len(rows):
             # Copying the cache costs about one step, so finished rows wait until enough have gathered.
-            cache = cache.index_select(2, going.nonzero().squeeze(-1))
+            kept = going.nonzero().squeeze(-1)
+            cache = [layer.index_select(1, kept) for layer in cache]
             rows, chosen, padding, visible = rows[going], chosen[going], padding[going], visible[going]
             going = going[going]
-        if column == cache.shape[4]:
-            cache = F.pad(cache, (0, 0, 0, min(BLOCK, width - t)))
+        if column == cache[0].shape[-1]:
+            cache = [_with_room(layer, min(BLOCK, width - t)) for layer in cache]
         positions = (column - (padding if padded else padding[:1]))[:, None]
         attended = visible[:, None, None, : column + 1] if padded else None
         logits = model.read(chosen[:, None], positions, cache, column, attended)
@@ -230,6 +231,13 @@ def _decode(
     longest = int(mask.sum(-1).max())
     series = [None] * 4 if recorded is None else [values[:, :longest].cpu() for values in recorded]
     return Rollouts(tokens[:, :longest].cpu(), mask[:, :longest].cpu(), finished.cpu(), *series)
+
+
+def _with_room(layer: Tensor, columns: int) -> Tensor:
+    """Return a layer's cache with further columns, to be written before they are read."""
+    larger = layer.new_empty(*layer.shape[:-1], layer.shape[-1] + columns)
+    larger[..., : layer.shape[-1]] = layer
+    return larger
 
 
 def _read_prompts(model, ids, padding, visible):

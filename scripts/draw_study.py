@@ -5,8 +5,7 @@ import json
 import logging
 from pathlib import Path
 
-import torch
-
+from ead.pipeline import compute
 from ead.pipeline.config import InferenceRequest, Verl
 from ead.pipeline.files import sha256_of_file, sha256_of_model, write_json
 from ead.pipeline.inference import draw_study
@@ -30,7 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    torch.set_num_threads(arguments.threads)
+    compute.set_up(arguments.threads)
     request = InferenceRequest.model_validate_json(arguments.request)
     subject = json.loads(arguments.subject.read_text(encoding="utf-8"))
     model = arguments.subject.parent

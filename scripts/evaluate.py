@@ -5,8 +5,7 @@ import json
 import logging
 from pathlib import Path
 
-import torch
-
+from ead.pipeline import compute
 from ead.pipeline.config import EvaluationRequest, Verl
 from ead.pipeline.evaluate import evaluate, prune
 from ead.pipeline.files import sha256_of_file, write_json
@@ -36,7 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    torch.set_num_threads(arguments.threads)
+    compute.set_up(arguments.threads)
     request = EvaluationRequest.model_validate_json(arguments.request)
     if arguments.run is None:
         checkpoints = {0: arguments.model.parent}

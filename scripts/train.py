@@ -126,11 +126,10 @@ def outside_steps(timings: Path, earlier: list[dict]) -> float | None:
 
 
 def train_in_process(run: RunConfiguration, arguments: argparse.Namespace) -> Result:
-    import torch
-
+    from ead.pipeline import compute
     from ead.pipeline.engines import inprocess
 
-    torch.set_num_threads(arguments.threads)
+    compute.set_up(arguments.threads)
     return inprocess.train(
         run,
         model=arguments.model.parent,

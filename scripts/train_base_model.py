@@ -3,9 +3,7 @@
 import argparse
 from pathlib import Path
 
-import torch
-
-from ead.pipeline import warmstart
+from ead.pipeline import compute, warmstart
 from ead.pipeline.config import WarmStartModel
 from ead.pipeline.countdown import Problem
 from ead.pipeline.data import read_dataset
@@ -25,7 +23,7 @@ def main() -> None:
     parser.add_argument("--progress", type=Path)
     arguments = parser.parse_args()
 
-    torch.set_num_threads(arguments.threads)
+    compute.set_up(arguments.threads)
     definition = WarmStartModel.model_validate_json(arguments.definition)
     problems = [
         Problem(tuple(problem.details["numbers"]), int(problem.answer))

@@ -101,6 +101,15 @@ def test_a_row_draws_the_same_whatever_it_is_batched_with(model):
     assert torch.equal(together.mask, apart.mask)
 
 
+@pytest.mark.parametrize("schedule", [SCHEDULES[1], None], ids=str)
+def test_a_large_vocabulary_is_drawn_from_in_pieces(model, schedule, monkeypatch):
+    whole = draw(model, schedule)
+    monkeypatch.setattr("ead.pipeline.generate.MAX_LOGITS", 5 * model.shape.vocabulary)
+    pieces = draw(model, schedule)
+    for name, values in vars(whole).items():
+        assert torch.equal(values, getattr(pieces, name)), name
+
+
 def test_the_same_seed_repeats_and_another_does_not(model):
     assert torch.equal(draw(model, SCHEDULES[0]).tokens, draw(model, SCHEDULES[0]).tokens)
     other = draw(model, SCHEDULES[0], seed=1)

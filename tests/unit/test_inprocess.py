@@ -12,6 +12,7 @@ from ead.pipeline.config import Configuration, Importance, Scale, load_experimen
 from ead.pipeline.data import write_dataset
 from ead.pipeline.engines import inprocess
 from ead.pipeline.runs import expand
+from ead.pipeline.transformer import Transformer
 
 SIZE = {"training": {"steps": 4, "prompts": 4, "mini_batch_prompts": 2, "max_new_tokens": 24}}
 
@@ -162,6 +163,27 @@ def test_log_probabilities_of_the_trainer_are_the_samplers(world, tmp_path):
                 trainer.model, prompts, rollouts.tokens, rollouts.mask, temperatures
             )
         torch.testing.assert_close(found, recorded, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("tempered", [False, True])
+def test_log_probabilities_in_pieces_are_the_same_with_the_same_gradient(world, monkeypatch, tempered):
+    model = Transformer.load(world / "model")
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(50, model.shape.hidden, generator=generator, requires_grad=True)
+    tokens = torch.randint(model.shape.vocabulary, (50,), generator=generator)
+    temperatures = torch.linspace(0.5, 1.2, 50) if tempered else None
+
+    def found():
+        logprobs = policy.token_logprobs(model, hidden, tokens, temperatures)
+        (logprobs * torch.arange(50)).sum().backward()
+        gradients = [hidden.grad, model.embedding.grad]
+        hidden.grad = model.embedding.grad = None
+        return [logprobs, *gradients]
+
+    whole = found()
+    monkeypatch.setattr(policy, "MAX_LOGITS", 7 * model.shape.vocabulary)
+    torch.testing.assert_close(found(), whole)
+    assert all(value.abs().max() > 0.1 for value in whole)
 
 
 @pytest.mark.parametrize("where", ["weights", "gradient"])

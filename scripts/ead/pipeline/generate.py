@@ -20,6 +20,7 @@ from ead.pipeline.transformer import Transformer
 from ead.schedule import Schedule
 
 COMPACTION = 0.75  # share of rows still decoding at which the finished ones leave the batch
+MAX_LOGITS = 2**24  # numbers that a draw works on at once: 64 MiB, in float64 twice that
 BLOCK = 16  # columns by which the cache grows: what is read stays close together
 
 
@@ -47,7 +48,6 @@ class Rollouts:
         return self.mask.sum(-1)
 
 
-@torch.no_grad()
 def generate(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
@@ -102,7 +102,9 @@ def generate(
             policy_at_sampling_temperature=logprob_temperature == "sampling",
         )
         for_chunk = partial(_share_of_whole, report, before, part)
-        parts.append(_decode(model, chunk, samples, width, draw, for_chunk))
+        with torch.inference_mode():
+            parts.append(_decode(model, chunk, samples, width, draw, for_chunk))
+    # Outside of it, so that training may use what was drawn.
     return _concatenate(parts, model.shape.pad)
 
 
@@ -126,8 +128,16 @@ class _Draw:
     record: bool
     policy_at_sampling_temperature: bool
 
-    def __call__(self, logits: Tensor, rows: Tensor, t: int) -> tuple[Tensor, list[Tensor]]:
-        """Return tokens [b] and the recorded values [b] each, for the active ``rows`` at position ``t``."""
+    def __call__(self, logits: Tensor, rows: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
+        """Return tokens [b] and the recorded values [4, b], for the batch's ``rows`` at position ``t``."""
+        at_once = max(1, MAX_LOGITS // logits.shape[-1])
+        if len(logits) <= at_once:
+            return self._draw(logits, rows, t)
+        pieces = zip(logits.split(at_once), rows.split(at_once), strict=True)
+        tokens, values = zip(*(self._draw(*piece, t) for piece in pieces), strict=True)
+        return torch.cat(tokens), torch.cat(values, -1) if self.record else None
+
+    def _draw(self, logits: Tensor, rows: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
         temperature = float(self.temperatures[t])
         scaled = logits if temperature == 1.0 else logits / temperature
         if self.uniforms is None:
@@ -135,19 +145,15 @@ class _Draw:
         else:
             tokens = _invert_cumulative(_nucleus(scaled, self.top_p), self.uniforms[rows, t])
         if not self.record:
-            return tokens, []
+            return tokens, None
         at_one = F.log_softmax(logits, -1)
         at_sampling = at_one if temperature == 1.0 else F.log_softmax(scaled, -1)
         policy = at_sampling if self.policy_at_sampling_temperature else at_one
         chosen = tokens.unsqueeze(-1)
         entropy = -(at_one.exp() * at_one).sum(-1)
         behaviour_entropy = entropy if temperature == 1.0 else -(at_sampling.exp() * at_sampling).sum(-1)
-        return tokens, [
-            at_sampling.gather(-1, chosen).squeeze(-1),
-            policy.gather(-1, chosen).squeeze(-1),
-            entropy,
-            behaviour_entropy,
-        ]
+        logprobs = (series.gather(-1, chosen).squeeze(-1) for series in (at_sampling, policy))
+        return tokens, torch.stack((*logprobs, entropy, behaviour_entropy))
 
 
 def _invert_cumulative(probabilities: Tensor, uniforms: Tensor) -> Tensor:
@@ -206,10 +212,10 @@ def _decode(
     going = torch.ones(total, dtype=torch.bool, device=device)  # which of them are still decoding
     for t in range(width):
         chosen, values = draw(logits, rows, t)
-        active = rows[going]
-        tokens[active, t], mask[active, t] = chosen[going], True
-        for series, value in enumerate(values):
-            recorded[series, active, t] = value[going]
+        done = ~going
+        tokens[rows, t], mask[rows, t] = chosen.masked_fill(done, pad), going
+        if values is not None:
+            recorded[:, rows, t] = values.masked_fill(done, 0)
         going &= ~torch.isin(chosen, ends)
         left = int(going.sum())
         if not left or t + 1 == width:

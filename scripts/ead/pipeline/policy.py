@@ -5,10 +5,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ead.pipeline.rewards import Problem
 from ead.pipeline.tokenizer import Tokenizer
 from ead.pipeline.transformer import Transformer
+
+MAX_LOGITS = 2**24  # numbers: 64 MiB
 
 
 def encode(problems: Sequence[Problem], tokenizer: Tokenizer) -> list[list[int]]:
@@ -58,8 +61,38 @@ def response_logprobs(
     hidden = model(ids)
     row, position = mask.nonzero(as_tuple=True)
     # The token at response position t is predicted one column earlier.
-    logits = model.logits(hidden[row, lengths[row] + position - 1])
+    chosen = token_logprobs(
+        model,
+        hidden[row, lengths[row] + position - 1],
+        tokens[row, position].to(hidden.device),
+        None if temperatures is None else temperatures.to(hidden)[position],
+    )
+    return torch.zeros(mask.shape, device=hidden.device).index_put((row, position), chosen)
+
+
+def token_logprobs(
+    model: Transformer, hidden: Tensor, tokens: Tensor, temperatures: Tensor | None = None
+) -> Tensor:
+    """Return log-probabilities [N] of ``tokens`` [N], each predicted from a row of ``hidden`` [N, hidden].
+
+    Beyond :data:`MAX_LOGITS` numbers the logits are made in pieces, and once more for their gradient, so that a
+    vocabulary of 150,000 tokens costs no more memory than one of 100.
+    """
+    at_once = max(1, MAX_LOGITS // model.shape.vocabulary)
+    if len(hidden) <= at_once:
+        return _chosen_logprobs(model, hidden, tokens, temperatures)
+    pieces = []
+    for first in range(0, len(hidden), at_once):
+        part = slice(first, first + at_once)
+        inputs = (model, hidden[part], tokens[part], None if temperatures is None else temperatures[part])
+        pieces.append(checkpoint(_chosen_logprobs, *inputs, use_reentrant=False, preserve_rng_state=False))
+    return torch.cat(pieces)
+
+
+def _chosen_logprobs(
+    model: Transformer, hidden: Tensor, tokens: Tensor, temperatures: Tensor | None
+) -> Tensor:
+    logits = model.logits(hidden)
     if temperatures is not None:
-        logits = logits / temperatures.to(logits)[position].unsqueeze(-1)
-    chosen = torch.log_softmax(logits, -1).gather(-1, tokens[row, position].to(logits.device).unsqueeze(-1))
-    return torch.zeros(mask.shape, device=logits.device).index_put((row, position), chosen.squeeze(-1))
+        logits = logits / temperatures.unsqueeze(-1)
+    return torch.log_softmax(logits, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)

@@ -139,3 +139,10 @@ def machine(threads: int, *packages: str) -> dict[str, Any]:
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", *packages)},
     }
+
+
+def versions(python: Path, *packages: str) -> dict[str, str]:
+    """Return the versions of ``packages`` in the environment of the interpreter ``python``."""
+    program = "import sys, importlib.metadata as m; print(*map(m.version, sys.argv[1:]))"
+    done = subprocess.run([str(python), "-c", program, *packages], check=True, capture_output=True, text=True)
+    return dict(zip(packages, done.stdout.split(), strict=True))

@@ -56,6 +56,7 @@ _LOWEST_TEMPERATURE = 0.01  # vLLM raises lower temperatures to this one, to kee
 _LONGEST_TEXT = 10_000
 _LAST_POSITION = 2**31 - 1
 _NOT_ANNEALED = Fixed(1.0).parameters()
+_LOOKAHEAD = 8  # positions for which temperatures are computed at once
 
 
 def requested_schedule(params: SamplingParams) -> tuple[Schedule, int, int] | None:
@@ -140,9 +141,14 @@ class AnnealedTemperature(LogitsProcessor):
         self._annealed = np.zeros(rows, dtype=bool)
         self._batch_size = 0
         self._any_annealed = False
+        # Temperatures [rows, _LOOKAHEAD] for outputs of these lengths and the next; None where the batch has changed.
+        self._table: np.ndarray | None = None
+        self._lengths = np.empty(0, dtype=np.int64)
+        self._rows = np.arange(rows)
         # The pinned buffer is rewritten each step. That is safe because vLLM calls update_state only when the
         # previous step's copies to the device are done (GPUModelRunner.synchronize_input_prep).
         self._host = torch.ones(rows, dtype=torch.float32, pin_memory=is_pin_memory)
+        self._host_rows = self._host.numpy()  # the same memory
         on_host = torch.device(device).type == "cpu"
         self._device = self._host if on_host else torch.ones(rows, dtype=torch.float32, device=device)
 
@@ -156,14 +162,28 @@ class AnnealedTemperature(LogitsProcessor):
             return
         if batch_update is not None:
             self._follow(batch_update)
+            self._table = None
         if self._any_annealed:
             size = self._batch_size
             # Lengths only: under asynchronous scheduling the newest tokens are still placeholders.
-            positions = np.fromiter(map(len, self._outputs[:size]), dtype=np.int64, count=size)
-            positions += self._first[:size]
-            self._host.numpy()[:size] = annealed_temperature(self._parameters[:, :size], positions)
+            lengths = np.fromiter(map(len, self._outputs[:size]), dtype=np.int64, count=size)
+            self._host_rows[:size] = self._temperatures(lengths)
             if self._device is not self._host:
                 self._device[:size].copy_(self._host[:size], non_blocking=True)
+
+    def _temperatures(self, lengths: np.ndarray) -> np.ndarray:
+        """Return the temperature of each row whose output has ``lengths`` tokens, [rows].
+
+        Computed for some positions at once: numpy's calls, not its arithmetic, are what a step would pay for.
+        """
+        size = len(lengths)
+        ahead = None if self._table is None else lengths - self._lengths
+        # vLLM may also take tokens back, where a transfer of the cache failed.
+        if ahead is None or ahead.max() >= _LOOKAHEAD or ahead.min() < 0:
+            positions = (lengths + self._first[:size])[:, None] + np.arange(_LOOKAHEAD)
+            self._table = annealed_temperature(self._parameters[:, :size, None], positions)
+            self._lengths, ahead = lengths, np.zeros_like(lengths)
+        return self._table[self._rows[:size], ahead]
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Divide ``logits``, shape (batch, vocabulary), in place; untouched where no row is annealed."""

@@ -6,10 +6,10 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 import workload
 from arms import Measured, measured, serve
 
+from ead.pipeline import compute
 from ead.pipeline.engines.inprocess import Trainer
 
 NEVER = -1  # no token has this id, so no response ends by itself
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--sampler", default="tau1.0")
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    compute.set_up(options.threads)
     configuration = workload.run_configuration(forced=options.forced, sampler=options.sampler)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(configuration, options.model, options.dataset, Path(folder), workers=1)

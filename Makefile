@@ -7,7 +7,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
-.PHONY: help reproduce real-lm mlflow test env-gpu verl-smoke test-seams test-paper test-slurm test-smoke gallery lint format config pins licences audit clean
+.PHONY: help reproduce real-lm mlflow test env-gpu verl-smoke test-seams test-paper test-slurm test-smoke bench gallery lint format config pins licences audit clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,27 @@ test-slurm: .venv/ready  ## the workflow on a real Slurm, interrupted in every w
 test-smoke: .venv/ready .venv-verl-cpu/ready  ## the real verl, Ray and vLLM: train, stop, resume, evaluate
 	.venv-verl-cpu/bin/python -m pytest tests/verl/test_verl_smoke.py
 
+.venv-bench/ready: envs/bench.txt pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --no-deps --no-compile --requirement envs/bench.txt
+	.venv-bench/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+# About an hour of an idle machine; each command can be run alone. What it found is in docs/speed.md.
+BENCH := .venv-bench/bin/python benchmarks
+SPEED := docs/records/speed
+bench: .venv/ready .venv-bench/ready .venv-verl-cpu/ready  ## measure speed, memory and cost against TRL, transformers, vLLM and verl
+	$(BENCH)/rl_step.py --trl-python .venv-bench/bin/python --threads 1 --cases 115k "default task" --output $(SPEED)/step_one_thread.json
+	$(BENCH)/rl_step.py --trl-python .venv-bench/bin/python --threads 2 --cases 6M 29M --output $(SPEED)/step_two_threads.json
+	$(BENCH)/sampling.py --peer-python .venv-bench/bin/python --output $(SPEED)/sampling.json
+	$(BENCH)/split.py --output $(SPEED)/split.json
+	$(BENCH)/against_vllm.py --vllm-python .venv-verl-cpu/bin/python --output $(SPEED)/vllm.json
+	$(BENCH)/against_verl.py --verl-python .venv-verl-cpu/bin/python --output $(SPEED)/verl.json
+	$(BENCH)/analysis.py --output $(SPEED)/analysis.json
+	$(BENCH)/memory.py --output $(SPEED)/memory.json
+	$(BENCH)/dag.py --output $(SPEED)/dag.json
+	@echo "Grading needs the data sets: $(BENCH)/grading.py --data FOLDER --output $(SPEED)/grading.json"
+
 gallery: .venv/ready  ## copy the pictures and verdicts of a full run at the cpu scale to reports/gallery and README.md
 	$(BIN)/python scripts/make_gallery.py --reports reports/cpu --gallery reports/gallery --readme README.md
 
@@ -111,9 +132,9 @@ licences: .venv/ready .venv-verl-cpu/ready  ## rewrite docs/licences.md from the
 audit: .venv/ready  ## compare the pinned packages with the known vulnerabilities (needs a connection)
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet pip-audit
-	for environment in cpu verl-cpu gpu checks; do \
+	for environment in cpu verl-cpu gpu checks bench; do \
 		.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement envs/$$environment.txt || exit 1; \
 	done
 
 clean:  ## remove the environments (results stay)
-	rm -rf .venv .venv-verl-cpu .venv-checks .venv-gpu .venv-pins .venv-audit
+	rm -rf .venv .venv-verl-cpu .venv-checks .venv-bench .venv-gpu .venv-pins .venv-audit

@@ -1,14 +1,14 @@
-"""An arm of against_vllm.py: the in-process sampler answers a sampling job."""
+"""An arm of against_vllm.py and sampling.py: the in-process sampler answers a sampling job."""
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from arms import Measured, measured, serve
 from sampling_job import SamplingJob
 
 from ead import seeds
+from ead.pipeline import compute
 from ead.pipeline.generate import generate
 from ead.pipeline.transformer import Transformer
 
@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder in Hugging Face format")
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    compute.set_up(options.threads)
     model = Transformer.load(options.model)
     model.shape = replace(model.shape, eos=(NEVER,))
     serve(lambda record=False, **job: sample(model, SamplingJob(**job), record))

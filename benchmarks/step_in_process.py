@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 import workload
 from arms import Measured, measured, serve
 
@@ -30,7 +31,18 @@ def main() -> None:
         if options.forced:
             trainer.model.shape = replace(trainer.model.shape, eos=(NEVER,))
         with trainer.grader:
-            serve(lambda: step(trainer, Path(folder)))
+            serve(lambda matmul=False: matmul_rate() if matmul else step(trainer, Path(folder)))
+
+
+def matmul_rate(size: int = 2048, repetitions: int = 8) -> Measured:
+    """What the machine's float32 matrix multiplication reaches now, in floating-point operations per CPU second."""
+    left, right = torch.rand(size, size), torch.rand(size, size)
+    found: Measured = {}
+    left @ right
+    with measured(found):
+        for _ in range(repetitions):
+            left @ right
+    return {**found, "flops_per_cpu_s": repetitions * 2 * size**3 / found["cpu_s"]}
 
 
 def step(trainer: Trainer, folder: Path) -> Measured:

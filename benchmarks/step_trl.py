@@ -1,8 +1,8 @@
 """An arm of rl_step.py: one training step of TRL's GRPOTrainer, set up as the in-process engine is.
 
-The same model, prompts, group size, lengths, clip range, optimiser and grader; no KL term, no gradient checkpointing.
+The same model, prompts, group size, lengths, clip range, optimiser and grader; no KL term.
 Where responses have a forced length there is one mini-batch, and TRL needs no old log-probabilities; on the default
-task there are two, and it computes them.
+task there are two, and it computes them. Gradient checkpointing is TRL's default; rl_step.py measures both ways.
 """
 
 import argparse
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--settings", type=json.loads, required=True, help="JSON of workload.describe")
     parser.add_argument("--forced", action="store_true", help="every response has the greatest length")
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument("--micro-batch-rows", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
@@ -47,7 +48,7 @@ def main() -> None:
             model=LlamaForCausalLM.from_pretrained(options.model, dtype=torch.float32),
             processing_class=tokenizer,
             reward_funcs=reward,
-            args=configuration(folder, settings, options.micro_batch_rows, options.forced),
+            args=configuration(folder, settings, options),
             train_dataset=Dataset.from_list(
                 [{"prompt": problem.messages, "problem": name} for name, problem in problems.items()]
             ),
@@ -56,20 +57,20 @@ def main() -> None:
         trainer.train()
 
 
-def configuration(folder: str, settings: dict, micro_batch_rows: int, forced: bool) -> GRPOConfig:
+def configuration(folder: str, settings: dict, options: argparse.Namespace) -> GRPOConfig:
     rows = settings["prompts"] * settings["n"] // settings["mini_batches"]
-    accumulation = rows // micro_batch_rows
+    accumulation = rows // options.micro_batch_rows
     return GRPOConfig(
         output_dir=folder,
         use_cpu=True,
         bf16=False,
-        gradient_checkpointing=False,
-        per_device_train_batch_size=micro_batch_rows,
+        gradient_checkpointing=options.checkpointing,
+        per_device_train_batch_size=options.micro_batch_rows,
         gradient_accumulation_steps=accumulation,
         steps_per_generation=accumulation * settings["mini_batches"],
         num_generations=settings["n"],
         max_completion_length=settings["max_new_tokens"],
-        generation_kwargs={"min_new_tokens": settings["max_new_tokens"]} if forced else None,
+        generation_kwargs={"min_new_tokens": settings["max_new_tokens"]} if options.forced else None,
         temperature=1.0,
         beta=0.0,
         epsilon=settings["clip_low"],

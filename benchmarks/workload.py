@@ -1,6 +1,5 @@
 """What the benchmarks run: models of three sizes, the default scale's task, and its training configuration."""
 
-import json
 from pathlib import Path
 
 from ead import seeds
@@ -77,5 +76,19 @@ def describe(configuration: runs.RunConfiguration) -> dict:
     }
 
 
-def dump(configuration: runs.RunConfiguration) -> str:
-    return json.dumps(describe(configuration))
+def step_flops(size: str) -> dict[str, float]:
+    """Floating-point operations of the matrix products with weights in a step with forced lengths.
+
+    Two for each weight and token; the update has three such passes. A prompt is read once for all its responses when
+    they are drawn, and with each of them in the update. Attention, norms and the optimiser are left out.
+    """
+    hidden, layers, _, mlp = SIZES[size]
+    in_layers = layers * (4 * hidden**2 + 3 * hidden * mlp)
+    head = len(warmstart.WORDS) * hidden
+    responses = PROMPTS * ROLLOUTS
+    drawn = responses * FORCED_TOKENS
+    prompt = len(problems()[0].prompt.split())
+    return {
+        "sampling": 2.0 * (in_layers * (drawn + PROMPTS * prompt) + head * drawn),
+        "update": 6.0 * (in_layers * (drawn + responses * prompt) + head * drawn),
+    }

@@ -31,6 +31,8 @@ from ead.pipeline.runs import (
 )
 from ead.pipeline.timings import cpu_seconds
 
+STREAM_AFTER_S = 60.0  # most trainings of the default scale are over by then
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -96,7 +98,13 @@ def main() -> None:
     stream = (
         contextlib.nullcontext()
         if not streams
-        else RunStream(store, tracking, arguments.state / "metrics.jsonl", arguments.output.parent)
+        else RunStream(
+            store,
+            tracking,
+            arguments.state / "metrics.jsonl",
+            arguments.output.parent,
+            delay_s=STREAM_AFTER_S,
+        )
     )
     with lock, stream:
         timings = arguments.state / "timings.jsonl"

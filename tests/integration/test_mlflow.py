@@ -307,6 +307,26 @@ def test_a_stream_that_cannot_start_does_not_stop_the_training(tmp_path, caplog,
     assert "the stream did not start" in caplog.text
 
 
+def test_a_short_training_is_left_to_the_ingestion(site, caplog):
+    caplog.set_level(logging.WARNING)
+    description = describe()
+    with RunStream(site.store, description, site.root / "none.jsonl", site.root / "run", delay_s=600):
+        folder = site.finish(description)
+    assert not caplog.records and not site.runs("seed")
+    report = tracking.ingest(site.store, [folder])
+    assert report["runs"][description.run]["points"] == STEPS * len(METRICS)
+
+
+def test_a_short_training_that_failed_is_reported(site):
+    with (
+        pytest.raises(ValueError, match="broken"),
+        RunStream(site.store, describe(), site.root / "none.jsonl", site.root / "run", delay_s=600),
+    ):
+        raise ValueError("broken")
+    (run,) = site.runs("seed")
+    assert run.info.status == "FAILED"
+
+
 # --- ingestion --------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The process that follows a training's metrics file and sends it to MLflow (``python -m``)."""
 
+import contextlib
 import json
 import logging
 import math
@@ -65,23 +66,35 @@ class _Follower:
 
 def _follow() -> None:
     """Read the order from standard input, follow it until told the outcome, answer with the errors met."""
-    os.nice(5)
+    _give_way()
     answer = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what MLflow prints is no answer
     inbox = _Inbox()
     order = json.loads(inbox.wait(math.inf, parent=None))
     follower = _Follower(order)
-    errors, last_error, outcome, wait_s = 0, None, None, 0.0
-    while outcome is None:
-        outcome = inbox.wait(wait_s, order["parent"])
-        wait_s = order["interval_s"]
+    errors, last_error = 0, None
+    outcome = inbox.wait(order["delay_s"], order["parent"])
+    # MLflow takes seconds to start: a training that has ended by now is left to the ingestion, which adds it whole.
+    follows = outcome != "FINISHED" or not order["delay_s"]
+    while follows:
         try:
             follower.round(outcome)
         except Exception as error:  # whatever MLflow or its server throws
             log.exception("a round failed")
             errors, last_error = errors + 1, f"{type(error).__name__}: {error}"[:300]
+        follows = outcome is None
+        if follows:
+            outcome = inbox.wait(order["interval_s"], order["parent"])
     with answer:
         json.dump({"errors": errors, "last_error": last_error}, answer)
+
+
+def _give_way() -> None:
+    """Take what processor time the training leaves."""
+    os.nice(19)
+    # Linux shares processors among sessions first, and this process has a session of its own.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text("19", encoding="ascii")
 
 
 class _Inbox:

@@ -34,6 +34,7 @@ class RunStream:
     Args:
         metrics_file: one JSON object per line, ``{"step": 3, "<metric>": 0.5, ...}``; need not exist yet, may
             shrink when a training resumes.
+        delay_s: seconds until the first batch. A training that has finished by then is left to :func:`ingest`.
         interval_s: seconds between two batches.
         close_timeout_s: the longest that closing may take; after that the stream is stopped.
     """
@@ -45,6 +46,7 @@ class RunStream:
         metrics_file: Path,
         run_folder: Path,
         *,
+        delay_s: float = 0.0,
         interval_s: float = 10.0,
         close_timeout_s: float = 60.0,
     ) -> None:
@@ -62,6 +64,7 @@ class RunStream:
             "metrics_file": str(metrics_file.absolute()),
             "run_folder": str(run_folder.absolute()),
             "started": time.time(),
+            "delay_s": delay_s,
             "interval_s": interval_s,
             "parent": os.getpid(),
         }

@@ -30,7 +30,8 @@ class Tracking(Strict):
     )
     stream: bool = Field(
         True,
-        description="send metrics while a training runs; false leaves it to the job that ingests finished runs",
+        description="send metrics while a training runs, from its second minute on; false leaves it to the job that "
+        "ingests finished runs",
     )
 
 

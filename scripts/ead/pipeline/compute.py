@@ -5,9 +5,9 @@ import platform
 
 import torch
 
-# glibc's names and the most that it accepts
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LARGEST_THRESHOLDS = {_TRIM_THRESHOLD: 2**31 - 1, _MMAP_THRESHOLD: 2**25}
+# glibc's parameters, by their numbers in malloc.h: it keeps up to 2 GiB, and maps no block by itself
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_KEEP_FREED_MEMORY = {_TRIM_THRESHOLD: 2**31 - 1, _MMAP_MAX: 0}
 
 
 def set_up(threads: int) -> None:
@@ -18,5 +18,5 @@ def set_up(threads: int) -> None:
     """
     torch.set_num_threads(threads)
     if platform.libc_ver()[0] == "glibc":
-        for parameter, value in _LARGEST_THRESHOLDS.items():
+        for parameter, value in _KEEP_FREED_MEMORY.items():
             ctypes.CDLL(None).mallopt(parameter, value)

@@ -21,7 +21,7 @@ from ead.schedule import Schedule
 
 COMPACTION = 0.75  # share of rows still decoding at which the finished ones leave the batch
 MAX_LOGITS = 2**24  # numbers that a draw works on at once: 64 MiB, in float64 twice that
-BLOCK = 16  # columns by which the cache grows: what is read stays close together
+BLOCK = 8  # columns by which the cache grows: what is read stays close together
 
 
 @dataclass(frozen=True)
@@ -228,8 +228,9 @@ def _decode(
             cache = [layer.index_select(1, kept) for layer in cache]
             rows, chosen, padding, visible = rows[going], chosen[going], padding[going], visible[going]
             going = going[going]
-        if column == cache[0].shape[-1]:
-            cache = [_with_room(layer, min(BLOCK, width - t)) for layer in cache]
+        if column == cache[0].shape[-2]:
+            for layer, held in enumerate(cache):  # one after the other, so that little is held twice
+                cache[layer] = _with_room(held, min(BLOCK, width - t))
         positions = (column - (padding if padded else padding[:1]))[:, None]
         attended = visible[:, None, None, : column + 1] if padded else None
         logits = model.read(chosen[:, None], positions, cache, column, attended)
@@ -241,8 +242,9 @@ def _decode(
 
 def _with_room(layer: Tensor, columns: int) -> Tensor:
     """Return a layer's cache with further columns, to be written before they are read."""
-    larger = layer.new_empty(*layer.shape[:-1], layer.shape[-1] + columns)
-    larger[..., : layer.shape[-1]] = layer
+    held = layer.shape[-2]
+    larger = layer.new_empty(*layer.shape[:-2], held + columns, layer.shape[-1])
+    larger[..., :held, :] = layer
     return larger
 
 

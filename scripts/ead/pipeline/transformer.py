@@ -137,14 +137,14 @@ class Layer(nn.Module):
         return F.linear(attended.transpose(1, 2).flatten(2), self.out)
 
     def attend_one(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """The same for one query per row and a cache's keys and values [B, kv_heads, D, L], without gradient."""
+        """The same for one query per row and a cache's keys and values [B, kv_heads, L, D], without gradient."""
         rows, heads = len(queries), self.shape.kv_heads
         # Two batched products are up to five times faster here than the fused attention, made for long queries.
         queries = queries.view(rows, heads, -1, self.shape.head_dim) * self.shape.head_dim**-0.5
-        scores = queries @ keys
+        scores = queries @ keys.transpose(-1, -2)
         if mask is not None:
             scores.masked_fill_(~mask, -torch.inf)
-        return F.linear((scores.softmax(-1) @ values.transpose(-1, -2)).view(rows, 1, -1), self.out)
+        return F.linear((scores.softmax(-1) @ values).view(rows, 1, -1), self.out)
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
         gate, up = F.linear(self._norm(hidden, self.mlp_norm), self.gate_up).chunk(2, -1)
@@ -196,11 +196,8 @@ class Transformer(nn.Module):
         return F.linear(hidden, self.embedding if self.head is None else self.head).float()
 
     def new_cache(self, rows: int, length: int) -> list[Tensor]:
-        """Keys and values, a tensor [2, rows, kv_heads, head_dim, length] for each layer.
-
-        Columns come last, so that the products of :meth:`Layer.attend_one` read them in order: twice as fast.
-        """
-        shape = (2, rows, self.shape.kv_heads, self.shape.head_dim, length)
+        """Keys and values, a tensor [2, rows, kv_heads, length, head_dim] for each layer."""
+        shape = (2, rows, self.shape.kv_heads, length, self.shape.head_dim)
         return [torch.empty(shape, dtype=self.embedding.dtype, device=self.device) for _ in self.layers]
 
     def cache_bytes(self, length: int) -> int:
@@ -221,14 +218,12 @@ class Transformer(nn.Module):
         hidden = F.embedding(tokens, self.embedding)
         for layer, (keys, values) in zip(self.layers, cache, strict=True):
             queries, new_keys, new_values = layer.project(hidden, cosine, sine)
-            keys[..., start:end] = new_keys.transpose(-1, -2)
-            values[..., start:end] = new_values.transpose(-1, -2)
-            keys_so_far, values_so_far = keys[..., :end], values[..., :end]
+            keys[:, :, start:end], values[:, :, start:end] = new_keys, new_values
+            so_far = (keys[:, :, :end], values[:, :, :end])
             if end == start + 1:
-                attended = layer.attend_one(queries, keys_so_far, values_so_far, mask)
+                attended = layer.attend_one(queries, *so_far, mask)
             else:
-                by_column = (keys_so_far.transpose(-1, -2), values_so_far.transpose(-1, -2))
-                attended = layer.attend(queries, *by_column, mask, causal=False)
+                attended = layer.attend(queries, *so_far, mask, causal=False)
             hidden = hidden + attended
             hidden = hidden + layer.feed_forward(hidden)
         last = F.rms_norm(hidden[:, -1], self.norm.shape, self.norm, self.shape.norm_eps)

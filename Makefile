@@ -91,7 +91,7 @@ test-smoke: .venv/ready .venv-verl-cpu/ready  ## the real verl, Ray and vLLM: tr
 BENCH := .venv-bench/bin/python benchmarks
 SPEED := docs/records/speed
 bench: .venv/ready .venv-bench/ready .venv-verl-cpu/ready  ## measure speed, memory and cost against TRL, transformers, vLLM and verl
-	$(BENCH)/rl_step.py --trl-python .venv-bench/bin/python --threads 1 --cases 115k "default task" --output $(SPEED)/step_one_thread.json
+	$(BENCH)/rl_step.py --trl-python .venv-bench/bin/python --threads 1 --cases 115k "default task" 6M --output $(SPEED)/step_one_thread.json
 	$(BENCH)/rl_step.py --trl-python .venv-bench/bin/python --threads 2 --cases 6M 29M --output $(SPEED)/step_two_threads.json
 	$(BENCH)/sampling.py --peer-python .venv-bench/bin/python --output $(SPEED)/sampling.json
 	$(BENCH)/split.py --output $(SPEED)/split.json

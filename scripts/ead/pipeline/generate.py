@@ -229,8 +229,8 @@ def _decode(
             rows, chosen, padding, visible = rows[going], chosen[going], padding[going], visible[going]
             going = going[going]
         if column == cache[0].shape[-2]:
-            for layer, held in enumerate(cache):  # one after the other, so that little is held twice
-                cache[layer] = _with_room(held, min(BLOCK, width - t))
+            for layer in range(len(cache)):  # one after the other, so that little is held twice
+                cache[layer] = _with_room(cache[layer], min(BLOCK, width - t))
         positions = (column - (padding if padded else padding[:1]))[:, None]
         attended = visible[:, None, None, : column + 1] if padded else None
         logits = model.read(chosen[:, None], positions, cache, column, attended)

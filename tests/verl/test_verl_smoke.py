@@ -17,7 +17,6 @@ import psutil
 import pytest
 import torch
 import yaml
-from scipy.optimize import minimize_scalar
 
 pytest.importorskip("verl")
 
@@ -184,49 +183,59 @@ def test_trainer_logprobs_are_those_of_the_policy_before_the_step(steps, state, 
             assert np.abs(expected - row.policy_logprobs).max() < TOLERANCE
 
 
-def test_importance_weights_have_a_mean_below_one_and_a_spread_from_the_first_step(report, steps):
+def test_importance_weights_have_a_mean_of_at_most_one_and_a_spread_from_the_first_step(report, steps):
     for row in report["metrics"]:
         ratios = np.concatenate(
             [np.exp(r.policy_logprobs - r.behaviour_logprobs) for r in steps[row["step"]].itertuples()]
         )
         weights = np.minimum(ratios, 2.0)
-        print(f"step {row['step']}: weights have mean {weights.mean():.3f}, deviation {weights.std():.3f}")
-        assert weights.mean() < 1 and weights.std() > 0.05
+        error = weights.std() / np.sqrt(len(weights))
+        print(
+            f"step {row['step']}: {len(weights)} weights have mean {weights.mean():.3f} +- {error:.3f}, "
+            f"deviation {weights.std():.3f}"
+        )
+        # A ratio's expectation under its sampler is one, and truncation only lowers it; the rest is chance.
+        assert weights.mean() < 1 + 4 * error
+        # Where sampler and policy are the same the ratios differ from one by TOLERANCE at most.
+        assert weights.std() > 100 * TOLERANCE
         assert row["importance_weight_mean"] == pytest.approx(weights.mean(), abs=1e-5)
         assert row["importance_effective_sample_share"] < 0.999
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_temperatures_recomputed_from_the_dumps_are_the_schedules(step, state, references, run):
+    """At each position the schedule's temperature explains the log-probabilities that vLLM returned, and no other.
+
+    One unlikely token may have the same log-probability at two temperatures, so a position with few responses left
+    may not tell them apart: the schedule's must be among those that explain it, and alone at many positions.
+    """
     drawn = samples(state, "rollouts").query("step == @step")
     schedule = from_config(run.sampler_definition.schedule)
     logits = logits_of(references[step - 1], drawn)
     longest = max(map(len, drawn["tokens"]))
     expected = schedule.temperature(np.arange(longest), step)
     assert np.ptp(expected) > 0.7  # the schedule moves, so a wrong step or position shows
-    checked, worst = 0, 0.0
+    alone, worst = 0, 0.0
     for position in range(longest):
         rows = [
             (z[position], tokens[position], logprobs[position])
             for z, tokens, logprobs in zip(logits, drawn["tokens"], drawn["logprobs"], strict=True)
             if len(tokens) > position
         ]
-        stacked = np.array([z for z, _, _ in rows])
-        chosen, observed = np.array([t for _, t, _ in rows]), np.array([lp for _, _, lp in rows])
+        stacked, chosen, observed = (np.array(column) for column in zip(*rows, strict=True))
 
-        def misfit(temperature, stacked=stacked, chosen=chosen, observed=observed):
-            scaled = stacked / temperature
-            scaled -= scaled.max(-1, keepdims=True)
-            values = scaled[np.arange(len(chosen)), chosen] - np.log(np.exp(scaled).sum(-1))
-            return float(np.square(values - observed).sum())
+        def error(temperature, stacked=stacked, chosen=chosen, observed=observed):
+            return np.abs(log_softmax_at(stacked, chosen, np.full(len(chosen), temperature)) - observed).max()
 
-        if np.abs(observed).max() < 1e-3:
-            continue  # every token was certain: any temperature explains it
-        found = minimize_scalar(misfit, bounds=(0.05, 3.0), method="bounded", options={"xatol": 1e-6}).x
-        worst = max(worst, abs(found - expected[position]))
-        checked += 1
-    print(f"step {step}: {checked} positions, largest difference {worst:.1e}")
-    assert checked > 20 and worst < 5e-3
+        worst = max(worst, error(expected[position]))
+        others = np.arange(0.05, 3.0, 0.005)
+        others = others[np.abs(others - expected[position]) > 0.005]
+        alone += min(map(error, others)) > TOLERANCE
+    print(
+        f"step {step}: {longest} positions, largest error {worst:.1e}, {alone} explained by no other temperature"
+    )
+    assert worst < TOLERANCE
+    assert alone > longest / 3
 
 
 def test_validation_is_not_annealed(state, references, run):

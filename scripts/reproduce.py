@@ -15,6 +15,8 @@ from filelock import FileLock, Timeout
 from ead.pipeline.config import REPOSITORY, ConfigurationError, read_yaml
 from ead.pipeline.plan import read_plan
 
+INTERRUPTED = 128 + 2  # exit status of a command that SIGINT ended
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -49,8 +51,8 @@ def reproduce(configuration, targets: list[str], cores: str) -> int:
     run = [*snakemake, "--cores", cores, "--rerun-incomplete", "--logger", "calm", "--"]
     last = [target for target in targets if target in ("all", "report")]
     for part in ([target for target in targets if target not in last], last):
-        if part and (done := subprocess.run([*run, *part], check=False)).returncode:
-            return done.returncode
+        if part and (failed := ended([*run, *part])):
+            return failed
     if not last:
         return 0
     folder = Path(configuration.paths.reports) / configuration.scale
@@ -68,6 +70,24 @@ def reproduce(configuration, targets: list[str], cores: str) -> int:
     claims = folder / "claims.json"
     print(summary(json.loads(claims.read_text(encoding="utf-8")) if claims.exists() else None, page))
     return 0
+
+
+def ended(command: list[str]) -> int:
+    """Run the command and return its exit status; an interruption (Ctrl-C) is the command's own to deal with.
+
+    The terminal gives SIGINT to both of us. `subprocess.run` would kill the command after a quarter of a second,
+    and Snakemake needs longer to stop its jobs and take its lock off.
+    """
+    with subprocess.Popen(command) as process:
+        interrupted = False
+        while True:
+            try:
+                status = process.wait()
+            except KeyboardInterrupt:
+                interrupted = True
+            else:
+                break
+    return INTERRUPTED if interrupted else status
 
 
 def summary(claims: dict | None, page: Path) -> str:

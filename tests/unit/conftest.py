@@ -1,4 +1,4 @@
-"""A copy of the workflow's tables that a test may add to."""
+"""A copy of the workflow's tables that a test may add to, and Hypothesis without its clocks."""
 
 import shutil
 from dataclasses import dataclass
@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 from ead.pipeline import config
 from ead.pipeline.config import REPOSITORY
 from pages import extensions
+
+# A busy machine is no failure: neither an example nor the making of examples has a time limit.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def last_boxed_slowly(text: str) -> str | None:
     return None
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     st.lists(st.sampled_from(["\\boxed{", "\\fbox {", "\\boxed", "{", "}", "\\", "\\{", "a", " "])).map(
         "".join
@@ -247,7 +247,7 @@ def test_evaluate_arithmetic_outside_the_grammar(text):
     assert evaluate_arithmetic(text) is None
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.text(alphabet="0179+-*() \\timescdot\u2212\u00d7=,.", max_size=40))
 def test_evaluate_arithmetic_accepts_only_what_python_accepts_too(text):
     value = evaluate_arithmetic(text)

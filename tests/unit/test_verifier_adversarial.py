@@ -319,7 +319,7 @@ def test_code_is_not_run(tmp_path: Path):
     assert not target.exists()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet=st.characters(codec=None), max_size=200))
 def test_text_functions_take_any_text(text):
     boxed = last_boxed(text)
@@ -335,7 +335,7 @@ def test_any_texts_get_the_same_verdicts_in_any_order():
     anything = st.text(alphabet=st.characters(codec=None), max_size=60)
     with Verifier(timeout_s=5.0, workers=2) as verifier:
 
-        @settings(max_examples=40, deadline=None)
+        @settings(max_examples=40)
         @given(st.lists(st.one_of(fragments, fragments.map(box), anything, anything.map(box)), max_size=8))
         def check(responses):
             answers = [GOLDS[i % len(GOLDS)] for i in range(len(responses))]

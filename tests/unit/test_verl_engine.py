@@ -9,10 +9,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from ead.pipeline import records
 from ead.pipeline.checkpoints import StateMismatch
+from ead.pipeline.config import load_configuration, load_scale
 from ead.pipeline.engines import verl
+from ead.pipeline.runs import resolve
 
 # A process of Ray's kind: in a session of its own, orphaned, deaf to SIGTERM, with a shared-memory segment.
 STUBBORN = """
@@ -96,3 +99,32 @@ def test_a_step_that_is_not_finite_ends_the_run_as_diverged(tmp_path, loss, dive
     records.append(tmp_path / "metrics.jsonl", {"step": 1, "loss": 0.1, "gradient_norm": 1.0})
     records.append(tmp_path / "metrics.jsonl", {"step": 2, "loss": loss, "gradient_norm": 1.0})
     assert verl._diverged(tmp_path) == diverged
+
+
+@pytest.mark.parametrize("found", [0, 1])
+def test_a_training_on_a_node_that_lacks_its_gpus_says_so_and_starts_nothing(tmp_path, monkeypatch, found):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    monkeypatch.setattr(verl, "version", lambda package: "0")  # this environment need not have verl
+    scale = load_scale("paper")
+    run = resolve(
+        load_configuration({"scale": "paper"}),
+        scale,
+        role="llama_1b",
+        algorithm="dapo",
+        sampler="ead_tis",
+        rollouts=None,
+        seed=0,
+    )
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "problems.parquet").touch()
+    with pytest.raises(RuntimeError, match=f"verl.gpus_per_node asks for 8 GPUs, .* finds {found} here"):
+        verl.train(
+            run,
+            scale.verl,
+            model=tmp_path,
+            dataset=tmp_path / "problems.parquet",
+            validation=tmp_path / "problems.parquet",
+            state=tmp_path / "state",
+            progress=None,
+        )
+    assert [path.name for path in (tmp_path / "state" / "verl").iterdir()] == ["identity.json"]

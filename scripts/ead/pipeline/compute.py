@@ -20,3 +20,18 @@ def set_up(threads: int) -> None:
     if platform.libc_ver()[0] == "glibc":
         for parameter, value in _KEEP_FREED_MEMORY.items():
             ctypes.CDLL(None).mallopt(parameter, value)
+
+
+def require_gpus(number: int, key: str) -> None:
+    """Check, before anything is loaded, that the job's node has the ``number`` of GPUs that ``key`` asks for.
+
+    Raises:
+        RuntimeError: it has fewer.
+    """
+    found = torch.cuda.device_count()
+    if found < number:
+        raise RuntimeError(
+            f"{key} asks for {number} GPUs, and torch {torch.__version__} finds {found} here; "
+            "run it where they are (snakemake --profile slurm) and with the interpreter that `make env-gpu` builds, "
+            "or choose a scale without GPUs (scale: cpu)"
+        )

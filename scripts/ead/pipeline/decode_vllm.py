@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ead import seeds
+from ead.pipeline import compute
 from ead.pipeline.config import Decoder, Verl
 from ead.pipeline.decode import Drawn
 from ead.pipeline.engines.verl.configuration import environment
@@ -42,6 +43,8 @@ class Vllm:
         """The running engine."""
         if self._llm is None:
             on_cpu = self._machine.device == "cpu"
+            if not on_cpu:
+                compute.require_gpus(self._machine.tensor_parallel, "verl.tensor_parallel")
             os.environ.update(environment(self._machine))  # read when vLLM is imported
             if on_cpu:
                 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process is all there is to gain

@@ -28,7 +28,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from ead.pipeline import records
+from ead.pipeline import compute, records
 from ead.pipeline.checkpoints import StateMismatch
 from ead.pipeline.config import Verl
 from ead.pipeline.engines import Result
@@ -67,7 +67,7 @@ def train(
 
     Raises:
         StateMismatch: the state belongs to another run, model, data set or version of verl.
-        RuntimeError: verl failed; the message has the end of its log.
+        RuntimeError: the node lacks GPUs; or verl failed, and the message has the end of its log.
     """
     model, dataset, validation, state = (Path(path).resolve() for path in (model, dataset, validation, state))
     folder = state / "verl"
@@ -84,6 +84,8 @@ def train(
     ended = folder / "ended.json"
     if ended.exists():  # a workflow that was killed before it noticed asks again
         return Result(**json.loads(ended.read_text(encoding="utf-8")))
+    if machine.device == "cuda":
+        compute.require_gpus(machine.gpus_per_node, "verl.gpus_per_node")
     values = configuration(
         run,
         machine,

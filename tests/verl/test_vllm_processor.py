@@ -309,6 +309,22 @@ def test_a_request_carries_any_schedule_and_the_step(schedule, encode):
     assert requested_schedule(continued) == (schedule, 0, 12)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"step": True}, "step must be an integer >= 0, found True"),
+        ({"step": 1.0}, "step must be an integer >= 0, found 1.0"),
+        ({"tau_max": True}, "tau_max must be a finite number, found True"),
+        ({"tau_max": [1.2]}, r"tau_max must be a finite number, found \[1.2\]"),
+    ],
+)
+def test_a_wrong_value_is_refused_though_one_that_equals_it_was_read_before(wrong, message):
+    right = {"kind": "annealed", "tau_max": 1.0, "step": 1}
+    assert requested_schedule(sampling_params(right)) == (Annealed(tau_max=1.0), 1, 0)
+    with pytest.raises(ValueError, match=message):
+        requested_schedule(sampling_params({**right, **wrong}))
+
+
 def test_a_request_without_ead_is_not_judged():
     for params in (
         SamplingParams(temperature=0.3, min_p=0.2),

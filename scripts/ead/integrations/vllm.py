@@ -31,7 +31,9 @@ two. Where the class is named in ``logits_processors``, vLLM refuses to start.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -56,7 +58,7 @@ _LOWEST_TEMPERATURE = 0.01  # vLLM raises lower temperatures to this one, to kee
 _LONGEST_TEXT = 10_000
 _LAST_POSITION = 2**31 - 1
 _NOT_ANNEALED = Fixed(1.0).parameters()
-_LOOKAHEAD = 8  # positions for which temperatures are computed at once
+_LOOKAHEAD = 16  # steps for which temperatures are computed at once
 
 
 def requested_schedule(params: SamplingParams) -> tuple[Schedule, int, int] | None:
@@ -74,17 +76,14 @@ def requested_schedule(params: SamplingParams) -> tuple[Schedule, int, int] | No
     if extra_args.get(_KEY) is None:
         return None
     config = dict(_plain_data(extra_args[_KEY]))
-    step, position = config.pop("step", 0), config.pop("position", 0)
+    position = config.pop("position", 0)
     if type(position) is not int or not 0 <= position <= _LAST_POSITION:
         raise ValueError(f"ead: position is {position!r}, allowed: an integer from 0 to {_LAST_POSITION}")
-    schedule = from_config(config)
-    row = dict(zip(PARAMETERS, schedule.parameters(step), strict=True))
-    if row["floor"] < _LOWEST_TEMPERATURE:
-        raise ValueError(
-            f"ead: the lowest temperature is {row['floor']}, allowed: {_LOWEST_TEMPERATURE} or more"
-        )
-    if row["ceiling"] > np.finfo(np.float32).max:
-        raise ValueError(f"ead: the highest temperature is {row['ceiling']}, beyond the range of float32")
+    described = tuple(chain.from_iterable(config.items()))
+    try:
+        schedule, step = _schedule_and_step(*described)
+    except TypeError:  # some value has no hash; let the schedule say which
+        schedule, step = _schedule_and_step.__wrapped__(*described)
     if params.temperature != 1 and params.temperature >= _GREEDY_BELOW:
         raise ValueError(
             f"ead: the request's temperature is {params.temperature}, allowed: 1, or 0 for greedy decoding "
@@ -93,6 +92,22 @@ def requested_schedule(params: SamplingParams) -> tuple[Schedule, int, int] | No
     if params.min_p:
         raise ValueError(f"ead: min_p is {params.min_p}, allowed: 0; min-p would filter before annealing")
     return schedule, step, position
+
+
+@lru_cache(maxsize=1024, typed=True)  # typed: True is no step, though it equals 1
+def _schedule_and_step(*described: Any) -> tuple[Schedule, int]:
+    """Read ``described``, keys and values in turn, once for all requests that say the same."""
+    config = dict(zip(described[::2], described[1::2], strict=True))
+    step = config.pop("step", 0)
+    schedule = from_config(config)
+    row = dict(zip(PARAMETERS, schedule.parameters(step), strict=True))
+    if row["floor"] < _LOWEST_TEMPERATURE:
+        raise ValueError(
+            f"ead: the lowest temperature is {row['floor']}, allowed: {_LOWEST_TEMPERATURE} or more"
+        )
+    if row["ceiling"] > np.finfo(np.float32).max:
+        raise ValueError(f"ead: the highest temperature is {row['ceiling']}, beyond the range of float32")
+    return schedule, step
 
 
 def _plain_data(value: Any) -> Mapping[str, Any]:
@@ -141,16 +156,14 @@ class AnnealedTemperature(LogitsProcessor):
         self._annealed = np.zeros(rows, dtype=bool)
         self._batch_size = 0
         self._any_annealed = False
-        # Temperatures [rows, _LOOKAHEAD] for outputs of these lengths and the next; None where the batch has changed.
-        self._table: np.ndarray | None = None
-        self._lengths = np.empty(0, dtype=np.int64)
-        self._rows = np.arange(rows)
-        # The pinned buffer is rewritten each step. That is safe because vLLM calls update_state only when the
+        # Of this step and the next: how long the outputs will be, and the batch's temperatures, [batch, 1].
+        self._foreseen: Iterator[tuple[list[int], torch.Tensor]] = iter(())
+        self._temperatures = torch.ones(0, 1)
+        # The pinned buffer is rewritten in a later step. That is safe because vLLM calls update_state only when the
         # previous step's copies to the device are done (GPUModelRunner.synchronize_input_prep).
-        self._host = torch.ones(rows, dtype=torch.float32, pin_memory=is_pin_memory)
-        self._host_rows = self._host.numpy()  # the same memory
+        self._host = torch.ones(_LOOKAHEAD * rows, dtype=torch.float32, pin_memory=is_pin_memory)
         on_host = torch.device(device).type == "cpu"
-        self._device = self._host if on_host else torch.ones(rows, dtype=torch.float32, device=device)
+        self._device = self._host if on_host else torch.ones_like(self._host, device=device)
 
     def is_argmax_invariant(self) -> bool:
         """True: division by a positive temperature keeps the order, so vLLM may skip greedy batches."""
@@ -162,28 +175,31 @@ class AnnealedTemperature(LogitsProcessor):
             return
         if batch_update is not None:
             self._follow(batch_update)
-            self._table = None
+            self._foreseen = iter(())
         if self._any_annealed:
-            size = self._batch_size
             # Lengths only: under asynchronous scheduling the newest tokens are still placeholders.
-            lengths = np.fromiter(map(len, self._outputs[:size]), dtype=np.int64, count=size)
-            self._host_rows[:size] = self._temperatures(lengths)
-            if self._device is not self._host:
-                self._device[:size].copy_(self._host[:size], non_blocking=True)
+            lengths = list(map(len, self._outputs[: self._batch_size]))
+            expected, self._temperatures = next(self._foreseen, (None, None))
+            if lengths != expected:
+                self._foreseen = self._foresee(lengths)
+                _, self._temperatures = next(self._foreseen)
 
-    def _temperatures(self, lengths: np.ndarray) -> np.ndarray:
-        """Return the temperature of each row whose output has ``lengths`` tokens, [rows].
+    def _foresee(self, lengths: list[int]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Return lengths and temperatures of some steps from this one on, if each output grows by a token a step.
 
-        Computed for some positions at once: numpy's calls, not its arithmetic, are what a step would pay for.
+        It does, but for a request whose prompt is read in parts or whose tokens vLLM takes back. Numpy's calls, not
+        its arithmetic, are what a step would pay for.
         """
         size = len(lengths)
-        ahead = None if self._table is None else lengths - self._lengths
-        # vLLM may also take tokens back, where a transfer of the cache failed.
-        if ahead is None or ahead.max() >= _LOOKAHEAD or ahead.min() < 0:
-            positions = (lengths + self._first[:size])[:, None] + np.arange(_LOOKAHEAD)
-            self._table = annealed_temperature(self._parameters[:, :size, None], positions)
-            self._lengths, ahead = lengths, np.zeros_like(lengths)
-        return self._table[self._rows[:size], ahead]
+        foreseen = np.array(lengths) + np.arange(_LOOKAHEAD)[:, None] * self._annealed[:size]
+        temperatures = annealed_temperature(self._parameters[:, :size], foreseen + self._first[:size])
+        host, device = (
+            buffer[: foreseen.size].view(_LOOKAHEAD, size, 1) for buffer in (self._host, self._device)
+        )
+        host.numpy()[..., 0] = temperatures
+        if self._device is not self._host:
+            device.copy_(host, non_blocking=True)
+        return zip(foreseen.tolist(), device.unbind(), strict=True)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Divide ``logits``, shape (batch, vocabulary), in place; untouched where no row is annealed."""
@@ -191,25 +207,26 @@ class AnnealedTemperature(LogitsProcessor):
             return logits
         if logits.shape[0] != self._batch_size:
             raise RuntimeError(f"{logits.shape[0]} rows of logits for a batch of {self._batch_size} requests")
-        return logits.div_(self._device[: self._batch_size, None])
+        return logits.div_(self._temperatures)
 
     def _follow(self, update: BatchUpdate) -> None:
         for row in update.removed:
             self._clear(row)
         for row, params, _, output_tokens in update.added:
-            self._clear(row)
             request = requested_schedule(params)
-            if request is not None and params.temperature >= _GREEDY_BELOW:
-                schedule, step, self._first[row] = request
-                self._parameters[:, row] = schedule.parameters(step)
-                self._outputs[row] = output_tokens  # vLLM's own list: it grows with the response
-                self._annealed[row] = True
-                if params.logprobs is not None and self._logprobs_mode.startswith("raw"):
-                    logger.warning_once(
-                        "EAD is on and logprobs_mode is %s: the log-probabilities returned are those before "
-                        "annealing. Importance weights need processed_logprobs.",
-                        self._logprobs_mode,
-                    )
+            if request is None or params.temperature < _GREEDY_BELOW:
+                self._clear(row)
+                continue
+            schedule, step, self._first[row] = request
+            self._parameters[:, row] = schedule.parameters(step)
+            self._outputs[row] = output_tokens  # vLLM's own list: it grows with the response
+            self._annealed[row] = True
+            if params.logprobs is not None and self._logprobs_mode.startswith("raw"):
+                logger.warning_once(
+                    "EAD is on and logprobs_mode is %s: the log-probabilities returned are those before "
+                    "annealing. Importance weights need processed_logprobs.",
+                    self._logprobs_mode,
+                )
         for source, target, direction in update.moved:
             pair, swapped = [source, target], [target, source]
             self._parameters[:, pair] = self._parameters[:, swapped]

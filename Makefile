@@ -95,7 +95,7 @@ bench: .venv/ready .venv-bench/ready .venv-verl-cpu/ready  ## measure speed, mem
 	$(BENCH)/rl_step.py --trl-python .venv-bench/bin/python --threads 2 --cases 6M 29M --output $(SPEED)/step_two_threads.json
 	$(BENCH)/sampling.py --peer-python .venv-bench/bin/python --output $(SPEED)/sampling.json
 	$(BENCH)/split.py --output $(SPEED)/split.json
-	$(BENCH)/against_vllm.py --vllm-python .venv-verl-cpu/bin/python --output $(SPEED)/vllm.json
+	$(BENCH)/against_vllm.py --threads 1 --vllm-python .venv-verl-cpu/bin/python --output $(SPEED)/vllm.json
 	$(BENCH)/against_verl.py --verl-python .venv-verl-cpu/bin/python --output $(SPEED)/verl.json
 	$(BENCH)/analysis.py --output $(SPEED)/analysis.json
 	$(BENCH)/memory.py --output $(SPEED)/memory.json

@@ -37,6 +37,8 @@ def main() -> int:
     except Timeout:
         print(f"the workflow already runs in {results}; wait for it, or stop it first", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def reproduce(configuration, targets: list[str], cores: str) -> int:
@@ -78,16 +80,14 @@ def ended(command: list[str]) -> int:
     The terminal gives SIGINT to both of us. `subprocess.run` would kill the command after a quarter of a second,
     and Snakemake needs longer to stop its jobs and take its lock off.
     """
+    interrupted = False
     with subprocess.Popen(command) as process:
-        interrupted = False
-        while True:
+        while process.returncode is None:
             try:
-                status = process.wait()
+                process.wait()
             except KeyboardInterrupt:
                 interrupted = True
-            else:
-                break
-    return INTERRUPTED if interrupted else status
+    return INTERRUPTED if interrupted else process.returncode
 
 
 def summary(claims: dict | None, page: Path) -> str:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -13,9 +14,8 @@ import torch
 
 from ead.pipeline import records
 from ead.pipeline.checkpoints import StateMismatch
-from ead.pipeline.config import load_configuration, load_scale
+from ead.pipeline.config import load_scale
 from ead.pipeline.engines import verl
-from ead.pipeline.runs import resolve
 
 # A process of Ray's kind: in a session of its own, orphaned, deaf to SIGTERM, with a shared-memory segment.
 STUBBORN = """
@@ -105,22 +105,12 @@ def test_a_step_that_is_not_finite_ends_the_run_as_diverged(tmp_path, loss, dive
 def test_a_training_on_a_node_that_lacks_its_gpus_says_so_and_starts_nothing(tmp_path, monkeypatch, found):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
     monkeypatch.setattr(verl, "version", lambda package: "0")  # this environment need not have verl
-    scale = load_scale("paper")
-    run = resolve(
-        load_configuration({"scale": "paper"}),
-        scale,
-        role="llama_1b",
-        algorithm="dapo",
-        sampler="ead_tis",
-        rollouts=None,
-        seed=0,
-    )
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "problems.parquet").touch()
     with pytest.raises(RuntimeError, match=f"verl.gpus_per_node asks for 8 GPUs, .* finds {found} here"):
         verl.train(
-            run,
-            scale.verl,
+            SimpleNamespace(hash="of no run"),  # nothing else of the run is asked for before
+            load_scale("paper").verl,
             model=tmp_path,
             dataset=tmp_path / "problems.parquet",
             validation=tmp_path / "problems.parquet",

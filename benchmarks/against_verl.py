@@ -40,10 +40,10 @@ import torch
 import workload
 from arms import machine, versions
 
-from ead.pipeline import countdown, records, runs
-from ead.pipeline.config import REPOSITORY, WORKFLOW, Configuration, Scale, load_scale, merge, read_yaml
-from ead.pipeline.data import write_dataset
-from ead.pipeline.engines.inprocess import Trainer
+from reproduction import countdown, records, runs
+from reproduction.config import REPOSITORY, WORKFLOW, Configuration, Scale, load_scale, merge, read_yaml
+from reproduction.data import write_dataset
+from reproduction.engines.inprocess import Trainer
 
 SIZES = ("smoke test", "default scale")
 MARK = "EAD_VERL_TRAINING"  # set in the environment of every process that verl's engine starts

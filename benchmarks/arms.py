@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ead.pipeline.config import REPOSITORY
+from reproduction.config import REPOSITORY
 
 Measured = dict[str, float]
 

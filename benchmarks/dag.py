@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from ead.pipeline.config import REPOSITORY
+from reproduction.config import REPOSITORY
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from arms import Measured, measured, serve
 from sampling_job import SamplingJob
 from transformers import LlamaForCausalLM
 
-from ead.pipeline import compute
+from reproduction import compute
 
 
 def main() -> None:

@@ -37,13 +37,13 @@ import psutil
 from arms import Arm, machine
 from math_verify import parse, verify
 
-from ead.pipeline.data import read_dataset
-from ead.pipeline.data.prepare import prepare_dataset
-from ead.pipeline.data.table import load_datasets
-from ead.pipeline.files import write_json
-from ead.pipeline.rewards import MULTIPLE_CHOICE, problems_of
 from ead.seeds import generator
 from ead.verifier import Verifier, last_boxed
+from reproduction.data import read_dataset
+from reproduction.data.prepare import prepare_dataset
+from reproduction.data.table import load_datasets
+from reproduction.files import write_json
+from reproduction.rewards import MULTIPLE_CHOICE, problems_of
 
 SMALL = 2000
 KINDS = ("gold", "rewritten", "wrong", "wrong")

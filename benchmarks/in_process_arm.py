@@ -8,9 +8,9 @@ from arms import Measured, measured, serve
 from sampling_job import SamplingJob
 
 from ead import seeds
-from ead.pipeline import compute
-from ead.pipeline.generate import generate
-from ead.pipeline.transformer import Transformer
+from reproduction import compute
+from reproduction.generate import generate
+from reproduction.transformer import Transformer
 
 NEVER = -1  # no token has this id, so no response ends by itself
 

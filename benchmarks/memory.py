@@ -5,8 +5,8 @@
 Each number is one call in a process of its own: the largest resident size while it runs, above the size before it,
 when everything is imported, the model is there and a call on one row of two tokens has been made.
 
-- sampling: ``ead.pipeline.generate.generate`` with log-probabilities and entropies, as in a training step
-- update: one micro-batch, ``ead.pipeline.policy.response_logprobs``, ``ead.objective.policy_loss`` and its backward
+- sampling: ``reproduction.generate.generate`` with log-probabilities and entropies, as in a training step
+- update: one micro-batch, ``reproduction.policy.response_logprobs``, ``ead.objective.policy_loss`` and its backward
   pass; the gradients, as large as the parameters, are among it
 
 The model is the default scale's (hidden 64, 2 layers, tied embeddings) with other vocabularies, so that what grows with
@@ -26,10 +26,10 @@ import torch
 from arms import Arm, Measured, machine, serve
 
 from ead import objective, schedule, seeds
-from ead.pipeline import generate, policy, warmstart
-from ead.pipeline.config import load_scale
-from ead.pipeline.files import write_json
-from ead.pipeline.transformer import Shape, Transformer
+from reproduction import generate, policy, warmstart
+from reproduction.config import load_scale
+from reproduction.files import write_json
+from reproduction.transformer import Shape, Transformer
 
 PROMPT, POSITIONS = 16, 1024
 # The first value of each is the one that the others' lines go through.

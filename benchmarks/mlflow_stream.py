@@ -26,11 +26,11 @@ from pathlib import Path
 import torch
 
 from ead.integrations.mlflow import RunDescription, RunStream, Store, ingest
-from ead.pipeline import countdown, warmstart
-from ead.pipeline.config import Configuration, load_experiments, load_scale
-from ead.pipeline.data import write_dataset
-from ead.pipeline.engines import inprocess
-from ead.pipeline.runs import RunConfiguration, expand, publish
+from reproduction import countdown, warmstart
+from reproduction.config import Configuration, load_experiments, load_scale
+from reproduction.data import write_dataset
+from reproduction.engines import inprocess
+from reproduction.runs import RunConfiguration, expand, publish
 
 STATES = ("none", "healthy", "away", "silent", "full", "killed")
 ROOT_SEED = 2025

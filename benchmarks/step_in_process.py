@@ -10,8 +10,8 @@ import torch
 import workload
 from arms import Measured, measured, serve
 
-from ead.pipeline import compute
-from ead.pipeline.engines.inprocess import Trainer
+from reproduction import compute
+from reproduction.engines.inprocess import Trainer
 
 NEVER = -1  # no token has this id, so no response ends by itself
 

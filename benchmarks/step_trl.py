@@ -17,8 +17,8 @@ from datasets import Dataset
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from ead.pipeline.data import read_dataset
-from ead.pipeline.rewards import Grader, problems_of
+from reproduction.data import read_dataset
+from reproduction.rewards import Grader, problems_of
 
 
 def main() -> None:

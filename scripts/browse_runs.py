@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from ead.integrations.mlflow import Store, pages
-from ead.pipeline.config import load_configuration, read_yaml
+from reproduction.config import load_configuration, read_yaml
 
 
 def main() -> int:

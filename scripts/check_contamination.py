@@ -1,12 +1,12 @@
-"""List the problems that a training set and an evaluation set share (ead.pipeline.data.contamination)."""
+"""List the problems that a training set and an evaluation set share (reproduction.data.contamination)."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from ead.pipeline.data import read_dataset
-from ead.pipeline.data.contamination import report
-from ead.pipeline.files import write_json
+from reproduction.data import read_dataset
+from reproduction.data.contamination import report
+from reproduction.files import write_json
 
 
 def main() -> None:

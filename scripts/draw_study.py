@@ -5,17 +5,17 @@ import json
 import logging
 from pathlib import Path
 
-from ead.pipeline import compute
-from ead.pipeline.config import InferenceRequest, Verl
-from ead.pipeline.files import sha256_of_file, sha256_of_model, write_json
-from ead.pipeline.inference import draw_study
-from ead.pipeline.runs import code_version
+from reproduction import compute
+from reproduction.config import InferenceRequest, Verl
+from reproduction.files import sha256_of_file, sha256_of_model, write_json
+from reproduction.inference import draw_study
+from reproduction.runs import code_version
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", required=True, help="its name in the scale")
-    parser.add_argument("--request", required=True, help="JSON of ead.pipeline.config.InferenceRequest")
+    parser.add_argument("--request", required=True, help="JSON of reproduction.config.InferenceRequest")
     parser.add_argument(
         "--subject", type=Path, required=True, help="manifest of a model, or of a run: its last checkpoint"
     )
@@ -25,7 +25,7 @@ def main() -> None:
     )
     parser.add_argument("--progress", type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--vllm", help="JSON of ead.pipeline.config.Verl: draw with vLLM on that machine")
+    parser.add_argument("--vllm", help="JSON of reproduction.config.Verl: draw with vLLM on that machine")
     arguments = parser.parse_args()
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

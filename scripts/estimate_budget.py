@@ -9,16 +9,16 @@ import json
 import sys
 from pathlib import Path
 
-from ead.pipeline import budget
-from ead.pipeline.cluster import Needs, load_resources
-from ead.pipeline.config import Configuration, ConfigurationError, load_experiments, load_scale
-from ead.pipeline.files import write_json
-from ead.pipeline.runs import expand
+from reproduction import budget
+from reproduction.cluster import Needs, load_resources
+from reproduction.config import Configuration, ConfigurationError, load_experiments, load_scale
+from reproduction.files import write_json
+from reproduction.runs import expand
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--configuration", required=True, help="JSON of ead.pipeline.config.Configuration")
+    parser.add_argument("--configuration", required=True, help="JSON of reproduction.config.Configuration")
     parser.add_argument("--targets", nargs="+", required=True)
     parser.add_argument("--gpus", type=int, help="GPUs at hand; cores, where no job has a GPU")
     parser.add_argument("--json", type=Path, help="also write the budget to this file")

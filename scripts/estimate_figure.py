@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ead.pipeline import analyses, theory
-from ead.pipeline.files import write_parquet
+from reproduction import analyses, theory
+from reproduction.files import write_parquet
 
 FROM_RUNS = {"training_curves": analyses.training_curves, "decoder_matrix": analyses.decoder_matrix}
 FROM_FORMULAS = {
@@ -19,7 +19,7 @@ FROM_FORMULAS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--request", required=True, help="JSON of ead.pipeline.figures.estimation_request")
+    parser.add_argument("--request", required=True, help="JSON of reproduction.figures.estimation_request")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--evaluations", type=Path, required=True, help="folder of their evaluations")
     parser.add_argument("--partial", action="store_true", help="runs without results are shown as not run")

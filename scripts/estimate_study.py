@@ -6,15 +6,15 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from ead.pipeline.config import AnyStudy
-from ead.pipeline.files import write_parquet
-from ead.pipeline.inference_estimates import estimate_study
+from reproduction.config import AnyStudy
+from reproduction.files import write_parquet
+from reproduction.inference_estimates import estimate_study
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--manifest", type=Path, required=True)
-    parser.add_argument("--study", required=True, help="JSON of one of ead.pipeline.config's studies")
+    parser.add_argument("--study", required=True, help="JSON of one of reproduction.config's studies")
     parser.add_argument("--subject", required=True, help="JSON: cell, model, algorithm, sampler, n")
     parser.add_argument("--root-seed", type=int, required=True)
     parser.add_argument("--problems", type=Path, required=True, help="scores by problem (Parquet)")

@@ -5,17 +5,17 @@ import json
 import logging
 from pathlib import Path
 
-from ead.pipeline import compute
-from ead.pipeline.config import EvaluationRequest, Verl
-from ead.pipeline.evaluate import evaluate, prune
-from ead.pipeline.files import sha256_of_file, write_json
-from ead.pipeline.runs import code_version
+from reproduction import compute
+from reproduction.config import EvaluationRequest, Verl
+from reproduction.evaluate import evaluate, prune
+from reproduction.files import sha256_of_file, write_json
+from reproduction.runs import code_version
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--subject", required=True, help="name of the run or model")
-    parser.add_argument("--request", required=True, help="JSON of ead.pipeline.evaluate.EvaluationRequest")
+    parser.add_argument("--request", required=True, help="JSON of reproduction.evaluate.EvaluationRequest")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--run", type=Path, help="manifest of a finished run: all its checkpoints are evaluated"
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="manifest; samples are written beside it")
     parser.add_argument("--progress", type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--vllm", help="JSON of ead.pipeline.config.Verl: draw with vLLM on that machine")
+    parser.add_argument("--vllm", help="JSON of reproduction.config.Verl: draw with vLLM on that machine")
     parser.add_argument(
         "--delete-intermediate",
         type=Path,

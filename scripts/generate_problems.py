@@ -3,16 +3,16 @@
 import argparse
 from pathlib import Path
 
-from ead.pipeline import countdown
-from ead.pipeline.config import CountdownData
-from ead.pipeline.data import read_dataset, write_dataset
-from ead.pipeline.files import sha256_of_file, write_json
+from reproduction import countdown
+from reproduction.config import CountdownData
+from reproduction.data import read_dataset, write_dataset
+from reproduction.files import sha256_of_file, write_json
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True, help="name of the data set")
-    parser.add_argument("--definition", required=True, help="JSON of ead.pipeline.config.CountdownData")
+    parser.add_argument("--definition", required=True, help="JSON of reproduction.config.CountdownData")
     parser.add_argument("--root-seed", type=int, required=True)
     parser.add_argument("--output", type=Path, required=True, help="Parquet file")
     parser.add_argument("--card", type=Path, required=True, help="JSON file that describes it")
@@ -31,7 +31,7 @@ def main() -> None:
         arguments.card,
         {
             "name": arguments.name,
-            "source": "generated: ead.pipeline.countdown",
+            "source": "generated: reproduction.countdown",
             "definition": definition.model_dump(mode="json"),
             "root_seed": arguments.root_seed,
             "rows": len(read_dataset(arguments.output)),

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ead.pipeline.pretrained import TABLE, import_model, load_models
+from reproduction.pretrained import TABLE, import_model, load_models
 
 
 def main() -> None:

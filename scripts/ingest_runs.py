@@ -14,8 +14,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from ead.integrations import mlflow
-from ead.pipeline import tracking
-from ead.pipeline.files import write_json
+from reproduction import tracking
+from reproduction.files import write_json
 
 
 def main() -> None:

@@ -5,9 +5,9 @@ import json
 import logging
 from pathlib import Path
 
-from ead.pipeline.claims import as_table, judge, load_claims
-from ead.pipeline.config import load_configuration, load_scale
-from ead.pipeline.files import atomic_path, write_json
+from reproduction.claims import as_table, judge, load_claims
+from reproduction.config import load_configuration, load_scale
+from reproduction.files import atomic_path, write_json
 
 
 def main() -> None:

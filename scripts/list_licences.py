@@ -10,8 +10,8 @@ import sys
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
-from ead.pipeline.config import REPOSITORY
-from ead.pipeline.files import write_text
+from reproduction.config import REPOSITORY
+from reproduction.files import write_text
 
 PAGE = REPOSITORY / "docs" / "licences.md"
 ENVIRONMENTS = {"cpu": ".venv", "verl-cpu": ".venv-verl-cpu"}

@@ -8,7 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ead.pipeline.runs import changed_sources
+from reproduction.runs import changed_sources
 
 
 def main() -> None:

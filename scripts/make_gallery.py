@@ -16,9 +16,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ead.pipeline.config import load_experiments
-from ead.pipeline.files import atomic_path, write_text
-from ead.pipeline.report import VERDICTS, amount, number, unit_label
+from reproduction.config import load_experiments
+from reproduction.files import atomic_path, write_text
+from reproduction.report import VERDICTS, amount, number, unit_label
 
 MARKS = ("<!-- verdicts, by `make gallery` -->", "<!-- end of verdicts -->")
 MAX_BYTES = 150_000  # of one picture

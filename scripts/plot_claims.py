@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ead.pipeline.plotting import claims, style
+from reproduction.plotting import claims, style
 
 
 def main() -> None:

@@ -4,11 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
-from ead.pipeline import costs, figures
-from ead.pipeline.config import load_configuration, load_experiments, load_scale
-from ead.pipeline.plotting import costs as plots
-from ead.pipeline.plotting import style
-from ead.pipeline.runs import expand
+from reproduction import costs, figures
+from reproduction.config import load_configuration, load_experiments, load_scale
+from reproduction.plotting import costs as plots
+from reproduction.plotting import style
+from reproduction.runs import expand
 
 
 def main() -> None:

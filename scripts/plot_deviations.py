@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ead.pipeline.plotting import deviations, style
+from reproduction.plotting import deviations, style
 
 
 def main() -> None:

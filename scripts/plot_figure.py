@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ead.pipeline.plotting import curves, matrix, style, theory
+from reproduction.plotting import curves, matrix, style, theory
 
 KINDS = {
     "training_curves": curves.training_curves,
@@ -19,7 +19,7 @@ KINDS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--estimates", type=Path, required=True)
-    parser.add_argument("--request", required=True, help="JSON of ead.pipeline.figures.drawing_request")
+    parser.add_argument("--request", required=True, help="JSON of reproduction.figures.drawing_request")
     parser.add_argument("--pdf", type=Path, required=True)
     parser.add_argument("--png", type=Path, required=True)
     parser.add_argument("--csv", type=Path, required=True)

@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 from pydantic import TypeAdapter
 
-from ead.pipeline.config import AnyStudy
-from ead.pipeline.plotting import inference, style
+from reproduction.config import AnyStudy
+from reproduction.plotting import inference, style
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--estimates", type=Path, required=True)
-    parser.add_argument("--study", required=True, help="JSON of one of ead.pipeline.config's studies")
+    parser.add_argument("--study", required=True, help="JSON of one of reproduction.config's studies")
     parser.add_argument("--decoders", required=True, help="JSON: decoder -> {label, style}")
     parser.add_argument("--title", required=True)
     parser.add_argument("--subject", required=True, help="what was looked at, in words")

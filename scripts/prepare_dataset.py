@@ -10,8 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ead.pipeline.data.prepare import prepare_dataset
-from ead.pipeline.data.table import TABLE, find_dataset, load_datasets
+from reproduction.data.prepare import prepare_dataset
+from reproduction.data.table import TABLE, find_dataset, load_datasets
 
 
 def main() -> None:

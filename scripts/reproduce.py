@@ -12,8 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ead.pipeline.config import REPOSITORY, ConfigurationError, read_yaml
-from ead.pipeline.plan import read_plan
+from reproduction.config import REPOSITORY, ConfigurationError, read_yaml
+from reproduction.plan import read_plan
 
 INTERRUPTED = 128 + 2  # exit status of a command that SIGINT ended
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from ead.pipeline import deviations, report
-from ead.pipeline.config import load_configuration, load_experiments, load_scale
-from ead.pipeline.files import write_json, write_text
+from reproduction import deviations, report
+from reproduction.config import load_configuration, load_experiments, load_scale
+from reproduction.files import write_json, write_text
 
 
 def main() -> None:

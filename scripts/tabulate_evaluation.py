@@ -4,8 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from ead.pipeline.analyses import summary
-from ead.pipeline.files import write_text
+from reproduction.analyses import summary
+from reproduction.files import write_text
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ead.pipeline.files import write_text
+from reproduction.files import write_text
 
 
 def main() -> None:

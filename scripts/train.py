@@ -17,10 +17,10 @@ from filelock import FileLock
 
 from ead.integrations import ray
 from ead.integrations.mlflow import RunDescription, RunStream, Store
-from ead.pipeline import records
-from ead.pipeline.config import Verl
-from ead.pipeline.engines import Result
-from ead.pipeline.runs import (
+from reproduction import records
+from reproduction.config import Verl
+from reproduction.engines import Result
+from reproduction.runs import (
     RunConfiguration,
     code_version,
     figures_of,
@@ -29,14 +29,14 @@ from ead.pipeline.runs import (
     publish,
     tracking_experiment,
 )
-from ead.pipeline.timings import cpu_seconds
+from reproduction.timings import cpu_seconds
 
 STREAM_AFTER_S = 60.0  # most trainings of the default scale are over by then
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", required=True, help="JSON of ead.pipeline.runs.RunConfiguration")
+    parser.add_argument("--run", required=True, help="JSON of reproduction.runs.RunConfiguration")
     parser.add_argument("--model", type=Path, required=True, help="manifest of the model to start from")
     parser.add_argument("--dataset", type=Path, required=True, help="training problems, Parquet")
     parser.add_argument("--output", type=Path, required=True, help="manifest; the run folder is its parent")
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--progress", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     verl = parser.add_argument_group("for runs of the engine verl")
-    verl.add_argument("--machine", help="JSON of ead.pipeline.config.Verl")
+    verl.add_argument("--machine", help="JSON of reproduction.config.Verl")
     verl.add_argument("--validation", type=Path, help="problems that verl validates on, Parquet")
     verl.add_argument("--gpus", type=int, help="GPUs per node, where they are not as --machine says")
     verl.add_argument("--nodes", type=int, help="nodes, where they are not as --machine says")
@@ -84,7 +84,7 @@ def main() -> None:
         if arguments.tracking_uri
         else Store.local(arguments.tracking_folder)
     )
-    engine = importlib.import_module(f"ead.pipeline.engines.{run.engine}")
+    engine = importlib.import_module(f"reproduction.engines.{run.engine}")
     started = mark_started(arguments.state)
     sources = mark_sources(arguments.state, Path(engine.__file__))
     logging.info("run %s, configuration %s", run.name, run.hash)
@@ -134,8 +134,8 @@ def outside_steps(timings: Path, earlier: list[dict]) -> float | None:
 
 
 def train_in_process(run: RunConfiguration, arguments: argparse.Namespace) -> Result:
-    from ead.pipeline import compute
-    from ead.pipeline.engines import inprocess
+    from reproduction import compute
+    from reproduction.engines import inprocess
 
     compute.set_up(arguments.threads)
     return inprocess.train(
@@ -148,7 +148,7 @@ def train_in_process(run: RunConfiguration, arguments: argparse.Namespace) -> Re
 
 
 def train_with_verl(run: RunConfiguration, arguments: argparse.Namespace) -> Result:
-    from ead.pipeline.engines import verl
+    from reproduction.engines import verl
 
     machine = Verl.model_validate_json(arguments.machine)
     granted = {"gpus_per_node": arguments.gpus, "nodes": arguments.nodes}

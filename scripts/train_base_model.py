@@ -3,19 +3,19 @@
 import argparse
 from pathlib import Path
 
-from ead.pipeline import compute, warmstart
-from ead.pipeline.config import WarmStartModel
-from ead.pipeline.countdown import Problem
-from ead.pipeline.data import read_dataset
-from ead.pipeline.files import atomic_directory, sha256_of_file, write_json
-from ead.pipeline.progress import Progress
-from ead.pipeline.rewards import problems_of
+from reproduction import compute, warmstart
+from reproduction.config import WarmStartModel
+from reproduction.countdown import Problem
+from reproduction.data import read_dataset
+from reproduction.files import atomic_directory, sha256_of_file, write_json
+from reproduction.progress import Progress
+from reproduction.rewards import problems_of
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True, help="name of the model")
-    parser.add_argument("--definition", required=True, help="JSON of ead.pipeline.config.WarmStartModel")
+    parser.add_argument("--definition", required=True, help="JSON of reproduction.config.WarmStartModel")
     parser.add_argument("--root-seed", type=int, required=True)
     parser.add_argument("--dataset", type=Path, required=True, help="problems to demonstrate")
     parser.add_argument("--output", type=Path, required=True, help="manifest; the model is written beside it")
@@ -43,7 +43,7 @@ def main() -> None:
             folder / arguments.output.name,
             {
                 "name": arguments.name,
-                "source": "trained from scratch: ead.pipeline.warmstart",
+                "source": "trained from scratch: reproduction.warmstart",
                 "definition": definition.model_dump(mode="json"),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "dataset_sha256": sha256_of_file(arguments.dataset),

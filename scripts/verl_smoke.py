@@ -14,10 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-from ead.pipeline import records
-from ead.pipeline.engines.verl import abandoned_segments
-from ead.pipeline.files import write_json
-from ead.pipeline.runs import RunConfiguration
+from reproduction import records
+from reproduction.engines.verl import abandoned_segments
+from reproduction.files import write_json
+from reproduction.runs import RunConfiguration
 
 SCRIPTS = Path(__file__).resolve().parent
 INTERRUPTED_AFTER = 2  # steps
@@ -26,9 +26,9 @@ TIMEOUT_S = 1800.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", required=True, help="JSON of ead.pipeline.runs.RunConfiguration")
-    parser.add_argument("--machine", required=True, help="JSON of ead.pipeline.config.Verl")
-    parser.add_argument("--request", required=True, help="JSON of ead.pipeline.config.EvaluationRequest")
+    parser.add_argument("--run", required=True, help="JSON of reproduction.runs.RunConfiguration")
+    parser.add_argument("--machine", required=True, help="JSON of reproduction.config.Verl")
+    parser.add_argument("--request", required=True, help="JSON of reproduction.config.EvaluationRequest")
     parser.add_argument("--model", type=Path, required=True, help="manifest of the model to start from")
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--evaluation-dataset", type=Path, required=True)

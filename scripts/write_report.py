@@ -4,9 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from ead.pipeline import report
-from ead.pipeline.config import load_configuration, load_experiments, load_scale
-from ead.pipeline.files import write_text
+from reproduction import report
+from reproduction.config import load_configuration, load_experiments, load_scale
+from reproduction.files import write_text
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """Regenerate config.yaml (keeping its values), workflow/schemas/ and docs/configuration.md from the typed model."""
 
-from ead.pipeline import configuration_page
-from ead.pipeline.claims import Claims
-from ead.pipeline.config import REPOSITORY, read_yaml, render_configuration, schemas
-from ead.pipeline.files import write_json, write_text
+from reproduction import configuration_page
+from reproduction.claims import Claims
+from reproduction.config import REPOSITORY, read_yaml, render_configuration, schemas
+from reproduction.files import write_json, write_text
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from ead.pipeline.config import REPOSITORY, merge
 from pages import extensions
+from reproduction.config import REPOSITORY, merge
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from ead.pipeline.config import REPOSITORY
+from reproduction.config import REPOSITORY
 
 EXTEND = REPOSITORY / "docs" / "extend.md"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ead.pipeline.config import REPOSITORY, merge, read_yaml
+from reproduction.config import REPOSITORY, merge, read_yaml
 
 # What is right in the copy before a mistake is laid over it: one figure at the smallest scale.
 CHOICES = {"scale": "mini", "experiments": ["fig04"], "tracking": {"stream": False}}

@@ -1,11 +1,12 @@
 """Exploratory Annealed Decoding (EAD) and truncated importance sampling (TIS).
 
-Three layers; imports point downwards only:
+Two layers; imports point downwards only:
 
 1. method, arrays in and out: ``schedule``, ``importance``, ``objective``, ``metrics``, ``statistics``,
    ``seeds``, ``verifier``
 2. ``integrations``, one file per host library
-3. ``pipeline``, what the Snakemake workflow runs
+
+The package ``reproduction`` beside it, which the Snakemake workflow runs, imports this one; it is not installed with it.
 """
 
 __version__ = "0.1.0"

@@ -4,7 +4,7 @@ On a terminal one picture says what runs, how far each job is and what is left; 
 plain lines say what started and ended, and now and then where things are. A failure comes with its log, the
 log's last lines and what to do next; the end with a summary. Snakemake's complete log is written as always.
 
-A job that passes ``--progress FILE`` to its script is shown with a bar: see ``ead.pipeline.progress``.
+A job that passes ``--progress FILE`` to its script is shown with a bar: see ``reproduction.progress``.
 """
 
 import contextlib

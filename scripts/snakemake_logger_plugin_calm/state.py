@@ -11,7 +11,7 @@ from typing import Any
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from ead.integrations.mlflow import display_name
-from ead.pipeline import progress
+from reproduction import progress
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
 

@@ -31,7 +31,7 @@ import safetensors
 import yaml
 
 from ead.integrations.mlflow import Store
-from ead.pipeline.config import REPOSITORY
+from reproduction.config import REPOSITORY
 
 CONFIGURATION = {
     "scale": "mini",

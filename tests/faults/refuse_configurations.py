@@ -44,7 +44,7 @@ def files_of(checkout: Path) -> list[Path]:
 # Imports once what the command imports, and runs its entry point in a fork for each line.
 WARM = """
 import json, os, sys, traceback
-import snakemake.cli, ead.pipeline.plan
+import snakemake.cli, reproduction.plan
 print("ready", flush=True)
 for line in sys.stdin:
     arguments, output = json.loads(line)

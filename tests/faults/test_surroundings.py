@@ -9,7 +9,7 @@ import time
 import pytest
 from crash_campaign import artefacts, damaged, differences
 
-from ead.pipeline.config import REPOSITORY
+from reproduction.config import REPOSITORY
 
 DAY_S = 86400
 

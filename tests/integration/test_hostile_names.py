@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ead.pipeline.config import merge, read_yaml
+from reproduction.config import merge, read_yaml
 
 sys.path.append(str(Path(__file__).parents[1]))
 from wrong_configurations import copy_checkout  # noqa: E402

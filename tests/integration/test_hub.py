@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ead.pipeline.data import DatasetError, read_dataset
-from ead.pipeline.data.prepare import prepare_dataset
-from ead.pipeline.data.table import load_datasets
 from hub_server import COMMIT, HubServer, hub_server
+from reproduction.data import DatasetError, read_dataset
+from reproduction.data.prepare import prepare_dataset
+from reproduction.data.table import load_datasets
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = ("dataset", "somebody/gsm8k")

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from ead.pipeline.files import sha256_of_file
+from reproduction.files import sha256_of_file
 
 FIGURES = {"fig01": "entropy", "fig02": "forking", "fig09": "majority"}
 WITH_ROLE = {"roles": {"qwen_1_5b": {"model": "small"}}}  # the tests' workflow leaves it out by default

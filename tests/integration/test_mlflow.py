@@ -460,7 +460,7 @@ def test_figures_are_added_once_per_version(site, tmp_path):
 def test_the_script_ingests_and_reports(site, tmp_path):
     folder = site.finish(describe())
     (tmp_path / "state").mkdir()
-    script = Path(tracking.__file__).parents[3] / "ingest_runs.py"
+    script = Path(tracking.__file__).parents[2] / "ingest_runs.py"
     report = tmp_path / "report" / "ingested.json"
     command = [sys.executable, script, "--run", folder, "--local", site.root / "mlflow"]
     command += ["--state", tmp_path / "state", "--report", report]

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ead.pipeline.config import FIGURES, Configuration, TrainingCurves, load_experiments, load_scale
-from ead.pipeline.runs import expand
+from reproduction.config import FIGURES, Configuration, TrainingCurves, load_experiments, load_scale
+from reproduction.runs import expand
 
 EXPERIMENTS = {name: experiment for name, experiment in load_experiments().items() if name in FIGURES}
 

@@ -6,7 +6,7 @@ import socket
 import pytest
 import yaml
 
-from ead.pipeline.config import load_experiments
+from reproduction.config import load_experiments
 
 INFERENCE = ("fig01", "fig02", "fig09")
 

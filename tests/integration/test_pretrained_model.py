@@ -16,12 +16,12 @@ from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from ead.pipeline.config import ConfigurationError
-from ead.pipeline.data import DatasetError
-from ead.pipeline.files import sha256_of_file
-from ead.pipeline.gguf_model import convert
-from ead.pipeline.pretrained import HubModel, ModelError, PackageModel, find_model, import_model, load_models
 from hub_server import COMMIT, hub_server
+from reproduction.config import ConfigurationError
+from reproduction.data import DatasetError
+from reproduction.files import sha256_of_file
+from reproduction.gguf_model import convert
+from reproduction.pretrained import HubModel, ModelError, PackageModel, find_model, import_model, load_models
 
 TABLE = load_models()
 CHAT_TEMPLATE = "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from ead.pipeline.config import REPOSITORY
+from reproduction.config import REPOSITORY
 
 RUN = "model~tiny/algorithm~dapo/sampler~ead_tis/n~4/seed~0"
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from rocrate.rocrate import ROCrate
 
-from ead.pipeline.analyses import RECORDED_METRICS
+from reproduction.analyses import RECORDED_METRICS
 
 SAMPLERS = ["tau0.6", "tau1.0", "tau1.2", "ead", "ead_tis", "ead_released", "ead_released_tis"]
 
@@ -23,7 +23,7 @@ def test_every_artefact_is_there(reproduced):
         folder = run_folder(reproduced, sampler)
         manifest = json.loads((folder / "manifest.json").read_text())
         assert (manifest["status"], manifest["steps"], manifest["checkpoints"]) == ("finished", 4, [2, 4])
-        assert {"train.py", "ead/pipeline/engines/inprocess.py"} <= manifest["code"]["sources"].keys()
+        assert {"train.py", "reproduction/engines/inprocess.py"} <= manifest["code"]["sources"].keys()
         metrics = pd.read_parquet(folder / "metrics.parquet")
         assert len(metrics) == 4 and set(RECORDED_METRICS) <= set(metrics)
         assert yaml.safe_load((folder / "config.yaml").read_text())["sampler"] == sampler

@@ -10,8 +10,8 @@ import cluster as loopback
 import pytest
 import yaml
 
-from ead.pipeline.config import REPOSITORY, Configuration, load_experiments, load_scale
-from ead.pipeline.runs import expand
+from reproduction.config import REPOSITORY, Configuration, load_experiments, load_scale
+from reproduction.runs import expand
 
 # As a user edits it: names of this cluster's partitions and GPUs.
 SITE = {

@@ -5,7 +5,7 @@ import resource
 import pytest
 
 from conftest import FIGURE
-from ead.pipeline.config import REPOSITORY, load_experiments
+from reproduction.config import REPOSITORY, load_experiments
 
 CONFIG = ("scale=mini", f"experiments=[{FIGURE}]")
 # The report states the configuration, so any change of it draws the costs and writes the report again.
@@ -44,7 +44,7 @@ def test_a_seed_more_trains_that_seed_only(finished):
 @pytest.fixture
 def edited(finished):
     """A script of the finished checkout, edited for one test: a copy elsewhere would have other inputs."""
-    path = finished.folder / "scripts/ead/pipeline/engines/inprocess.py"
+    path = finished.folder / "scripts/reproduction/engines/inprocess.py"
     before = path.read_bytes()
     path.write_bytes(before + b"\n# An edited comment.\n")
     yield path.relative_to(finished.folder / "scripts")

@@ -17,7 +17,7 @@ import pytest
 from cluster import GPUS_PER_NODE
 
 from conftest import CONFIG, NAMES, RUNS, STEPS, WAYS, Checkout, manifest, without_trainings
-from ead.pipeline.config import REPOSITORY
+from reproduction.config import REPOSITORY
 
 STOPPED_AT = 3
 # The first four share a node.

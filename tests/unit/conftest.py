@@ -8,9 +8,9 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, settings
 
-from ead.pipeline import config
-from ead.pipeline.config import REPOSITORY
 from pages import extensions
+from reproduction import config
+from reproduction.config import REPOSITORY
 
 # A busy machine is no failure: neither an example nor the making of examples has a time limit.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])

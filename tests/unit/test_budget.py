@@ -2,7 +2,7 @@
 
 import pytest
 
-from ead.pipeline.budget import (
+from reproduction.budget import (
     Costed,
     Planned,
     PlanningFailed,
@@ -13,9 +13,9 @@ from ead.pipeline.budget import (
     schedule,
     summary,
 )
-from ead.pipeline.cluster import Needs, load_resources
-from ead.pipeline.config import Configuration, ConfigurationError, load_experiments, load_scale
-from ead.pipeline.runs import expand
+from reproduction.cluster import Needs, load_resources
+from reproduction.config import Configuration, ConfigurationError, load_experiments, load_scale
+from reproduction.runs import expand
 
 
 def job(seconds, gpus=0, before=(), cores=1, size=0, scratch=0, freed=0):

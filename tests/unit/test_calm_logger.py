@@ -18,7 +18,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.tests import MockOutputSettings, TestLogHandlerBase
 
 import snakemake_logger_plugin_calm as calm
-from ead.pipeline.progress import Progress
+from reproduction.progress import Progress
 from snakemake_logger_plugin_calm import live, text
 from snakemake_logger_plugin_calm.state import Remaining, Workflow, progress_file, readable
 
@@ -160,8 +160,8 @@ def test_time_left_believes_what_a_job_reports(tmp_path, monkeypatch):
     events.start(1, "train", shell=f"python train.py --progress {path}")
     with Progress(path, "ead", total=10, unit="step") as bar:
         events.now += 20
-        monkeypatch.setattr("ead.pipeline.progress.time.time", lambda: events.now)
-        monkeypatch.setattr("ead.pipeline.progress.time.monotonic", lambda: events.now)
+        monkeypatch.setattr("reproduction.progress.time.time", lambda: events.now)
+        monkeypatch.setattr("reproduction.progress.time.monotonic", lambda: events.now)
         bar.update(4)
         # 4 of 10 steps in 20 s: 30 s for this job, and as a whole 50 s for the other one.
         remaining = events.workflow.remaining(events.now)
@@ -341,7 +341,7 @@ rule make:
 JOB = """
 import sys, time
 from pathlib import Path
-from ead.pipeline.progress import Progress
+from reproduction.progress import Progress
 with Progress(sys.argv[2], sys.argv[3], total=12, unit="step") as bar:
     for step in range(12):
         time.sleep(0.25)

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ead.pipeline.claims import judge, load_claims, required
-from ead.pipeline.claims.comparisons import sides
-from ead.pipeline.claims.decision import Comparison, Group, combine, decisive, estimate
-from ead.pipeline.claims.model import Claims
-from ead.pipeline.config import (
+from reproduction.claims import judge, load_claims, required
+from reproduction.claims.comparisons import sides
+from reproduction.claims.decision import Comparison, Group, combine, decisive, estimate
+from reproduction.claims.model import Claims
+from reproduction.config import (
     REPOSITORY,
     Configuration,
     ConfigurationError,
@@ -20,9 +20,9 @@ from ead.pipeline.config import (
     read_yaml,
     validate,
 )
-from ead.pipeline.files import sha256_of_file, write_json, write_parquet
-from ead.pipeline.plotting import claims as plotting
-from ead.pipeline.runs import expand
+from reproduction.files import sha256_of_file, write_json, write_parquet
+from reproduction.plotting import claims as plotting
+from reproduction.runs import expand
 
 PROBLEMS, SAMPLES, STEPS = 240, 16, 40
 OVERRIDES = {

@@ -5,12 +5,12 @@ import re
 import pytest
 import yaml
 
-from ead.pipeline import cluster
-from ead.pipeline.cluster import Need, Needs, Site, load_resources, load_site, slurm_resources
-from ead.pipeline.config import REPOSITORY, Configuration, ConfigurationError, load_experiments, load_scale
-from ead.pipeline.data.table import load_datasets
-from ead.pipeline.pretrained import load_models
-from ead.pipeline.runs import expand
+from reproduction import cluster
+from reproduction.cluster import Need, Needs, Site, load_resources, load_site, slurm_resources
+from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_experiments, load_scale
+from reproduction.data.table import load_datasets
+from reproduction.pretrained import load_models
+from reproduction.runs import expand
 
 SCALES = sorted(path.stem for path in (REPOSITORY / "workflow/scales").glob("*.yaml"))
 TRAINING = Need(gpus=8, cpus=64, memory_mb=400_000, minutes=600, expected_s=20_000)

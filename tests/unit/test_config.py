@@ -5,10 +5,10 @@ import copy
 import pytest
 import yaml
 
-from ead.pipeline import config, configuration_page
-from ead.pipeline.config import REPOSITORY, Configuration, ConfigurationError, Scale, load_configuration
-from ead.pipeline.data.table import DatasetEntry
-from ead.pipeline.runs import RunConfiguration, expand
+from reproduction import config, configuration_page
+from reproduction.config import REPOSITORY, Configuration, ConfigurationError, Scale, load_configuration
+from reproduction.data.table import DatasetEntry
+from reproduction.runs import RunConfiguration, expand
 
 SHIPPED_SCALES = sorted(path.stem for path in (REPOSITORY / "workflow" / "scales").glob("*.yaml"))
 

@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from ead.pipeline.data import make_row, read_dataset
-from ead.pipeline.data.contamination import MINIMUM, THRESHOLD, N, find_shared, normalise, report
-from ead.pipeline.data.prepare import prepare_dataset
-from ead.pipeline.data.table import load_datasets
+from reproduction.data import make_row, read_dataset
+from reproduction.data.contamination import MINIMUM, THRESHOLD, N, find_shared, normalise, report
+from reproduction.data.prepare import prepare_dataset
+from reproduction.data.table import load_datasets
 
 LONG = (
     "A farmer has $12$ sheep and $30$ hens on two fields. Each week he sells one third of the sheep and buys "

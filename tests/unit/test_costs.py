@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ead.pipeline import costs
-from ead.pipeline.config import Configuration, load_experiments, load_scale
-from ead.pipeline.files import write_json, write_parquet
-from ead.pipeline.plotting import costs as plots
-from ead.pipeline.plotting import style
-from ead.pipeline.runs import expand
+from reproduction import costs
+from reproduction.config import Configuration, load_experiments, load_scale
+from reproduction.files import write_json, write_parquet
+from reproduction.plotting import costs as plots
+from reproduction.plotting import style
+from reproduction.runs import expand
 
 STEPS, LENGTH = 10, 20.0
 PARTS = {"sampling": 0.1, "grading": 0.01, "update": 0.2}  # seconds per step and rollout

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from ead import seeds, verifier
-from ead.pipeline import countdown
-from ead.pipeline.countdown import Chain, Demonstrator, Problem
+from reproduction import countdown
+from reproduction.countdown import Chain, Demonstrator, Problem
 
 
 def test_a_chain_prints_its_steps_and_its_expression():

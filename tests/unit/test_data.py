@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ead import seeds
-from ead.pipeline.config import ConfigurationError
-from ead.pipeline.data import SCHEMA, DatasetError, make_row, read_dataset, write_dataset
-from ead.pipeline.data.adapters import ADAPTERS, BadRow, Skip, last_boxed
-from ead.pipeline.data.prepare import check_local_copy, prepare_dataset
-from ead.pipeline.data.prompts import PROMPTS
-from ead.pipeline.data.table import DatasetEntry, LocalSource, find_dataset, load_datasets
+from reproduction.config import ConfigurationError
+from reproduction.data import SCHEMA, DatasetError, make_row, read_dataset, write_dataset
+from reproduction.data.adapters import ADAPTERS, BadRow, Skip, last_boxed
+from reproduction.data.prepare import check_local_copy, prepare_dataset
+from reproduction.data.prompts import PROMPTS
+from reproduction.data.table import DatasetEntry, LocalSource, find_dataset, load_datasets
 
 TABLE = load_datasets()
 

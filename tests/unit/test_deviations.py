@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ead.pipeline import config, deviations
-from ead.pipeline.config import ConfigurationError
-from ead.pipeline.deviations import Recorded, load_deviations, measure, tabulate
-from ead.pipeline.plotting import deviations as plotting
-from ead.pipeline.plotting import style
+from reproduction import config, deviations
+from reproduction.config import ConfigurationError
+from reproduction.deviations import Recorded, load_deviations, measure, tabulate
+from reproduction.plotting import deviations as plotting
+from reproduction.plotting import style
 
 
 @pytest.fixture

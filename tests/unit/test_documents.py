@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ead.pipeline.config import REPOSITORY, merge
-from ead.pipeline.plan import SO_FAR, Plan, read_plan
-from ead.pipeline.requests import read_command_line, selected, take_request
 from pages import blocks, commands, pages
+from reproduction.config import REPOSITORY, merge
+from reproduction.plan import SO_FAR, Plan, read_plan
+from reproduction.requests import read_command_line, selected, take_request
 
 PAGES = pages()
 NAMES = [page.relative_to(REPOSITORY).as_posix() for page in PAGES]

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 from ead import metrics
-from ead.pipeline import analyses, countdown, evaluate, responses, warmstart
-from ead.pipeline.config import Decoder, EvaluationRequest, load_scale
-from ead.pipeline.data import write_dataset
-from ead.pipeline.files import write_json
-from ead.pipeline.samples import correct_counts, read_samples
 from evaluations import write_evaluation
+from reproduction import analyses, countdown, evaluate, responses, warmstart
+from reproduction.config import Decoder, EvaluationRequest, load_scale
+from reproduction.data import write_dataset
+from reproduction.files import write_json
+from reproduction.samples import correct_counts, read_samples
 
 ONE_MODEL = {"roles": {"qwen_1_5b": None}}
 TAU1 = Decoder(schedule={"kind": "fixed", "tau": 1.0}, label="τ = 1.0")

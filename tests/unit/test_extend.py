@@ -11,15 +11,15 @@ import pytest
 import yaml
 
 from ead import schedule
-from ead.pipeline import figures
-from ead.pipeline.config import Configuration, ConfigurationError, load_experiments, load_scale
-from ead.pipeline.data import read_dataset
-from ead.pipeline.data.prepare import prepare_dataset
-from ead.pipeline.data.table import load_datasets
-from ead.pipeline.pretrained import load_models
-from ead.pipeline.runs import expand
 from ead.schedule import Annealed
 from pages import EXTEND, blocks, extensions
+from reproduction import figures
+from reproduction.config import Configuration, ConfigurationError, load_experiments, load_scale
+from reproduction.data import read_dataset
+from reproduction.data.prepare import prepare_dataset
+from reproduction.data.table import load_datasets
+from reproduction.pretrained import load_models
+from reproduction.runs import expand
 
 TABLES = ("samplers", "experiments", "models", "datasets")
 

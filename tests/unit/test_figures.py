@@ -8,19 +8,19 @@ import pandas as pd
 import pytest
 
 from ead import seeds, statistics
-from ead.pipeline import analyses, figures, theory
-from ead.pipeline.config import (
+from evaluations import write_evaluation
+from reproduction import analyses, figures, theory
+from reproduction.config import (
     Configuration,
     ConfigurationError,
     TrainingCurves,
     load_experiments,
     load_scale,
 )
-from ead.pipeline.files import write_json, write_parquet
-from ead.pipeline.plotting import curves, matrix, style
-from ead.pipeline.plotting import theory as theory_plots
-from ead.pipeline.runs import axes_of, expand
-from evaluations import write_evaluation
+from reproduction.files import write_json, write_parquet
+from reproduction.plotting import curves, matrix, style
+from reproduction.plotting import theory as theory_plots
+from reproduction.runs import axes_of, expand
 
 PROBLEMS, SAMPLES, PROMPTS = 30, 4, 8
 DECODERS = ["tau1.0", "greedy"]

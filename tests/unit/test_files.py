@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ead.pipeline.files import (
+from reproduction.files import (
     atomic_directory,
     atomic_path,
     sha256_of_file,

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from ead.pipeline import countdown, entropies, warmstart
-from ead.pipeline.config import (
+from ead.verifier.choices import read_choice
+from reproduction import countdown, entropies, warmstart
+from reproduction.config import (
     ConfigurationError,
     Decoder,
     EntropyStudy,
@@ -19,17 +20,16 @@ from ead.pipeline.config import (
     MajorityStudy,
     load_scale,
 )
-from ead.pipeline.data import make_row, read_dataset, write_dataset
-from ead.pipeline.decode import InProcess
-from ead.pipeline.entropies import token_entropies
-from ead.pipeline.files import write_json
-from ead.pipeline.inference import choose_problems, draw_study
-from ead.pipeline.inference_estimates import estimate_study
-from ead.pipeline.plotting import inference as plots
-from ead.pipeline.responses import describe_samples, write_samples
-from ead.pipeline.rewards import Grader, problems_of
-from ead.pipeline.tokenizer import Tokenizer
-from ead.verifier.choices import read_choice
+from reproduction.data import make_row, read_dataset, write_dataset
+from reproduction.decode import InProcess
+from reproduction.entropies import token_entropies
+from reproduction.files import write_json
+from reproduction.inference import choose_problems, draw_study
+from reproduction.inference_estimates import estimate_study
+from reproduction.plotting import inference as plots
+from reproduction.responses import describe_samples, write_samples
+from reproduction.rewards import Grader, problems_of
+from reproduction.tokenizer import Tokenizer
 
 SUBJECT = {"cell": "model~tiny", "model": "tiny", "algorithm": None, "sampler": None, "n": None}
 COMMON = {"model": "tiny", "dataset": "test", "problems": 5, "max_new_tokens": 40, "decoders": ["tau1.0"]}

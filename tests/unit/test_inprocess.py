@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from ead import objective, seeds
-from ead.pipeline import countdown, policy, records, warmstart
-from ead.pipeline.config import Configuration, Importance, Scale, load_experiments, load_scale, merge
-from ead.pipeline.data import write_dataset
-from ead.pipeline.engines import inprocess
-from ead.pipeline.runs import expand
-from ead.pipeline.transformer import Transformer
+from reproduction import countdown, policy, records, warmstart
+from reproduction.config import Configuration, Importance, Scale, load_experiments, load_scale, merge
+from reproduction.data import write_dataset
+from reproduction.engines import inprocess
+from reproduction.runs import expand
+from reproduction.transformer import Transformer
 
 SIZE = {"training": {"steps": 4, "prompts": 4, "mini_batch_prompts": 2, "max_new_tokens": 24}}
 

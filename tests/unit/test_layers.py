@@ -1,4 +1,4 @@
-"""Imports point down: scripts -> pipeline -> integrations -> method. The graph is read from the sources."""
+"""Imports point down: scripts -> reproduction -> integrations -> method. The graph is read from the sources."""
 
 import ast
 import re
@@ -6,12 +6,12 @@ import sys
 import tomllib
 from pathlib import Path
 
-from ead.pipeline.config import REPOSITORY
+from reproduction.config import REPOSITORY
 
 SCRIPTS = REPOSITORY / "scripts"
 # What math-verify brings.
 BROUGHT = {"latex2sympy2_extended", "sympy"}
-LAYERS = ("method", "integrations", "pipeline", "entry points")
+LAYERS = ("method", "integrations", "reproduction", "entry points")
 
 
 def module_name(path: Path) -> str:
@@ -21,8 +21,8 @@ def module_name(path: Path) -> str:
 def layer(module: str) -> str:
     parts = module.split(".")
     if parts[0] != "ead":
-        return "entry points"
-    return parts[1] if len(parts) > 1 and parts[1] in LAYERS else "method"
+        return "reproduction" if parts[0] == "reproduction" else "entry points"
+    return "integrations" if parts[1:2] == ["integrations"] else "method"
 
 
 def imported(path: Path) -> set[str]:
@@ -43,7 +43,7 @@ GRAPH = {name: (imported(path) & MODULES.keys()) - {name} for name, path in MODU
 
 def test_the_graph_is_the_projects():
     assert {layer(name) for name in MODULES} == set(LAYERS)
-    assert "ead.schedule" in GRAPH["ead.pipeline.config.methods"] and len(MODULES) > 80
+    assert "ead.schedule" in GRAPH["reproduction.config.methods"] and len(MODULES) > 80
 
 
 def test_no_import_points_up():

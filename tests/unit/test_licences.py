@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ead.pipeline.config import REPOSITORY
+from reproduction.config import REPOSITORY
 
 sys.path.append(str(REPOSITORY / "scripts"))
 import list_licences  # noqa: E402

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ead.pipeline import progress
-from ead.pipeline.progress import Progress, read
+from reproduction import progress
+from reproduction.progress import Progress, read
 
 
 def test_a_job_reports_start_steps_and_end(tmp_path):
@@ -67,7 +67,7 @@ def test_remaining_time_counts_from_where_a_resumed_job_started(tmp_path):
 def test_a_killed_job_is_stale(tmp_path):
     path = tmp_path / "a.json"
     code = (
-        "import os, sys; from ead.pipeline.progress import Progress\n"
+        "import os, sys; from reproduction.progress import Progress\n"
         "Progress(sys.argv[1], 'a', 10, 'step').__enter__(); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == -9

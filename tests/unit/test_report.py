@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from ead.pipeline import config, report
-from ead.pipeline.config import Configuration
+from reproduction import config, report
+from reproduction.config import Configuration
 
 EXPERIMENTS = config.load_experiments()
 
@@ -100,7 +100,7 @@ def test_a_template_that_names_what_is_not_there_is_an_error(tmp_path):
 
 
 def test_cards_of_generated_and_of_prepared_data_are_shown(tmp_path):
-    """Two forms: ead.pipeline.countdown's, and ead.pipeline.data.prepare's, which counts what it dropped."""
+    """Two forms: reproduction.countdown's, and reproduction.data.prepare's, which counts what it dropped."""
     generated = {"rows": 20, "source": "generated", "sha256": "ab" * 32}
     prepared = {"rows": {"read": 9, "kept": 7, "dropped": 2}, "source": {"origin": "a < b"}}
     prepared["content_sha256"] = "cd" * 32

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ead.pipeline.config import ConfigurationError
-from ead.pipeline.requests import read_command_line, selected, take_request
+from reproduction.config import ConfigurationError
+from reproduction.requests import read_command_line, selected, take_request
 
 NAMES = [
     f"model~{model}/algorithm~dapo/sampler~{sampler}/n~8/seed~{seed}"

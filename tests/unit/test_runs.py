@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from ead.pipeline import config
-from ead.pipeline.config import Configuration, ConfigurationError, Scale
-from ead.pipeline.runs import code_version, expand, figures_of, resolve
+from reproduction import config
+from reproduction.config import Configuration, ConfigurationError, Scale
+from reproduction.runs import code_version, expand, figures_of, resolve
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from ead.pipeline.config import REPOSITORY, Name, RelativeFile
 from ead.verifier import Verifier
+from reproduction.config import REPOSITORY, Name, RelativeFile
 
 sys.path.append(str(REPOSITORY / "scripts"))
 import browse_runs  # noqa: E402

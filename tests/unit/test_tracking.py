@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from ead.integrations.mlflow import DataSet
-from ead.pipeline import tracking
-from ead.pipeline.files import write_json, write_text
 from evaluations import write_evaluation
+from reproduction import tracking
+from reproduction.files import write_json, write_text
 
 CARD = {"source": "generated", "rows": 40, "sha256": "ab" * 32}
 REAL_CARD = {"source": {"origin": "openai/gsm8k"}, "rows": {"kept": 50}, "content_sha256": "cd" * 32}

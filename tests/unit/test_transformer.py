@@ -14,10 +14,10 @@ from transformers import (
 )
 
 from ead import seeds
-from ead.pipeline import warmstart
-from ead.pipeline.config import load_scale
-from ead.pipeline.tokenizer import Tokenizer
-from ead.pipeline.transformer import Shape, Transformer
+from reproduction import warmstart
+from reproduction.config import load_scale
+from reproduction.tokenizer import Tokenizer
+from reproduction.transformer import Shape, Transformer
 
 SIZES = {
     "vocab_size": 50,

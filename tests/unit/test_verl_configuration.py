@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ead.pipeline.config import ConfigurationError, Verl, load_configuration, load_experiments, load_scale
-from ead.pipeline.engines.verl.configuration import (
+from reproduction.config import ConfigurationError, Verl, load_configuration, load_experiments, load_scale
+from reproduction.engines.verl.configuration import (
     ROLLOUT,
     VALIDATION,
     agent_loops,
@@ -19,7 +19,7 @@ from ead.pipeline.engines.verl.configuration import (
     request_schedule,
     sampling_temperature,
 )
-from ead.pipeline.runs import expand, resolve
+from reproduction.runs import expand, resolve
 
 GOLDEN = Path(__file__).parent / "golden"
 PLACES = {

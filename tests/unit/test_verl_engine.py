@@ -12,10 +12,10 @@ import psutil
 import pytest
 import torch
 
-from ead.pipeline import records
-from ead.pipeline.checkpoints import StateMismatch
-from ead.pipeline.config import load_scale
-from ead.pipeline.engines import verl
+from reproduction import records
+from reproduction.checkpoints import StateMismatch
+from reproduction.config import load_scale
+from reproduction.engines import verl
 
 # A process of Ray's kind: in a session of its own, orphaned, deaf to SIGTERM, with a shared-memory segment.
 STUBBORN = """

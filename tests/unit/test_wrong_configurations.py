@@ -9,10 +9,10 @@ import pytest
 from snakemake.cli import parse_config
 from snakemake.common.configfile import load_configfile
 
-from ead.pipeline import plan
-from ead.pipeline.cluster import RULES
-from ead.pipeline.config import REPOSITORY, ConfigurationError, read_yaml
-from ead.pipeline.countdown import solutions
+from reproduction import plan
+from reproduction.cluster import RULES
+from reproduction.config import REPOSITORY, ConfigurationError, read_yaml
+from reproduction.countdown import solutions
 
 sys.path.append(str(REPOSITORY / "tests"))
 from wrong_configurations import copy_checkout, load_table  # noqa: E402

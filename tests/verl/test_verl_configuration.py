@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 
-from ead.pipeline.config import Verl, load_configuration, load_scale
-from ead.pipeline.engines.verl.configuration import configuration
-from ead.pipeline.runs import resolve
+from reproduction.config import Verl, load_configuration, load_scale
+from reproduction.engines.verl.configuration import configuration
+from reproduction.runs import resolve
 
 # What verl leaves open: arguments of Ray, vLLM and transformers, FSDP's precision, and our own section.
 OPEN = (

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from ead.pipeline.data import make_row, write_dataset
 from ead.schedule import Annealed, from_config
+from reproduction.data import make_row, write_dataset
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "verl_train.py"
 

@@ -11,14 +11,14 @@ pytest.importorskip("verl")
 
 from tensordict import TensorDict
 
-from ead.pipeline import countdown, warmstart
-from ead.pipeline.config import WORKFLOW, load_configuration, load_scale, merge, read_yaml
-from ead.pipeline.data import make_row, write_dataset
-from ead.pipeline.engines import prompts_of_step
-from ead.pipeline.engines.verl.configuration import ROLLOUT, VALIDATION
-from ead.pipeline.engines.verl.workers import Problems, VerifierReward
-from ead.pipeline.runs import resolve
-from ead.pipeline.tokenizer import Tokenizer
+from reproduction import countdown, warmstart
+from reproduction.config import WORKFLOW, load_configuration, load_scale, merge, read_yaml
+from reproduction.data import make_row, write_dataset
+from reproduction.engines import prompts_of_step
+from reproduction.engines.verl.configuration import ROLLOUT, VALIDATION
+from reproduction.engines.verl.workers import Problems, VerifierReward
+from reproduction.runs import resolve
+from reproduction.tokenizer import Tokenizer
 from verl import DataProto
 
 

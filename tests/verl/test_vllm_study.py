@@ -10,10 +10,10 @@ from scipy.special import entr, softmax
 
 pytest.importorskip("verl")  # its environment is where the vllm settings of the engine hold
 
-from ead.pipeline import inference
-from ead.pipeline.config import Decoder, EntropyStudy, ForkingStudy, InferenceRequest, Verl
-from ead.pipeline.data import make_row, write_dataset
-from ead.pipeline.decode_vllm import Vllm
+from reproduction import inference
+from reproduction.config import Decoder, EntropyStudy, ForkingStudy, InferenceRequest, Verl
+from reproduction.data import make_row, write_dataset
+from reproduction.decode_vllm import Vllm
 
 MACHINE = Verl(device="cpu", max_prompt_tokens=96)
 COMMON = {"model": "tiny", "dataset": "test", "problems": 6, "max_new_tokens": 24}

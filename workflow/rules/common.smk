@@ -8,10 +8,10 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from ead.pipeline import cluster, figures
-from ead.pipeline import runs as run_table
-from ead.pipeline.claims import problems_file, required
-from ead.pipeline.config import (
+from reproduction import cluster, figures
+from reproduction import runs as run_table
+from reproduction.claims import problems_file, required
+from reproduction.config import (
     ConfigurationError,
     CountdownData,
     DecoderMatrix,
@@ -26,8 +26,8 @@ from ead.pipeline.config import (
     TrainingCurves,
     WarmStartModel,
 )
-from ead.pipeline.plan import SO_FAR, check_file, read_plan
-from ead.pipeline.requests import selected
+from reproduction.plan import SO_FAR, check_file, read_plan
+from reproduction.requests import selected
 
 try:
     for path in workflow.overwrite_configfiles or []:  # those of --configfile

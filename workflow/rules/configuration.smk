@@ -3,8 +3,8 @@
 
 from snakemake.exceptions import WorkflowError
 
-from ead.pipeline.config import ConfigurationError
-from ead.pipeline.plan import check_file
+from reproduction.config import ConfigurationError
+from reproduction.plan import check_file
 
 try:
     check_file("config.yaml")

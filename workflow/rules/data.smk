@@ -1,8 +1,8 @@
 # Real data sets: prepared into the one schema, and compared with each other. docs/data.md describes them.
 
-from ead.pipeline.data import DatasetError
-from ead.pipeline.data.prepare import check_local_copy
-from ead.pipeline.data.sources import find_local_copy
+from reproduction.data import DatasetError
+from reproduction.data.prepare import check_local_copy
+from reproduction.data.sources import find_local_copy
 
 real_datasets = plan.datasets
 try:

@@ -1,7 +1,7 @@
 # The verl engine, small and real: two steps, an interruption, the third step, an evaluation with vLLM. In an
 # environment of its own (envs/verl-cpu): `make verl-smoke` builds both and runs this.
 
-from ead.pipeline.config import WORKFLOW, load_scale, merge, read_yaml
+from reproduction.config import WORKFLOW, load_scale, merge, read_yaml
 
 if scale.engine == "inprocess":
     try:

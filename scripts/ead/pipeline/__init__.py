@@ -1,1 +1,0 @@
-"""What the Snakemake workflow runs: configuration, data, engines, evaluation, analyses."""

@@ -1,0 +1,1 @@
+"""What the Snakemake workflow runs: configuration, data, engines, evaluation, analyses, claims, report."""

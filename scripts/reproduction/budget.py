@@ -1,0 +1,299 @@
+"""What targets cost before anything is submitted: jobs, GPU hours, wall time on g GPUs, storage.
+
+Snakemake says which jobs it would run (``snakemake_logger_plugin_jobs``). A job takes as long as jobs of its kind
+took, where Snakemake has timed some (``results/{scale}/benchmarks``), and else as long as ``workflow/resources.yaml``
+makes one expect. Wall time and peak storage are those of a schedule that starts the job with the longest way to the
+end first.
+"""
+
+import csv
+import heapq
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from reproduction.cluster import Need, Needs
+from reproduction.config import REPOSITORY, Configuration, ConfigurationError
+from reproduction.runs import AXES, RunConfiguration
+
+HOUR, GIGABYTE = 3600.0, 1e9
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job that Snakemake would run."""
+
+    rule: str
+    wildcards: Mapping[str, str]
+    input: tuple[str, ...]
+    output: tuple[str, ...]
+    benchmark: str | None
+    threads: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Costed:
+    """A planned job with what it costs; ``before`` are the positions of the jobs it waits for.
+
+    It leaves ``size`` bytes, has ``scratch`` more while it runs, and deletes ``freed`` of others when it ends.
+    """
+
+    rule: str
+    seconds: float
+    gpus: int
+    cores: int
+    size: int
+    scratch: int
+    freed: int
+    source: Literal["measured", "estimated"]
+    before: tuple[int, ...]
+
+
+class PlanningFailed(RuntimeError):
+    """Snakemake could not plan the targets; the message is what it said."""
+
+
+def plan(configuration: Configuration, targets: Sequence[str]) -> list[Planned]:
+    """Return the jobs that Snakemake would run for ``targets``, in an order in which they can run.
+
+    Raises PlanningFailed, for instance for an unknown target.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        values, jobs = Path(scratch) / "config.json", Path(scratch) / "jobs.jsonl"
+        values.write_text(configuration.model_dump_json(), encoding="utf-8")
+        command = [
+            *(sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")),
+            *("--dry-run", "--cores", "1", "--rerun-incomplete", "--configfile", str(values)),
+            *("--rerun-triggers", "input", "mtime", "params"),
+            *("--logger", "jobs", "--logger-jobs-file", str(jobs)),
+            *("--", *targets),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise PlanningFailed(done.stderr.strip() or done.stdout.strip())
+        rows = [json.loads(line) for line in jobs.read_text(encoding="utf-8").splitlines()]
+    planned = {}
+    for row in rows:
+        if not row.pop("has_shell"):  # a target such as `all` or `fig10`, which runs nothing
+            continue
+        row["input"], row["output"] = tuple(row["input"]), tuple(row["output"])
+        planned[row["output"]] = Planned(**row)
+    return list(planned.values())
+
+
+def cost(planned: Sequence[Planned], needs: Needs, runs: Mapping[str, RunConfiguration]) -> list[Costed]:
+    """Return what each planned job costs; ``runs`` are the runs of the scale by name."""
+    maker = {path: number for number, job in enumerate(planned) for path in job.output}
+    timings = Timings()
+    costed = []
+    for job in planned:
+        need = need_of(job, needs, runs)
+        measured_s = timings.of(job.benchmark)
+        costed.append(
+            Costed(
+                rule=job.rule,
+                seconds=need.expected_s if measured_s is None else measured_s,
+                gpus=need.gpus * need.nodes,
+                cores=need.nodes * (need.cpus or job.threads),
+                size=need.expected_bytes,
+                scratch=need.scratch_bytes,
+                freed=need.freed_bytes,
+                source="estimated" if measured_s is None else "measured",
+                before=tuple(sorted({maker[path] for path in job.input if path in maker})),
+            )
+        )
+    return costed
+
+
+def need_of(job: Planned, needs: Needs, runs: Mapping[str, RunConfiguration]) -> Need:
+    """Return what ``job`` needs, as its rule says to Slurm."""
+    if job.rule == "train":
+        return needs.train(runs[job.wildcards["run"]])
+    if job.rule == "evaluate_run":
+        return needs.evaluate_run(runs[job.wildcards["run"]])
+    if job.rule == "evaluate_model":
+        return needs.evaluate_model(job.wildcards["model"])
+    if job.rule == "draw_study":
+        return needs.draw_study(job.wildcards["study"])
+    if job.rule == "import_model":
+        return needs.import_model(job.wildcards["imported_model"])
+    return needs.rule(job.rule)
+
+
+class Timings:
+    """Seconds that Snakemake measured, by kind of job: the same step with the same model and rollouts."""
+
+    def __init__(self) -> None:
+        self._of_step: dict[Path, dict[tuple[str, ...], list[float]]] = {}
+
+    def of(self, benchmark: str | None) -> float | None:
+        """Return the median of what jobs of this kind took; None where none was timed."""
+        if benchmark is None:
+            return None
+        root, step, name = _parts(Path(benchmark))
+        if root / step not in self._of_step:
+            self._of_step[root / step] = self._read(root / step)
+        seconds = self._of_step[root / step].get(_kind(name))
+        return statistics.median(seconds) if seconds else None
+
+    @staticmethod
+    def _read(folder: Path) -> dict[tuple[str, ...], list[float]]:
+        found = defaultdict(list)
+        for path in sorted(folder.rglob("*.tsv")):
+            with path.open(encoding="utf-8", newline="") as file:
+                seconds = [float(row["s"]) for row in csv.DictReader(file, delimiter="\t")]
+            found[_kind(_parts(path)[2])] += seconds
+        return found
+
+
+def _parts(benchmark: Path) -> tuple[Path, str, str]:
+    """Split ``results/cpu/benchmarks/train/model~tiny/….tsv`` after ``benchmarks`` and after the step."""
+    parts = Path(str(benchmark).removesuffix(".tsv")).parts
+    at = parts.index("benchmarks") + 1
+    return Path(*parts[:at]), parts[at], "/".join(parts[at + 1 :])
+
+
+def _kind(name: str) -> tuple[str, ...]:
+    axes = dict(part.split("~", 1) for part in name.split("/") if "~" in part)
+    if set(axes) == set(AXES):
+        return axes["model"], axes["n"]
+    return (axes["model"],) if set(axes) == {"model"} else ()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long jobs take on so many units, and the most bytes that they have on the disk at one time."""
+
+    seconds: float
+    peak_bytes: int
+
+
+def schedule(jobs: Sequence[Costed], units: int, *, of: Literal["gpus", "cores"]) -> Schedule:
+    """Run ``jobs`` on ``units`` GPUs or cores, in thought.
+
+    With GPUs, jobs that use none wait for nothing but their inputs. Raises ConfigurationError for a job that is larger
+    than ``units``.
+    """
+    sizes = [getattr(job, of) for job in jobs]
+    for job, size in zip(jobs, sizes, strict=True):
+        if size > units:
+            raise ConfigurationError(f"one job of rule {job.rule} takes {size} {of}; there are {units}")
+    after = defaultdict(list)
+    for number, job in enumerate(jobs):
+        for earlier in job.before:
+            after[earlier].append(number)
+    way = [0.0] * len(jobs)  # seconds from the start of a job to the end of everything that needs it
+    for number in reversed(range(len(jobs))):
+        way[number] = jobs[number].seconds + max((way[later] for later in after[number]), default=0.0)
+
+    waiting = [len(job.before) for job in jobs]
+    ready = [(-way[number], number) for number, count in enumerate(waiting) if count == 0]
+    heapq.heapify(ready)
+    running: list[tuple[float, int]] = []
+    now, free, held, peak = 0.0, units, 0, 0
+    while ready or running:
+        put_back = []
+        while ready:
+            entry = heapq.heappop(ready)
+            if sizes[entry[1]] <= free:
+                free -= sizes[entry[1]]
+                held += jobs[entry[1]].size + jobs[entry[1]].scratch
+                heapq.heappush(running, (now + jobs[entry[1]].seconds, entry[1]))
+            else:
+                put_back.append(entry)
+        for entry in put_back:
+            heapq.heappush(ready, entry)
+        peak = max(peak, held)
+        now, number = heapq.heappop(running)
+        free += sizes[number]
+        held -= jobs[number].scratch + jobs[number].freed
+        for later in after[number]:
+            waiting[later] -= 1
+            if waiting[later] == 0:
+                heapq.heappush(ready, (-way[later], later))
+    return Schedule(now, peak)
+
+
+def summary(jobs: Sequence[Costed], *, title: str, source: str, units: int | None) -> dict[str, Any]:
+    """Return the budget as plain data: a row per rule, totals, a schedule for each number of units."""
+    by_rule = defaultdict(list)
+    for job in jobs:
+        by_rule[job.rule].append(job)
+    of: Literal["gpus", "cores"] = "gpus" if any(job.gpus for job in jobs) else "cores"
+    largest = max((getattr(job, of) for job in jobs), default=1)
+    tried = [units] if units else [largest * factor for factor in (1, 2, 4, 8)]
+    return {
+        "title": title,
+        "rules": [{"rule": rule, **_totals(group)} for rule, group in by_rule.items()],
+        "total": _totals(jobs),
+        "of": of,
+        "schedules": {number: asdict(schedule(jobs, number, of=of)) for number in tried},
+        "source": source,
+    }
+
+
+def _totals(jobs: Sequence[Costed]) -> dict[str, float]:
+    return {
+        "jobs": len(jobs),
+        "gpu_hours": sum(job.gpus * job.seconds for job in jobs) / HOUR,
+        "core_hours": sum(job.cores * job.seconds for job in jobs) / HOUR,
+        "longest_s": max((job.seconds for job in jobs), default=0.0),
+        "bytes": sum(job.size - job.freed for job in jobs),
+        "measured": sum(job.source == "measured" for job in jobs),
+    }
+
+
+def render(budget: Mapping[str, Any]) -> str:
+    """Return the budget as a table for a terminal."""
+    total = budget["total"]
+    if not total["jobs"]:
+        return f"{budget['title']}: nothing to run, everything is there."
+    head = ("rule", "jobs", "GPU hours", "core hours", "longest", "storage", "timed")
+    rows = [head] + [
+        (
+            row["rule"],
+            f"{row['jobs']}",
+            f"{row['gpu_hours']:.1f}",
+            f"{row['core_hours']:.1f}",
+            duration(row["longest_s"]),
+            f"{row['bytes'] / GIGABYTE:.1f} GB",
+            f"{row['measured']} of {row['jobs']}",
+        )
+        for row in [*budget["rules"], {"rule": "total", **total}]
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = [budget["title"], ""]
+    for row in rows:
+        cells = [row[0].ljust(widths[0])] + [
+            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
+        ]
+        lines.append("  ".join(cells))
+    unit = {"gpus": "GPUs", "cores": "cores"}[budget["of"]]
+    lines += ["", f"{unit:>5}  wall time without queueing  peak storage"]
+    for number, found in budget["schedules"].items():
+        peak = f"{found['peak_bytes'] / GIGABYTE:.1f} GB"
+        lines.append(f"{number:>5}  {duration(found['seconds']):>26}  {peak:>12}")
+    if total["measured"] < total["jobs"]:
+        lines += ["", f"Times not measured yet: {budget['source']}."]
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in its two largest units: ``3 d 4 h``, ``2 h 05 min``, ``40 s``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    return f"{hours // 24} d {hours % 24} h"

@@ -1,0 +1,221 @@
+"""What the verdicts rest on: recorded samples, training records and inference analyses, and their health."""
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from reproduction.analyses import METRICS
+from reproduction.claims.model import Gates, Role
+from reproduction.config import Configuration, Scale, load_experiments
+from reproduction.runs import RunConfiguration, resolve
+from reproduction.samples import correct_counts
+
+PER_TOKEN = "sampling_cpu_seconds_per_token"
+Steps = Literal["final", "late", "run"]
+
+
+class MissingEvidence(Exception):
+    """What a claim needs and is not there; ``args`` are paths below the scale's results, or sentences."""
+
+
+class Evidence:
+    """The results of one scale, below ``folder`` ({results}/{scale}); each file is read once.
+
+    Methods raise :class:`MissingEvidence` for what has not run, and ValueError for files that contradict one
+    another.
+    """
+
+    def __init__(self, folder: Path, configuration: Configuration, scale: Scale):
+        self.folder = folder
+        self.configuration = configuration
+        self.scale = scale
+        self._counts = cache(self._read_counts)
+        self._json = cache(lambda path: json.loads((folder / path).read_text(encoding="utf-8")))
+        self._table = cache(lambda path: pd.read_parquet(folder / path))
+        self._by_step = cache(lambda path: self._table(path).set_index("step"))
+        self._shares = cache(self._health_shares)
+
+    def cell(self, role: Role, algorithm: str, sampler: str, n: int | None) -> list[RunConfiguration]:
+        """Return the runs of a cell, one per seed of the configuration."""
+        if role not in self.scale.roles:
+            raise MissingEvidence(f"a model in the role {role}, which this scale does not have")
+        return [
+            resolve(
+                self.configuration,
+                self.scale,
+                role=role,
+                algorithm=algorithm,
+                sampler=sampler,
+                rollouts=n,
+                seed=seed,
+            )
+            for seed in self.configuration.seeds
+        ]
+
+    def require(self, paths: Iterable[str]) -> None:
+        missing = [path for path in dict.fromkeys(paths) if not (self.folder / path).exists()]
+        if missing:
+            raise MissingEvidence(*missing)
+
+    # --- evaluations ---------------------------------------------------------------------------------------
+
+    def scores(
+        self, runs: Sequence[RunConfiguration], metric: str, decoder: str, steps: Steps
+    ) -> pd.DataFrame:
+        """Return the metric averaged over checkpoints: one row per seed, one column per problem."""
+        rows = []
+        for run in runs:
+            counts = self._counts(run.name, decoder)
+            taken = list(counts.index.unique("step"))
+            if steps == "late":
+                late = [step for step in taken if 3 * step > 2 * run.training.steps]
+                taken = late or taken[-1:]  # a diverged run may have ended before; its gate says so
+            elif steps == "final":
+                taken = taken[-1:]
+            rows.append(np.mean([self._metric(counts.loc[step], metric) for step in taken], axis=0))
+        return self._matrix(runs, rows, decoder)
+
+    def scores_by_step(
+        self, runs: Sequence[RunConfiguration], metric: str, decoder: str
+    ) -> dict[int, pd.DataFrame]:
+        """Return step -> scores as :meth:`scores`, step 0 being the base model, for steps that all seeds have."""
+        base = self._counts(f"model~{runs[0].model}", decoder)
+        counts = [self._counts(run.name, decoder) for run in runs]
+        steps = sorted(set.intersection(*(set(table.index.unique("step")) for table in counts)))
+        first = [self._metric(base.loc[0], metric)] * len(runs)
+        rows = {
+            0: first,
+            **{step: [self._metric(table.loc[step], metric) for table in counts] for step in steps},
+        }
+        return {step: self._matrix(runs, values, decoder) for step, values in rows.items()}
+
+    def samples(self, runs: Sequence[RunConfiguration], decoder: str) -> int:
+        """Return the least number of responses per problem."""
+        return min(int(self._counts(run.name, decoder)["n"].min()) for run in runs)
+
+    @staticmethod
+    def _metric(counts: pd.DataFrame, metric: str) -> np.ndarray:
+        return METRICS[metric](counts["n"].to_numpy(), counts["c"].to_numpy())
+
+    def _matrix(self, runs: Sequence[RunConfiguration], rows: list, decoder: str) -> pd.DataFrame:
+        problems = [self._counts(run.name, decoder).index.unique("problem") for run in runs]
+        if any(not index.equals(problems[0]) for index in problems[1:]):
+            raise ValueError(
+                f"{runs[0].cell}: its seeds were evaluated on different problems; evaluate them again"
+            )
+        return pd.DataFrame(np.stack(rows), columns=problems[0])
+
+    def _read_counts(self, subject: str, decoder: str) -> pd.DataFrame:
+        """Return responses ``n`` and correct responses ``c`` by step and problem, both sorted."""
+        path = f"evaluations/{subject}/manifest.json"
+        self.require([path])
+        files = [file for file in self._json(path)["files"] if file["decoder"] == decoder]
+        if not files:
+            raise MissingEvidence(f"{path}: no samples of decoder {decoder}")
+        self.require(f"evaluations/{subject}/{file['file']}" for file in files)
+        counts = correct_counts(self.folder / path, decoders=[decoder]).drop(columns="decoder")
+        counts = counts.rename(columns={"responses": "n", "correct": "c"}).set_index(["step", "problem"])
+        if len(counts) != counts.index.unique("step").size * counts.index.unique("problem").size:
+            raise ValueError(f"{path}: its checkpoints were evaluated on different problems; evaluate again")
+        return counts
+
+    # --- trainings -----------------------------------------------------------------------------------------
+
+    def training(self, runs: Sequence[RunConfiguration], metric: str, steps: Steps) -> pd.DataFrame:
+        """Return a recorded metric: one row per seed, one column per step that every seed reached."""
+        series = []
+        for run in runs:
+            table = self._metrics(run)
+            if metric == PER_TOKEN:
+                path = f"runs/{run.name}/timings.parquet"
+                self.require([path])
+                seconds = self._by_step(path)["sampling_cpu_seconds"]
+                tokens = table["response_length_mean"] * run.training.prompts * run.n
+                values = seconds / tokens
+            else:
+                values = table[metric]
+            series.append(values[values.index * 3 > run.training.steps * 2] if steps == "late" else values)
+        return pd.DataFrame([values.to_dict() for values in series]).dropna(axis=1).sort_index(axis=1)
+
+    def diverged(self, run: RunConfiguration) -> bool:
+        return self._manifest(run)["status"] == "diverged"
+
+    def _manifest(self, run: RunConfiguration) -> dict:
+        path = f"runs/{run.name}/manifest.json"
+        self.require([path])
+        return self._json(path)
+
+    def _metrics(self, run: RunConfiguration) -> pd.DataFrame:
+        path = f"runs/{run.name}/metrics.parquet"
+        self.require([path])
+        return self._by_step(path)
+
+    # --- inference analyses --------------------------------------------------------------------------------
+
+    def problems_of_analysis(self, analysis: str) -> pd.DataFrame:
+        """Return the scores by problem that an inference analysis writes beside its estimates."""
+        path = problems_file(analysis)
+        self.require([path])
+        return self._table(path)
+
+    def template_tokens(self, analysis: str) -> int:
+        """Return how many tokens open every response alike in the study behind an inference analysis."""
+        experiment = load_experiments()[analysis]
+        study = self.scale.study(experiment.study)
+        return getattr(study, "template_tokens", 0)
+
+    # --- health --------------------------------------------------------------------------------------------
+
+    def exceeded_gates(
+        self, run: RunConfiguration, decoder: str | None, gates: Gates, *, may_diverge: bool
+    ) -> list[dict]:
+        """Return the gates that a run, or its evaluation with ``decoder``, does not pass.
+
+        Each is ``gate``, ``subject``, ``value`` and ``limit``. A run that diverged fails a gate of its own,
+        unless its stability is what is tested.
+        """
+        manifest = self._manifest(run)
+        expected = ("finished", "diverged") if may_diverge else ("finished",)
+        exceeded = []
+        if manifest["status"] not in expected:
+            exceeded.append(
+                {"gate": manifest["status"], "subject": run.name, "value": manifest["steps"], "limit": None}
+            )
+        for gate, value in self._shares(run.name, decoder).items():
+            limit = getattr(gates, gate)
+            if value > limit:
+                exceeded.append({"gate": gate, "subject": run.name, "value": value, "limit": limit})
+        return exceeded
+
+    def _health_shares(self, run: str, decoder: str | None) -> dict[str, float]:
+        """Return the larger share of training and evaluation for each gate."""
+        path = f"runs/{run}/metrics.parquet"
+        self.require([path])
+        table = self._by_step(path)
+        shares = {
+            "timeouts": table["verdicts_timeout"].mean(),
+            "errors": table["verdicts_error"].mean(),
+            "truncated_share": table["truncated_share"].mean(),
+        }
+        if decoder is not None:
+            files = self._json(f"evaluations/{run}/manifest.json")["files"]
+            files = [file for file in files if file["decoder"] == decoder]
+            total = sum(file["responses"] for file in files)
+            counts = {
+                "timeouts": sum(file["statuses"].get("timeout", 0) for file in files),
+                "errors": sum(file["statuses"].get("error", 0) for file in files),
+                "truncated_share": sum(file["truncated"] for file in files),
+            }
+            shares = {gate: max(share, counts[gate] / total) for gate, share in shares.items()}
+        shares["zero_reward_share"] = 1 - table["reward_mean"].mean()
+        return {gate: float(share) for gate, share in shares.items()}
+
+
+def problems_file(analysis: str) -> str:
+    """Where an inference analysis writes its scores by problem, below the scale's results."""
+    return f"analyses/{analysis}_problems.parquet"

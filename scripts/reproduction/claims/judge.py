@@ -1,0 +1,303 @@
+"""The verdicts: every claim under every reading, from what has run."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ead import seeds, statistics
+from reproduction.claims.comparisons import Builder, as_shares, inputs
+from reproduction.claims.decision import Comparison, Group, combine, decisive, estimate, leaves
+from reproduction.claims.evidence import Evidence, MissingEvidence
+from reproduction.claims.model import Claims, Proposition, Stability
+from reproduction.claims.words import quantity_in_words, test_in_words
+from reproduction.config import Configuration, Scale
+
+log = logging.getLogger(__name__)
+
+VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
+GATES = {
+    "timeouts": "the verifier timed out",
+    "errors": "the verifier failed",
+    "truncated_share": "responses cut by the token limit",
+    "zero_reward_share": "training responses without a reward",
+    "diverged": "the training diverged",
+    "negative_control": "what should not differ was measured to differ",
+}
+
+
+def required(claims: Claims, folder: Path, configuration: Configuration, scale: Scale) -> list[str]:
+    """Return the files below ``folder`` ({results}/{scale}) that all verdicts need, each once."""
+    evidence = Evidence(folder, configuration, scale)
+    paths = (
+        path
+        for claim in claims.claims.values()
+        for reading in claim.readings
+        for test in claim.tests
+        for path in inputs(evidence, test, claims.readings[reading])
+    )
+    return list(dict.fromkeys(paths))
+
+
+def judge(claims: Claims, folder: Path, configuration: Configuration, scale: Scale) -> dict[str, Any]:
+    """Return the content of claims.json (see ``reproduction.claims``) from the results in ``folder``.
+
+    What has not run gives the verdict *not run*; it keeps its place in the family that Holm's method corrects
+    for, so that a verdict never weakens when more is run.
+    """
+    evidence = Evidence(folder, configuration, scale)
+    rows = [
+        _row(claims, name, reading, evidence)
+        for name, claim in claims.claims.items()
+        for reading in claim.readings
+    ]
+    families = [[row for row in rows if row["primary"] and row["p"] is not None]]
+    sizes = [len(claims.primary_family)]
+    for reading in claims.readings:
+        families.append(
+            [row for row in rows if not row["primary"] and row["reading"] == reading and row["p"] is not None]
+        )
+        sizes.append(len(claims.family(reading)))
+    for family, size in zip(families, sizes, strict=True):
+        for name in ("p", "p_against"):
+            waiting = [1.0] * (size - len(family))
+            adjusted = statistics.holm([*(row[name] for row in family), *waiting])
+            for row, value in zip(family, adjusted[: len(family)], strict=True):
+                row[f"{name}_adjusted"] = float(value)
+    for row in rows:
+        _decide(row, claims)
+        row.pop("_tree")
+    primary = [row["verdict"] for row in rows if row["primary"]]
+    return {
+        "schema": 1,
+        "scale": configuration.scale,
+        "description": scale.description,
+        "seeds": configuration.seeds,
+        "root_seed": configuration.root_seed,
+        "confidence": claims.confidence,
+        "alpha": claims.alpha,
+        "power": claims.power,
+        "family": {"correction": "Holm", "size": len(claims.primary_family)},
+        "gates": {
+            name: {"limit": getattr(claims.gates, name), "about": GATES[name]}
+            for name in type(claims.gates).model_fields
+        },
+        "margins": {
+            name: {"value": margin.at(configuration.scale), "unit": margin.unit, "reason": margin.reason}
+            for name, margin in claims.margins.items()
+        },
+        "counts": {verdict: primary.count(verdict) for verdict in VERDICTS},
+        "verdicts": rows,
+    }
+
+
+def _row(claims: Claims, name: str, reading_name: str, evidence: Evidence) -> dict[str, Any]:
+    """Return a verdict's row without what the correction for multiple tests decides."""
+    claim, reading = claims.claims[name], claims.readings[reading_name]
+    scale = evidence.scale
+    margins = {
+        test.margin: claims.margins[test.margin] for test in claim.tests if not isinstance(test, Proposition)
+    }
+    row = {
+        "id": name,
+        "claim": claim.claim,
+        "figure": claim.figure,
+        "reading": reading_name,
+        "reading_label": reading.label,
+        "primary": claims.is_primary(name, reading_name),
+        "verdict": "not run",
+        "reason": "",
+        "quantity": _joined(quantity_in_words(test, reading, scale) for test in claim.tests),
+        "test": _joined(
+            test_in_words(test, scale, _margin_in_words(claims, test, evidence.configuration.scale))
+            for test in claim.tests
+        ),
+        "margin_reason": _joined(margin.reason for margin in margins.values()),
+        **dict.fromkeys(_NUMBERS),
+        "components": [],
+        "gates": [],
+        "missing": [],
+        "evidence": [],
+        "figure_file": f"figures/{claim.figure}.png",
+        "_tree": None,
+    }
+    paths = list(dict.fromkeys(path for test in claim.tests for path in inputs(evidence, test, reading)))
+    row["evidence"] = [
+        {"kind": _KINDS[path.partition("/")[0]], "path": path}
+        for path in paths
+        if (evidence.folder / path).exists()
+    ]
+    try:
+        evidence.require(paths)
+        builder = Builder(evidence, claims, reading)
+        tree = Group([builder.build(test) for test in claim.tests])
+    except MissingEvidence as missing:
+        row["missing"] = list(missing.args)
+        more = f" and {len(missing.args) - 1} more" if len(missing.args) > 1 else ""
+        row["reason"] = f"Missing: {missing.args[0]}{more}."
+        return row
+
+    unstable_is_tested = any(isinstance(test, Stability) for test in claim.tests)
+    comparisons = list(leaves(tree))
+    for comparison in comparisons:
+        found = [
+            evidence.exceeded_gates(run, decoder, claims.gates, may_diverge=unstable_is_tested)
+            for run, decoder in comparison.subjects
+        ]
+        comparison.gates += [gate for gates in found for gate in gates]
+    estimate(
+        comparisons,
+        seeds.generator(evidence.configuration.root_seed, "claims", name, reading_name),
+        confidence=claims.confidence,
+        power=claims.power,
+        replicates=claims.replicates,
+    )
+    row["_tree"] = tree
+    if not claim.numeric:
+        row["p"], row["p_against"] = combine(tree)
+    return row
+
+
+def _decide(row: dict[str, Any], claims: Claims) -> None:
+    """Set the verdict, its reason, and the numbers of the comparison that it rests on."""
+    tree: Group | None = row["_tree"]
+    if tree is None:
+        return
+    comparisons = list(leaves(tree))
+    if row["p"] is None:  # a proposition
+        holds = all(comparison.fact for comparison in comparisons)
+        verdict, chosen = ("reproduced" if holds else "not reproduced"), comparisons[0]
+        reason = f"{chosen.value:.2%} of the drawn distributions violate it."
+    elif row["p_adjusted"] <= claims.alpha:
+        verdict, chosen = "reproduced", decisive(tree, against=False)
+        reason = f"It holds; of what it needs, the least certain is {_in_words(chosen)}."
+    elif row["p_against_adjusted"] <= claims.alpha:
+        verdict, chosen = "not reproduced", decisive(tree, against=True)
+        reason = f"Evidence against: {_in_words(chosen)}."
+    else:
+        verdict, chosen = "inconclusive", decisive(tree, against=False)
+        reason = _open_reason(row, comparisons, chosen, claims)
+    seeds_used = min((c.scores.shape[0] for c in comparisons if c.scores is not None), default=None)
+    if seeds_used == 1 and any(comparison.subjects for comparison in comparisons):
+        reason += " One training seed: the verdict is conditional on it."
+    row |= {"verdict": verdict, "reason": reason, **_numbers(chosen)}
+    row["components"] = [
+        {
+            "label": comparison.label,
+            **{name: value for name, value in _numbers(comparison).items() if name != "sample_unit"},
+            "boundary_for": [_shown(comparison, boundary) for boundary, _ in comparison.supports],
+            "boundary_against": [_shown(comparison, boundary) for boundary, _ in comparison.refutes],
+            "p": comparison.p,
+            "p_against": comparison.p_against,
+            "decisive": comparison is chosen,
+            "status": _status(comparison, claims.alpha),
+        }
+        for comparison in comparisons
+    ]
+    gates = {(gate["gate"], gate["subject"]): gate for c in comparisons for gate in c.gates}
+    row["gates"] = list(gates.values())
+
+
+def _open_reason(
+    row: dict[str, Any], comparisons: list[Comparison], chosen: Comparison, claims: Claims
+) -> str:
+    if chosen.gates:
+        gate = chosen.gates[0]
+        limit = "" if gate["limit"] is None else f" ({gate['value']:.1%}, limit {gate['limit']:.0%})"
+        return f"Health: {GATES.get(gate['gate'], gate['gate'])}{limit} in {gate['subject']}."
+    if chosen.constant:
+        return f"No variation to judge from: {_in_words(chosen)}."
+    if row["p"] <= claims.alpha or row["p_against"] <= claims.alpha:
+        side = "for" if row["p"] <= claims.alpha else "against"
+        p = row["p"] if side == "for" else row["p_against"]
+        adjusted = row["p_adjusted"] if side == "for" else row["p_against_adjusted"]
+        chosen = decisive(row["_tree"], against=side == "against")
+        return (
+            f"Evidence {side} it does not survive the correction (p = {p:.2g}, adjusted {adjusted:.2g}): "
+            f"{_in_words(chosen)}."
+        )
+    detectable = (
+        ""
+        if chosen.minimum_detectable_effect is None
+        else f" {_amount(chosen, _detectable(chosen))} would be found with a probability of {claims.power:.0%}."
+    )
+    return f"The interval leaves it open: {_in_words(chosen)}.{detectable}"
+
+
+_KINDS = {"evaluations": "evaluation", "runs": "run", "analyses": "analysis"}
+_NUMBERS = (
+    *("effect", "low", "high", "unit", "boundary", "margin", "minimum_detectable_effect"),
+    *("problems", "samples", "seeds", "sample_unit"),
+    *("p", "p_adjusted", "p_against", "p_against_adjusted"),
+)
+
+
+def _numbers(comparison: Comparison) -> dict[str, Any]:
+    shape = (None, None) if comparison.scores is None else comparison.scores.shape
+    return {
+        "effect": _shown(comparison, comparison.value),
+        "low": _shown(comparison, comparison.low),
+        "high": _shown(comparison, comparison.high),
+        "unit": comparison.unit,
+        "boundary": _shown(comparison, comparison.supports[0][0])
+        if comparison.supports
+        else comparison.margin,
+        "margin": comparison.margin,
+        "minimum_detectable_effect": _detectable(comparison),
+        "problems": shape[1],
+        "samples": comparison.samples,
+        "seeds": shape[0],
+        "sample_unit": comparison.sample_unit,
+    }
+
+
+def _shown(comparison: Comparison, value: float | None) -> float | None:
+    return None if value is None else as_shares(value, comparison.ratio)
+
+
+def _detectable(comparison: Comparison) -> float | None:
+    return _shown(comparison, comparison.minimum_detectable_effect)
+
+
+def _status(comparison: Comparison, alpha: float) -> str:
+    if comparison.gates or comparison.constant:
+        return "unhealthy" if comparison.gates else "constant"
+    if comparison.p <= alpha:
+        return "established"
+    return "refuted" if comparison.p_against <= alpha else "open"
+
+
+def _in_words(comparison: Comparison) -> str:
+    effect = _amount(comparison, _shown(comparison, comparison.value))
+    if comparison.low is None:
+        return f"{comparison.label}: {effect}"
+    low, high = (_shown(comparison, bound) for bound in (comparison.low, comparison.high))
+    return f"{comparison.label}: {effect} [{_amount(comparison, low)}, {_amount(comparison, high)}]"
+
+
+def _amount(comparison: Comparison, value: float) -> str:
+    if comparison.unit.startswith("share"):
+        return f"{value * 100:+.1f} {'%' if comparison.ratio or comparison.fact is not None else 'points'}"
+    return f"{value:+.3g} {comparison.unit}"
+
+
+def _margin_in_words(claims: Claims, test, scale: str) -> str:
+    if isinstance(test, Proposition):
+        return f"{test.tolerance:g}"
+    margin = claims.margins[test.margin]
+    value = margin.at(scale)
+    if margin.unit.startswith("share of the control"):
+        return f"{value * 100:g} %"
+    return f"{value * 100:g} points" if margin.unit.startswith("share") else f"{value:g} {margin.unit}"
+
+
+def _joined(sentences) -> str:
+    return "; ".join(dict.fromkeys(sentences))
+
+
+def as_table(judged: dict[str, Any]) -> pd.DataFrame:
+    """Return the verdicts as a table, one row each, without lists."""
+    table = pd.DataFrame(judged["verdicts"])
+    nested = ["components", "gates", "missing", "evidence"]
+    return table.drop(columns=nested).assign(scale=judged["scale"])

@@ -1,0 +1,98 @@
+"""What a test measures and what must hold, in words, for reports."""
+
+from collections.abc import Sequence
+
+from reproduction.claims import model
+from reproduction.claims.evidence import PER_TOKEN
+from reproduction.config import Scale
+
+
+def quantity_in_words(test, reading: model.Reading, scale: Scale) -> str:
+    """Return the quantity of a test in words."""
+    k = scale.evaluation.samples
+    names = {"pass_at_1": "Pass@1", "pass_at_k": f"Pass@{k}", "worst_at_k": f"Worst@{k}"}
+    spans = {
+        "final": "at the last checkpoint",
+        "late": "over the last third of the training",
+        "run": "over the run",
+    }
+    match test:
+        case model.Comparison() | model.LeadShrinks():
+            quantity = test.quantity
+            if isinstance(quantity, model.EvaluationQuantity):
+                decoder = scale.decoders[reading.decoder or quantity.decoder].label
+                return f"{names[quantity.metric]} at {decoder}, mean {spans[quantity.steps]}"
+            name = {
+                PER_TOKEN: "CPU time of sampling per response token",
+                "response_length_mean": "response length in training",
+            }.get(quantity.metric, quantity.metric)
+            return f"{name}, mean {spans[quantity.steps]}"
+        case model.Trend():
+            metric = reading.metrics.get(test.metric, test.metric).replace("_", " ")
+            return f"{metric} of the training's own responses, in {test.windows} equal parts of the run"
+        case model.Stability():
+            decoder = scale.decoders[reading.decoder or test.decoder].label
+            return f"Pass@1 at {decoder} by checkpoint, gradient norms, and how the training ended"
+        case model.EarlyLate():
+            name = {"entropy": "token entropy"}.get(test.column, "Majority@k")
+            return f"{name} by {'position' if test.by == 'position' else 'branching point'}"
+        case model.MostSizes():
+            return "Majority@N by N"
+        case model.Proposition():
+            return {
+                "variance_inflation": "variance inflation by temperature",
+                "entropy_by_temperature": "entropy by temperature",
+            }[test.name]
+    raise TypeError(f"no words for {type(test).__name__}")
+
+
+def test_in_words(test, scale: Scale, margin: str) -> str:
+    """Return what must hold, in words; ``margin`` is the margin as text."""
+
+    def labels(names: Sequence[str], n: Sequence[int | None] = (None,)) -> str:
+        sizes = "" if list(n) == [None] else f" with n = {' or '.join(str(size) for size in n)}"
+        return ", ".join(scale.samplers[name].label for name in names) + sizes
+
+    match test:
+        case model.Comparison():
+            some = "some" if test.need == "any" else "every"
+            words = {
+                "exceeds": f"above {some} control (smallest effect of interest {margin})",
+                "at_least": f"not below {some} control by {margin}",
+                "at_most": f"not above {some} control by {margin}",
+                "equivalent": f"within {margin} of {some} control",
+            }[test.kind]
+            treatment = labels(test.treatment, test.n)
+            controls = labels(test.controls, [test.control_n])
+            return f"{treatment} {words}: {controls}; on {_all(test.role, test.algorithm)}"
+        case model.LeadShrinks():
+            return (
+                f"lead of {labels([test.treatment])} over the mean of {labels(test.controls)} smaller with "
+                f"{test.large_n} rollouts (smallest effect of interest {margin}); on {_all(test.role, test.algorithm)}"
+            )
+        case model.Trend():
+            words = (
+                f"last part below the first, none above an earlier one by {margin}"
+                if test.kind == "falls"
+                else f"some part above an earlier one (smallest rise of interest {margin})"
+            )
+            return f"{labels(test.samplers)}: {words}; on {_all(test.role)}"
+        case model.Stability():
+            words = "none of" if test.kind == "stable" else "any of"
+            return (
+                f"{labels(test.samplers)} {test.kind}: {words} a fall of Pass@1 by more than {margin} since an earlier "
+                f"checkpoint, a non-finite loss, gradient norms of {test.spike_factor:g} times the median on more than "
+                f"{test.spike_share:.0%} of the steps; on {_all(test.role)}"
+            )
+        case model.EarlyLate():
+            return f"earlier half above later half, problem by problem (smallest effect of interest {margin})"
+        case model.MostSizes():
+            controls = ", ".join(test.controls)
+            return f"{test.treatment} not below {controls} by {margin}, for more than half of the sizes N"
+        case model.Proposition():
+            return f"no violation beyond {margin} in {test.cases} drawn distributions"
+    raise TypeError(f"no words for {type(test).__name__}")
+
+
+def _all(roles: Sequence[str], algorithms: Sequence[str] = ("dapo",)) -> str:
+    return ", ".join(roles) + ("" if list(algorithms) == ["dapo"] else f" under {' and '.join(algorithms)}")

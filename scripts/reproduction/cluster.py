@@ -1,0 +1,353 @@
+"""What jobs ask a cluster for: GPUs, nodes, memory and time, and how a site wants to be asked.
+
+Three files meet here. ``workflow/resources.yaml`` says what the models of each scale need and how fast they are
+(:class:`Resources`), the run says how much it samples, and ``workflow/profiles/slurm/site.yaml`` says what the
+cluster calls things (:class:`Site`). :func:`slurm_resources` turns a :class:`Need` into the resource names of the
+Slurm executor. The same estimates make the budget (``reproduction.budget``).
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from reproduction.config import (
+    REPOSITORY,
+    ROLES,
+    SCALES,
+    ConfigurationError,
+    ForkingStudy,
+    MajorityStudy,
+    Name,
+    Scale,
+    Share,
+    Strict,
+    read_yaml,
+    suggest,
+    validate,
+)
+from reproduction.runs import RunConfiguration
+
+SITE_FILE = REPOSITORY / "workflow" / "profiles" / "slurm" / "site.yaml"
+RESOURCES_FILE = REPOSITORY / "workflow" / "resources.yaml"
+
+# Every rule of the workflow but the figures' own targets: what workflow/resources.yaml may name, and no figure may.
+RULES = (
+    *("all", "budget", "check_contamination", "claims", "claims_so_far", "cost", "deviations", "draw_study"),
+    *("estimate_figure", "estimate_study", "evaluate_model", "evaluate_run", "export_provenance"),
+    *("generate_problems", "import_model", "ingest_runs", "judge_claims", "plot_claims", "plot_cost"),
+    *("plot_deviations", "plot_figure", "plot_study", "prepare_dataset", "provenance", "real_lm", "report"),
+    *("runs", "stale"),
+    *("tabulate_deviations", "tabulate_hyperparameters", "tabulate_real_lm", "train", "train_base_model"),
+    *("verl_smoke", "write_report"),
+)
+
+
+# Partitions may be a list; these words become options of sbatch.
+SlurmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,:-]*$")]
+
+# --- site.yaml ---------------------------------------------------------------------------------------------
+
+
+class Partitions(Strict):
+    """Partitions by what a job needs; null is the cluster's default."""
+
+    cpu: SlurmName | None = Field(
+        None, description="partition of jobs without a GPU; null is the cluster's default"
+    )
+    gpu: SlurmName | None = Field(
+        None, description="partition of jobs with GPUs; null is the cluster's default"
+    )
+
+
+class GpuRequest(Strict):
+    """How GPUs are asked for: ``--gpus=model:n`` for the whole job, or ``--gres=gpu:model:n`` for each node."""
+
+    form: Literal["gpus", "gres"] = Field(
+        "gpus", description="`--gpus=model:n` for the whole job, or `--gres=gpu:model:n` for each node"
+    )
+    model: str | None = Field(None, pattern=r"^[A-Za-z0-9_.]+$", description="null takes any")
+
+
+class Limits(Strict):
+    """The most that a retry may ask for; null is no limit."""
+
+    minutes: PositiveInt | None = Field(
+        None, description="longest time that a retry asks for; null is no limit"
+    )
+    memory_mb: PositiveInt | None = Field(
+        None, description="most memory that a retry asks for; null is no limit"
+    )
+
+
+class Site(Strict):
+    """What differs between clusters."""
+
+    account: SlurmName | None = Field(None, description="who pays; null is the user's default")
+    partitions: Partitions = Partitions()
+    gpu: GpuRequest = GpuRequest()
+    limits: Limits = Limits()
+    extra: str | None = Field(None, description="further options of sbatch")
+
+
+def load_site(path: Path = SITE_FILE) -> Site:
+    """Read the site file. Raises ConfigurationError naming the file, the key and what is allowed."""
+    return validate(Site, read_yaml(path), path.name)
+
+
+# --- resources.yaml ----------------------------------------------------------------------------------------
+
+
+class Need(Strict):
+    """What one job asks for at its first attempt, and what it is expected to take."""
+
+    gpus: NonNegativeInt = Field(0, description="on each node")
+    nodes: PositiveInt = Field(1, description="above 1, Ray is started across them")
+    cpus: PositiveInt | None = Field(None, description="on each node; null is the rule's number of threads")
+    memory_mb: PositiveInt = Field(description="on each node")
+    minutes: PositiveInt = Field(description="time limit")
+    expected_s: PositiveFloat = Field(description="time that it is expected to take")
+    expected_bytes: NonNegativeInt = Field(0, description="what it is expected to leave on the disk")
+    scratch_bytes: NonNegativeInt = Field(0, description="what it has on the disk besides, while it runs")
+    freed_bytes: NonNegativeInt = Field(0, description="what it deletes of others' results when it ends")
+
+
+class Allocation(Strict):
+    """The machines of one job, without its time."""
+
+    gpus: NonNegativeInt = Field(0, description="on each node")
+    nodes: PositiveInt = Field(1, description="above 1, Ray is started across them")
+    cpus: PositiveInt | None = Field(None, description="on each node; null is the rule's number of threads")
+    memory_mb: PositiveInt = Field(description="on each node")
+
+    @property
+    def units(self) -> int:
+        """GPUs of the job, or its cores where it has no GPU."""
+        return self.nodes * (self.gpus or self.cpus or 1)
+
+
+class SampledModel(Strict):
+    """A model that only draws. Rates are per GPU, or per core of a job without one."""
+
+    parameters: PositiveFloat
+    evaluate: Allocation
+    sampling_tokens_per_s: PositiveFloat = Field(description="response tokens drawn")
+
+
+class ModelResources(SampledModel):
+    """One of the paper's trained models at one scale."""
+
+    train: Allocation
+    update_tokens_per_s: PositiveFloat = Field(
+        description="response tokens learnt from, log-probabilities included"
+    )
+
+
+class ScaleResources(Strict):
+    """What a scale's jobs need, and where its numbers come from."""
+
+    source: str = Field(min_length=1, description="where these numbers come from")
+    startup_s: PositiveFloat = Field(description="from the start of a job to its first token")
+    step_s: Annotated[float, Field(ge=0)] = Field(
+        0,
+        description="of a training step beside its tokens: the longest response, grading, exchange of weights",
+    )
+    response_share: Share = Field(description="mean response length over the longest one allowed")
+    problems: PositiveInt = Field(description="problems of an evaluation set without a limit")
+    checkpoint_bytes_per_parameter: PositiveFloat = Field(
+        description="of a checkpoint in Hugging Face format"
+    )
+    state_bytes_per_parameter: PositiveFloat = Field(description="of all trainer states kept at one time")
+    state_stays: bool = Field(description="whether the trainer's state stays when the run has ended")
+    roles: dict[Literal[ROLES], ModelResources]
+    models: dict[Name, SampledModel] = Field(
+        {}, description="the scale's models that are in no role: studies of decoding draw from them"
+    )
+
+
+class Resources(Strict):
+    """workflow/resources.yaml."""
+
+    safety: PositiveFloat = Field(description="time asked for over time expected")
+    shortest_minutes: PositiveInt = Field(description="no training or evaluation asks for less")
+    rules: dict[Name, Need] = Field(description="rules that run no model; `default` is for those not named")
+    scales: dict[Literal[SCALES], ScaleResources]
+
+    @model_validator(mode="after")
+    def _rules_exist(self) -> "Resources":
+        if "default" not in self.rules:
+            raise ValueError("rules: the key 'default' is missing; it is for the rules that are not named")
+        for name in self.rules:
+            if name != "default" and name not in RULES:
+                raise ValueError(f"rules: unknown rule {name!r}{suggest(name, ['default', *RULES])}")
+        return self
+
+
+def load_resources(path: Path = RESOURCES_FILE) -> Resources:
+    """Read the resource table. Raises ConfigurationError naming the file, the key and what is allowed."""
+    return validate(Resources, read_yaml(path), path.name)
+
+
+# --- needs -------------------------------------------------------------------------------------------------
+
+BYTES_PER_TOKEN = 4.3  # of an evaluation's samples, compressed; measured on 30 files of the mini scale
+
+
+class Needs:
+    """What each job of a scale needs."""
+
+    def __init__(self, scale_name: str, scale: Scale, resources: Resources):
+        if scale_name not in resources.scales:
+            raise ConfigurationError(
+                f"{RESOURCES_FILE.name}: scales: no entry {scale_name!r}{suggest(scale_name, resources.scales)}"
+            )
+        self.scale, self.table, self.resources = scale, resources.scales[scale_name], resources
+        absent = sorted(scale.roles.keys() - self.table.roles.keys())
+        if absent:
+            raise ConfigurationError(
+                f"{RESOURCES_FILE.name}: scales.{scale_name}.roles: no entry for {absent[0]!r}, "
+                f"which the scale {scale_name!r} defines"
+            )
+        self._role_of = {role.model: name for name, role in scale.roles.items()}
+        for name, study in scale.inference.items():
+            if scale.engine == "verl" and study.model and self._sampled(study.model) is None:
+                raise ConfigurationError(
+                    f"{RESOURCES_FILE.name}: scales.{scale_name}.models: no entry for {study.model!r}, "
+                    f"which inference.{name} draws from"
+                )
+
+    def train(self, run: RunConfiguration) -> Need:
+        """One training: time from the tokens it draws and learns from, storage from its checkpoints and state."""
+        model, training = self._model(run.model), run.training
+        tokens = training.steps * training.prompts * run.n * self._response(training.max_new_tokens)
+        per_token_s = 1 / model.sampling_tokens_per_s + 1 / model.update_tokens_per_s
+        checkpoints = len(training.checkpoints) * self._checkpoint(model)
+        state = round(model.parameters * self.table.state_bytes_per_parameter)
+        return self._need(
+            model.train,
+            training.steps * self.table.step_s + tokens * per_token_s / model.train.units,
+            checkpoints + (state if self.table.state_stays else 0),
+            scratch_bytes=0 if self.table.state_stays else state,
+        )
+
+    def evaluate_run(self, run: RunConfiguration) -> Need:
+        """The samples of all checkpoints of a run; afterwards the scale may keep the last checkpoint only."""
+        count = len(run.training.checkpoints)
+        freed = (count - 1) * self._checkpoint(self._model(run.model))
+        return self._evaluate(run.model, count, freed=freed if self.scale.keep_checkpoints == "last" else 0)
+
+    def evaluate_model(self, model: str) -> Need:
+        """The samples of a model as it comes."""
+        if model not in self._role_of:  # the real language model beside the paper's
+            return self.rule("evaluate_model")
+        return self._evaluate(model, 1, freed=0)
+
+    def _evaluate(self, name: str, checkpoints: int, *, freed: int) -> Need:
+        model, evaluation = self._model(name), self.scale.evaluation_of(name)
+        decoders = checkpoints * len(evaluation.decoders) + len(evaluation.final_decoders)
+        limit = self.scale.datasets[evaluation.dataset].limit or self.table.problems
+        tokens = decoders * limit * evaluation.samples * self._response(evaluation.max_new_tokens)
+        seconds = tokens / model.sampling_tokens_per_s / model.evaluate.units
+        return self._need(model.evaluate, seconds, round(tokens * BYTES_PER_TOKEN), freed_bytes=freed)
+
+    def draw_study(self, name: str) -> Need:
+        """The responses of a study of decoding; in process, one number serves for all.
+
+        Of a response of at most m tokens that is cut after b, at most the share 1 - b / m of the mean length is left to
+        draw, however the lengths are distributed. The forward pass for entropies is left to the safety factor.
+        """
+        if self.scale.engine == "inprocess":
+            return self.rule("draw_study")
+        study = self.scale.inference[name]
+        model = self._sampled(study.model or self.scale.roles[study.role].model)
+        mean, longest = self._response(study.max_new_tokens), study.max_new_tokens
+        responses = rows = len(study.decoders) * study.problems * study.samples
+        drawn, numbers = (
+            responses * mean,
+            0.0,
+        )  # tokens; tokens that are kept with a number of 4 bytes beside the text
+        if isinstance(study, ForkingStudy):
+            rows += responses * study.branches * len(study.positions)
+            left = sum(1 - position / longest for position in study.positions)
+            drawn += responses * study.branches * mean * left
+        if not isinstance(study, MajorityStudy):
+            numbers = responses * mean
+        size = round(rows * mean * BYTES_PER_TOKEN + 4 * numbers)
+        return self._need(model.evaluate, drawn / model.sampling_tokens_per_s / model.evaluate.units, size)
+
+    def import_model(self, name: str) -> Need:
+        """A published model, in the bytes of a checkpoint where its size is known."""
+        need, model = self.rule("import_model"), self._sampled(name)
+        return need if model is None else need.model_copy(update={"expected_bytes": self._checkpoint(model)})
+
+    def rule(self, name: str) -> Need:
+        """A rule that runs no model of the paper."""
+        return self.resources.rules.get(name, self.resources.rules["default"])
+
+    def _model(self, name: str) -> ModelResources:
+        return self.table.roles[self._role_of[name]]
+
+    def _sampled(self, name: str) -> SampledModel | None:
+        return self._model(name) if name in self._role_of else self.table.models.get(name)
+
+    def _response(self, longest: int) -> float:
+        return self.table.response_share * longest
+
+    def _checkpoint(self, model: SampledModel) -> int:
+        return round(model.parameters * self.table.checkpoint_bytes_per_parameter)
+
+    def _need(self, allocation: Allocation, seconds: float, size: int, **bytes_moved: int) -> Need:
+        expected_s = self.table.startup_s + seconds
+        return Need(
+            **allocation.model_dump(),
+            minutes=max(self.resources.shortest_minutes, math.ceil(self.resources.safety * expected_s / 60)),
+            expected_s=expected_s,
+            expected_bytes=size,
+            **bytes_moved,
+        )
+
+
+# --- as Slurm's executor names it --------------------------------------------------------------------------
+
+
+SLURM_RESOURCES = (
+    *("mem_mb", "runtime", "cpus_per_task", "gpu", "gpu_model", "gres"),
+    *("slurm_account", "slurm_partition", "slurm_extra"),
+    *("nodes", "gpus_per_node", "mpi", "tasks", "tasks_per_gpu"),
+)
+
+
+def slurm_resources(need: Need, site: Site, attempt: int = 1) -> dict[str, int | str | None]:
+    """Return Snakemake resources for ``need`` at ``site``; None means that nothing is said about it.
+
+    Time and memory grow with the attempt, up to the site's limits: a job that ran into one gets more the next time,
+    and a training that needs longer than the partition allows goes on where it was.
+    """
+    gpus = need.gpus * need.nodes
+    asks_gres = bool(gpus) and site.gpu.form == "gres"
+    partition = site.partitions.gpu if gpus else site.partitions.cpu
+    model = f":{site.gpu.model}" if site.gpu.model else ""
+    several = need.nodes > 1
+    return {
+        "mem_mb": _at_most(need.memory_mb * attempt, site.limits.memory_mb),
+        "runtime": _at_most(need.minutes * attempt, site.limits.minutes),
+        "cpus_per_task": need.cpus,
+        "gpu": gpus if gpus and not asks_gres else None,
+        "gpu_model": site.gpu.model if gpus and not asks_gres else None,
+        "gres": f"gpu{model}:{need.gpus}" if asks_gres else None,
+        "slurm_account": site.account,
+        "slurm_partition": partition,
+        "slurm_extra": site.extra,
+        "nodes": need.nodes,
+        "gpus_per_node": need.gpus,  # told to the engine; the executor does not look at it
+        # With `mpi` the executor runs the job's shell once, on the first node, and the job starts its tasks itself
+        # (ead.integrations.ray), one on each node; without `tasks_per_gpu` it would read `tasks` as tasks per GPU.
+        "mpi": "srun" if several else None,
+        "tasks": need.nodes if several else None,
+        "tasks_per_gpu": 0 if several else None,
+    }
+
+
+def _at_most(value: int, limit: int | None) -> int:
+    return value if limit is None else min(value, limit)

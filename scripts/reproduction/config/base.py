@@ -1,0 +1,66 @@
+"""Types and names that every part of the configuration is made of."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from ead import schedule
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+WORKFLOW = REPOSITORY / "workflow"
+SAMPLERS_FILE = WORKFLOW / "samplers.yaml"
+SCALES = ("mini", "cpu", "gpu1", "paper")
+# The models that the paper trains; a scale says what stands for each.
+ROLES = ("llama_1b", "qwen_1_5b", "qwen_7b", "qwen3_8b")
+ROLE_LABELS = {
+    "llama_1b": "Llama-3.2-1B-Instruct",
+    "qwen_1_5b": "Qwen2.5-Math-1.5B",
+    "qwen_7b": "Qwen2.5-Math-7B",
+    "qwen3_8b": "Qwen3-8B-Base",
+}
+# What `all` makes unless config.yaml says otherwise, in the paper's order; then what the project adds.
+FIGURES = [
+    *("fig01", "fig02", "fig03", "fig04", "fig05", "fig06", "fig07a", "fig07b", "fig08", "fig09", "fig10"),
+    *("fig11a", "fig11b", "fig12", "fig13", "fig14", "table1", "propositions", "decoders", "deviations"),
+]
+# Names become folder names and wildcards, so they are kept to characters that need no quoting, and to a length that
+# leaves room for the names of five axes and of a file. No name is "..", hidden, absolute, or holds a slash.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+# A folder that the user chooses. Snakemake would read braces and stars as patterns.
+Folder = Annotated[str, Field(min_length=1, pattern=r"^[^{}*?\[\]\x00-\x1f\x7f]+$")]
+# A file inside a folder that the project chooses: relative, and never above it.
+RelativeFile = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*$")
+]
+Share = Annotated[float, Field(gt=0, lt=1)]
+# A number of things: beyond a billion it is a slip, and tables of that length would fill the memory.
+Count = Annotated[int, Field(gt=0, le=10**9)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+# Rollouts are compared with their group, so a group of one has no advantage and nothing is learnt from it.
+Rollouts = Annotated[int, Field(ge=2, le=10**4)]
+
+
+class ConfigurationError(ValueError):
+    """A configuration that cannot be used; the message has one line per problem."""
+
+
+class Strict(BaseModel):
+    """No unknown keys, no silent conversions from text, no NaN or infinity, no changes after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _schedule(value: Any) -> dict[str, Any]:
+    return schedule.from_config(value).to_dict()
+
+
+# A schedule is stored as plain data with every default filled in, so that it can be hashed and written.
+ScheduleDict = Annotated[dict[str, Any], BeforeValidator(_schedule)]
+
+
+def unique(values: list) -> list:
+    repeated = [value for value in values if values.count(value) > 1]
+    if repeated:
+        raise ValueError(f"holds {repeated[0]!r} more than once")
+    return values

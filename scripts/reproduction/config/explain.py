@@ -1,0 +1,132 @@
+"""Validation whose errors a person can act on: the file, the key, what was found and what is allowed."""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from reproduction.config.base import ConfigurationError
+
+
+def suggest(name: Any, known: Iterable) -> str:
+    """Return the end of an error message: the nearest known name, and all of them."""
+    known = list(map(str, known))
+    near = difflib.get_close_matches(str(name)[:200], known, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{hint}; known: {', '.join(known) or 'none'}"
+
+
+def kind_of(value: Any) -> str:
+    """Return what a value is, in words of YAML, and the value where it is a short one."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+MOST_LINES = 20  # of one message
+
+
+def validate(model: type[BaseModel], values: Any, source: str) -> Any:
+    """Return ``values`` as ``model``.
+
+    Raises ConfigurationError with one line per problem: the source, the key, what was found and what is allowed.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = error.errors()
+        lines = [_explain(model, problem, source, values) for problem in problems[:MOST_LINES]]
+        if len(problems) > MOST_LINES:
+            lines.append(f"{source}: and {len(problems) - MOST_LINES} mistakes more")
+        raise ConfigurationError("\n".join(lines)) from None
+    except RecursionError:
+        raise ConfigurationError(f"{source}: nested too deeply") from None
+
+
+def _explain(model: type[BaseModel], problem: Mapping[str, Any], source: str, values: Any) -> str:
+    location = _without_discriminators(problem["loc"], values)
+    key = ".".join(map(_printable, location)) or "(top level)"
+    if problem["type"] == "extra_forbidden":
+        return f"{source}: unknown key {key!r}{suggest(location[-1], _keys_at(model, location[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{source}: the key {key!r} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] in ("model_type", "dict_type", "model_attributes_type"):
+        message = "Input should be a mapping (key: value)"
+    found = problem["input"]
+    if isinstance(found, BaseModel) or (isinstance(found, Mapping) and problem["type"] == "value_error"):
+        return f"{source}: {key}: {message}" if location else f"{source}: {message}"  # it names the keys
+    return f"{source}: {key}: {message}, found {kind_of(found)}{_number_hint(found, problem['type'])}"
+
+
+def _printable(part: Any) -> str:
+    text = str(part)
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _number_hint(found: Any, problem: str) -> str:
+    """YAML 1.1 reads 1e-3 as text; say how to write it."""
+    if problem not in ("float_type", "int_type") or not isinstance(found, str):
+        return ""
+    try:
+        number = float(found)
+    except ValueError:
+        return ""
+    if not math.isfinite(number):
+        return ""
+    if number.is_integer() and abs(number) < 1e6:
+        return f", which is text; write {int(number)}"
+    written = f"{number!r}"
+    if "e" in written and "." not in written:
+        written = written.replace("e", ".0e")
+    return f", which is text; write {written}"
+
+
+def _without_discriminators(location: tuple, values: Any) -> list:
+    """Drop what pydantic adds to the location of a union member, the discriminator's value: no key of the file."""
+    parts = []
+    for part in location:
+        if isinstance(values, Mapping) and part not in values:
+            if part in (values.get("kind"), values.get("analysis")):
+                continue
+            values = None
+        elif isinstance(values, Mapping):
+            values = values[part]
+        elif isinstance(values, list):
+            values = values[part] if part < len(values) else None
+        parts.append(part)
+    return parts
+
+
+def _keys_at(model: type[BaseModel], location: list) -> list[str]:
+    """The keys that ``model`` allows at ``location``, for the hint of an error message."""
+    schema = model.model_json_schema()
+    definitions = schema.get("$defs", {})
+
+    def alternatives(node: dict) -> list[dict]:
+        if "$ref" in node:
+            return alternatives(definitions[node["$ref"].rsplit("/", 1)[-1]])
+        options = node.get("anyOf", []) + node.get("oneOf", []) + node.get("allOf", [])
+        return [node] + [deeper for option in options for deeper in alternatives(option)]
+
+    nodes = alternatives(schema)
+    for part in location:
+        steps = []
+        for node in nodes:
+            if isinstance(part, int):
+                steps += alternatives(node["items"]) if isinstance(node.get("items"), dict) else []
+            elif part in node.get("properties", {}):
+                steps += alternatives(node["properties"][part])
+            elif isinstance(node.get("additionalProperties"), dict):
+                steps += alternatives(node["additionalProperties"])
+            else:  # a name table: the schema may describe its values by pattern
+                for values in node.get("patternProperties", {}).values():
+                    steps += alternatives(values)
+        nodes = steps
+    return sorted({key for node in nodes for key in node.get("properties", {})})

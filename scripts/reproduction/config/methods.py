@@ -1,0 +1,111 @@
+"""Samplers and algorithms: workflow/samplers.yaml and workflow/algorithms.yaml."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, PositiveFloat, model_validator
+
+from ead import schedule
+from reproduction.config.base import Name, ScheduleDict, Strict, unique
+
+
+class Importance(Strict):
+    """Truncated importance sampling (paper, appendix B.2; D03, D04)."""
+
+    level: Literal["token", "sequence"] = Field(
+        "token", description="a weight for each token, or one for the whole response (D04)"
+    )
+    cap: PositiveFloat = Field(2.0, description="epsilon; the paper gives no value (D03)")
+
+
+class Style(Strict):
+    """How figures draw a sampler; colours are Okabe and Ito's, told apart with every form of colour blindness."""
+
+    color: Literal["blue", "sky", "green", "yellow", "orange", "vermilion", "purple", "black", "grey"] = (
+        Field(description="of line, markers and interval")
+    )
+    marker: Literal["o", "s", "D", "v", "^", "<", ">", "P", "X"] = Field(description="at each point")
+    line: Literal["solid", "dashed", "dotted", "dashdot"] = Field(description="between the points")
+
+
+class Sampler(Strict):
+    """How training rollouts are drawn, and how the trainer accounts for it."""
+
+    schedule: ScheduleDict = Field(
+        description="temperature of each response token, see [Schedule](#schedule)"
+    )
+    importance: Importance | None = Field(None, description="null trains without correction")
+    logprob_temperature: Literal["one", "sampling"] = Field(
+        "one", description="divide the trainer's logits by the sampling temperature, or not (D15)"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Sampler":
+        if self.importance and self.logprob_temperature == "sampling":
+            raise ValueError(
+                "importance needs logprob_temperature: one; with `sampling` the trainer has no log-probabilities "
+                "of the policy at temperature 1 that the sampler could be corrected to"
+            )
+        return self
+
+
+class NamedSampler(Sampler):
+    """A sampler as the tables of a scale hold it; a run depends on the :class:`Sampler` alone."""
+
+    label: str = Field(min_length=1, description="its name in figures and tables")
+    style: Style = Field(description="how figures draw it")
+
+    @property
+    def sampler(self) -> Sampler:
+        return Sampler(**{name: getattr(self, name) for name in Sampler.model_fields})
+
+
+class SharedSampler(NamedSampler):
+    """An entry of workflow/samplers.yaml, in the paper's units."""
+
+    figures: Annotated[list[Name], AfterValidator(unique)] = Field(
+        [], description="figures that show it besides those whose `runs` name it in workflow/experiments.yaml"
+    )
+
+
+class Samplers(Strict):
+    """workflow/samplers.yaml."""
+
+    samplers: dict[Name, SharedSampler]
+
+
+class Algorithm(Strict):
+    """Policy-gradient loss; the advantage is always the group's standardised reward (D11, D13)."""
+
+    loss: Literal["clip", "clip_cov", "kl_cov"] = Field(
+        "clip", description="PPO's clipped loss, or one of EntropyMech's two, Clip-Cov and KL-Cov"
+    )
+    clip_low: PositiveFloat = Field(0.2, description="probability ratios below 1 minus this are clipped")
+    clip_high: PositiveFloat = Field(0.2, description="probability ratios above 1 plus this are clipped")
+    dual_clip: PositiveFloat | None = Field(
+        None, description="bounds the loss at this times the advantage where that is negative; null does not"
+    )
+    aggregation: Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean"] = Field(
+        "token-mean", description="from the losses of tokens to one number"
+    )
+    kl_coefficient: Annotated[float, Field(ge=0)] = Field(0.0, description="penalty to the reference policy")
+
+
+class NamedAlgorithm(Algorithm):
+    """An algorithm as the tables of a scale hold it."""
+
+    label: str = Field(min_length=1, description="its name in figures and tables")
+
+    @property
+    def algorithm(self) -> Algorithm:
+        return Algorithm(**{name: getattr(self, name) for name in Algorithm.model_fields})
+
+
+def adapt_schedule(schedule_values: Mapping[str, Any], annealed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schedule with a role's ``annealed`` values laid over it, unless its temperature is fixed.
+
+    Raises ValueError for a key or a value that the schedule does not allow.
+    """
+    if schedule_values["kind"] == schedule.Fixed.kind or not annealed:
+        return dict(schedule_values)
+    return schedule.from_config({**schedule_values, **annealed}).to_dict()

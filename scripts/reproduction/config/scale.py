@@ -1,0 +1,322 @@
+"""One budget for the whole paper: models, data sets, trainings and machines (workflow/scales)."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, model_validator
+
+from reproduction.config.base import (
+    ROLES,
+    ConfigurationError,
+    Count,
+    LearningRate,
+    Name,
+    Rollouts,
+    Share,
+    Strict,
+)
+from reproduction.config.drawing import AnyStudy, Decoder, Evaluation, RealLanguageModel
+from reproduction.config.explain import suggest
+from reproduction.config.methods import NamedAlgorithm, NamedSampler, Style, adapt_schedule
+
+
+class CountdownData(Strict):
+    """Problems of the synthetic task (``reproduction.countdown``); train and test never share one."""
+
+    kind: Literal["countdown"] = Field(description="generated problems")
+    numbers: Literal[3, 4] = Field(description="how many numbers a problem gives")
+    split: Literal["train", "test"] = Field(description="which part of all problems")
+    test_share: Share = Field(0.2, description="share of all problems that are held out")
+    limit: Count | None = Field(None, description="keep this many problems; null keeps all")
+
+
+class RealData(Strict):
+    """A real data set: an entry of workflow/datasets.yaml."""
+
+    kind: Literal["real"] = Field(description="prepared from its source")
+    source: Name = Field(description="name in workflow/datasets.yaml")
+    limit: Count | None = Field(None, description="use the first so many problems; null uses all")
+
+
+class WarmStartModel(Strict):
+    """A Llama-class model trained from scratch on demonstrations (``reproduction.warmstart``)."""
+
+    kind: Literal["warm_start"] = Field(description="trained here")
+    hidden_size: Count = Field(description="width of the residual stream; a multiple of `heads`")
+    layers: Count = Field(description="transformer blocks")
+    heads: Count = Field(description="attention heads")
+    mlp_size: Count = Field(description="width of the gated feed-forward layers")
+    max_positions: Count = Field(512, description="longest prompt and response together, in tokens")
+    dataset: Name = Field(description="problems whose demonstrations it learns from")
+    steps: Count = Field(description="optimiser steps")
+    batch_size: Count = Field(description="demonstrations per step")
+    learning_rate: LearningRate = Field(description="its peak")
+    warmup_steps: Count = Field(description="steps over which the learning rate rises to its peak")
+    skill: Share = Field(0.5, description="probability that an attempt of the demonstrator succeeds")
+    surrender: Share = Field(0.5, description="probability of giving up after a failed attempt")
+    max_attempts: Count = Field(4, description="attempts after which the demonstrator gives up")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "WarmStartModel":
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size ({self.hidden_size}) must be a multiple of heads ({self.heads})")
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be at most steps ({self.steps})")
+        return self
+
+
+class PretrainedModel(Strict):
+    """A published model: an entry of workflow/models.yaml."""
+
+    kind: Literal["pretrained"] = Field(description="imported from its source")
+    source: str = Field(min_length=1, description="name in workflow/models.yaml")
+
+
+MOST_CHECKPOINTS = 10_000
+
+
+class Training(Strict):
+    """Budget and optimiser of one run."""
+
+    dataset: Name = Field(description="of the scale's data sets, or a name in workflow/datasets.yaml")
+    steps: Count = Field(description="global steps; a multiple of `checkpoint_every`")
+    prompts: Count = Field(description="prompts per step; each gets n rollouts")
+    mini_batch_prompts: Count = Field(description="prompts per optimiser step; divides `prompts`")
+    micro_batch_tokens: Count = Field(description="tokens per forward pass, padding included")
+    max_new_tokens: Count = Field(description="a response is cut here")
+    betas: Annotated[tuple[Share, Share], Field(strict=False)] = Field((0.9, 0.99), description="of AdamW")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="of AdamW")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="steps over which the learning rate rises"
+    )
+    decay: Literal["constant", "linear"] = Field(
+        "constant", description="the learning rate afterwards: kept, or falling to 0 at the last step"
+    )
+    gradient_clip: PositiveFloat = Field(1.0, description="largest norm of a gradient")
+    checkpoint_every: Count = Field(description="steps between checkpoints that are evaluated")
+    verifier_timeout_s: PositiveFloat = Field(10.0, description="seconds for grading one response")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Training":
+        if self.prompts % self.mini_batch_prompts:
+            raise ValueError(
+                f"prompts ({self.prompts}) must be a multiple of mini_batch_prompts ({self.mini_batch_prompts})"
+            )
+        if self.steps % self.checkpoint_every:
+            raise ValueError(
+                f"steps ({self.steps}) must be a multiple of checkpoint_every ({self.checkpoint_every})"
+            )
+        if self.steps // self.checkpoint_every > MOST_CHECKPOINTS:
+            raise ValueError(
+                f"steps ({self.steps}) must be at most {MOST_CHECKPOINTS} times checkpoint_every "
+                f"({self.checkpoint_every}), or the run has too many checkpoints"
+            )
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be at most steps ({self.steps})")
+        return self
+
+    @property
+    def window(self) -> int:
+        """Steps over which figures average what a training logs at every step: a twentieth of the run."""
+        return max(1, round(self.steps / 20))
+
+    @property
+    def checkpoints(self) -> list[int]:
+        return list(range(self.checkpoint_every, self.steps + 1, self.checkpoint_every))
+
+
+class ScheduleUnits(Strict):
+    """What the paper's units are here: ``d0``, ``alpha`` and ``d_max`` of workflow/samplers.yaml are converted."""
+
+    length: PositiveFloat = Field(description="length of a response here over its length in the paper")
+    steps: PositiveFloat = Field(description="training steps here over training steps in the paper")
+    start: Annotated[int, Field(ge=0)] = Field(description="the template's length in tokens, the paper's c")
+
+
+class Role(Strict):
+    """What stands for one of the paper's models."""
+
+    model: Name = Field(description="of the scale's models, or a name in workflow/models.yaml")
+    recipe: Name | None = Field(None, description="key of the scale's recipes; null is its default training")
+    annealed: dict[str, Any] = Field(
+        {}, description="laid over every annealed schedule, e.g. {tau_min: 0.8} for the paper's 7B model"
+    )
+
+
+class Recipe(Strict):
+    """A training and evaluation that differ from the scale's default."""
+
+    training: Training = Field(description="laid over the scale's training")
+    evaluation: Evaluation = Field(description="laid over the scale's evaluation")
+
+
+class Verl(Strict):
+    """How the verl engine uses its machines. A run's statistics do not depend on these, so its hash does not."""
+
+    device: Literal["cuda", "cpu"] = Field(
+        "cuda", description="cpu is for the smoke test: float32, one process"
+    )
+    nodes: Count = Field(1, description="machines of one training")
+    gpus_per_node: Count = Field(1, description="GPUs that a training takes on each")
+    max_prompt_tokens: Count = Field(1024, description="a longer prompt is an error")
+    tensor_parallel: Count = Field(1, description="GPUs that share one vLLM engine")
+    gpu_memory_utilization: Share = Field(0.6, description="share of a GPU's memory that vLLM takes")
+    offload: bool = Field(
+        False, description="keep parameters and optimiser in host memory while vLLM samples"
+    )
+    attention: Literal["sdpa", "flash_attention_2"] = Field(
+        "sdpa", description="of the trainer; flash_attention_2 packs sequences and wants flash-attn built"
+    )
+    reward_workers: Count = Field(8, description="processes that grade responses")
+    validate_every: Count | None = Field(
+        None, description="steps between validations inside verl, beside the evaluation of checkpoints"
+    )
+    validation_samples: Count = Field(4, description="responses per problem in those validations, at tau = 1")
+    dump_every: Count | None = Field(
+        None, description="steps between dumps of rollouts, token by token; null keeps none"
+    )
+
+
+class Scale(Strict):
+    """One budget for the whole paper: every name an experiment uses is defined here."""
+
+    engine: Literal["inprocess", "verl"] = Field(
+        description="what trains: a loop in this process, or verl with Ray and vLLM"
+    )
+    description: str = Field(description="hardware, data and models in a few words, for figures and reports")
+    datasets: dict[Name, Annotated[CountdownData | RealData, Field(discriminator="kind")]] = Field(
+        description="the scale's data sets; a name in workflow/datasets.yaml needs no entry"
+    )
+    models: dict[Name, Annotated[WarmStartModel | PretrainedModel, Field(discriminator="kind")]] = Field(
+        description="the scale's models; a name in workflow/models.yaml needs no entry"
+    )
+    roles: dict[Literal[ROLES], Role] = Field(description="the paper's model -> what stands for it here")
+    schedule_units: ScheduleUnits | None = Field(None, description="null: the paper's units are this scale's")
+    samplers: dict[Name, NamedSampler] = Field(
+        description="laid over workflow/samplers.yaml, in the scale's own units"
+    )
+    algorithms: dict[Name, NamedAlgorithm] = Field(description="laid over workflow/algorithms.yaml")
+    rollouts: Rollouts = Field(description="rollouts per prompt where an experiment does not say")
+    learning_rates: dict[Rollouts, LearningRate] = Field(description="rollouts per prompt -> learning rate")
+    training: Training = Field(description="of every role without a recipe")
+    recipes: dict[Name, Recipe] = Field({}, description="what differs for the roles that name one")
+    decoders: dict[Name, Decoder] = Field(description="how evaluation samples may be drawn")
+    evaluation: Evaluation = Field(description="of every checkpoint, and of the base models")
+    inference: dict[Name, AnyStudy] = Field({}, description="study -> the responses it draws")
+    keep_checkpoints: Literal["all", "last"] = Field(
+        "all", description="last deletes a run's other checkpoints when they are evaluated"
+    )
+    verl: Verl | None = Field(None, description="required by the verl engine")
+    real_lm: RealLanguageModel | None = Field(None, description="what the target real_lm evaluates")
+    published_curves: bool = Field(
+        False, description="overlay the paper's curves: only where models, data and steps are the paper's"
+    )
+
+    def study(self, name: str) -> AnyStudy | None:
+        """Return a study; None where this scale lacks it, or the role it looks at."""
+        found = self.inference.get(name)
+        return None if found is None or (found.role and found.role not in self.roles) else found
+
+    def style_of(self, decoder: str) -> Style:
+        """Return how figures draw a decoder: like the first sampler of its kind, whatever the decay rate."""
+        telling = ("kind", "tau", "reading", "origin")
+        drawn = self.decoders[decoder].schedule or {}
+        for sampler in self.samplers.values():
+            if all(sampler.schedule.get(key) == drawn.get(key) for key in telling):
+                return sampler.style
+        raise ConfigurationError(
+            f"decoders.{decoder}: no sampler is like it, so figures have no style for it"
+        )
+
+    def training_of(self, role: str) -> Training:
+        recipe = self.roles[role].recipe
+        return self.recipes[recipe].training if recipe else self.training
+
+    def evaluation_of(self, model: str) -> Evaluation:
+        """Return the evaluation of ``model`` and of the runs that start from it."""
+        for role in self.roles.values():
+            if role.model == model and role.recipe:
+                return self.recipes[role.recipe].evaluation
+        return self.evaluation
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Scale":
+        def known(kind: str, name: str, where: str, table: Mapping) -> None:
+            if name not in table:
+                raise ValueError(f"{where}: unknown {kind} {name!r}{suggest(name, table)}")
+
+        recipe_of: dict[str, str | None] = {}
+        for name, role in self.roles.items():
+            known("model", role.model, f"roles.{name}.model", self.models)
+            if role.recipe is not None:
+                known("recipe", role.recipe, f"roles.{name}.recipe", self.recipes)
+            # A run is named by its model, so a model has one recipe and one form of each schedule.
+            if role.model in recipe_of:
+                raise ValueError(f"roles.{name}.model: {role.model!r} already stands for another role")
+            recipe_of[role.model] = role.recipe
+            for sampler in self.samplers.values():
+                try:
+                    adapt_schedule(sampler.schedule, role.annealed)
+                except ValueError as error:
+                    raise ValueError(f"roles.{name}.annealed: {error}") from None
+        for name, model in self.models.items():
+            if isinstance(model, WarmStartModel):
+                known("dataset", model.dataset, f"models.{name}.dataset", self.datasets)
+                if not isinstance(self.datasets[model.dataset], CountdownData):
+                    raise ValueError(
+                        f"models.{name}.dataset: demonstrations exist for countdown problems only"
+                    )
+        trainings = {"training": self.training}
+        evaluations: dict[str, Evaluation] = {"evaluation": self.evaluation}
+        for name, recipe in self.recipes.items():
+            trainings[f"recipes.{name}.training"] = recipe.training
+            evaluations[f"recipes.{name}.evaluation"] = recipe.evaluation
+        if self.real_lm is not None:
+            known("model", self.real_lm.model, "real_lm.model", self.models)
+            evaluations["real_lm"] = self.real_lm
+        for name, study in self.inference.items():
+            where = f"inference.{name}"
+            known("dataset", study.dataset, f"{where}.dataset", self.datasets)
+            for key, value, table in (
+                ("model", study.model, self.models),
+                ("algorithm", study.algorithm, self.algorithms),
+                ("sampler", study.sampler, self.samplers),
+            ):
+                if value is not None:
+                    known(key, value, f"{where}.{key}", table)
+            for decoder in study.decoders:
+                known("decoder", decoder, f"{where}.decoders", self.decoders)
+        for where, training in trainings.items():
+            known("dataset", training.dataset, f"{where}.dataset", self.datasets)
+        for where, evaluation in evaluations.items():
+            known("dataset", evaluation.dataset, f"{where}.dataset", self.datasets)
+            for key in ("decoders", "final_decoders"):
+                for decoder in getattr(evaluation, key):
+                    known("decoder", decoder, f"{where}.{key}", self.decoders)
+        if self.rollouts not in self.learning_rates:
+            raise ValueError(
+                f"learning_rates: no learning rate for rollouts = {self.rollouts}; there are some for "
+                f"{', '.join(map(str, self.learning_rates)) or 'none'}"
+            )
+        if self.engine == "verl":
+            if self.verl is None:
+                raise ValueError("verl: the engine verl needs this section")
+            for where, training in trainings.items():
+                self._trainable_by_verl(where, training)
+        return self
+
+    def _trainable_by_verl(self, where: str, training: Training) -> None:
+        """Raise ValueError for what ``reproduction.engines.verl`` would refuse when the job has started."""
+        if training.warmup_steps or training.decay != "constant":
+            raise ValueError(
+                f"{where}: the verl engine keeps the learning rate constant; allowed: warmup_steps = 0 and "
+                f"decay = 'constant', found warmup_steps = {training.warmup_steps}, decay = {training.decay!r}"
+            )
+        gpus = self.verl.nodes * self.verl.gpus_per_node
+        for n in self.learning_rates:
+            responses = training.mini_batch_prompts * n
+            if responses % gpus:
+                raise ValueError(
+                    f"{where}.mini_batch_prompts: a mini-batch of {responses} responses ({n} rollouts per prompt) "
+                    f"does not divide among {gpus} GPUs (verl.nodes x verl.gpus_per_node)"
+                )

@@ -1,0 +1,154 @@
+"""The tables of the workflow, read and laid over one another."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reproduction.config.base import SAMPLERS_FILE, SCALES, WORKFLOW, ConfigurationError, Name, Strict
+from reproduction.config.choices import Configuration
+from reproduction.config.drawing import Evaluation
+from reproduction.config.experiments import Experiment, Experiments
+from reproduction.config.explain import kind_of, suggest, validate
+from reproduction.config.methods import NamedAlgorithm, Samplers, SharedSampler
+from reproduction.config.scale import Scale, ScheduleUnits, Training
+from reproduction.config.yaml_files import merge, read_yaml
+
+
+def load_configuration(values: Mapping[str, Any], source: str = "config.yaml") -> Configuration:
+    """Validate the user's choices, for instance Snakemake's merged ``config``."""
+    return validate(Configuration, dict(values), source)
+
+
+def load_scale(name: str, overrides: Mapping[str, Any] | None = None, workflow: Path | None = None) -> Scale:
+    """Read and validate a scale with ``overrides`` laid over it; see :func:`scale_values`."""
+    source = f"scales/{name}.yaml" + (" with config.yaml's overrides" if overrides else "")
+    values = scale_values(name, overrides, workflow)
+    # Every recipe repeats what is wrong with these, so they are looked at first.
+    defaults = {key: values[key] for key in _Defaults.model_fields if key in values}
+    validate(_Defaults, defaults, source)
+    return validate(Scale, values, source)
+
+
+class _Defaults(Strict):
+    training: Training
+    evaluation: Evaluation
+
+
+class _Algorithms(Strict):
+    algorithms: dict[Name, NamedAlgorithm]
+
+
+def scale_values(
+    name: str, overrides: Mapping[str, Any] | None = None, workflow: Path | None = None
+) -> dict[str, Any]:
+    """Return ``{workflow}/scales/{name}.yaml`` over the shared methods, with ``overrides`` laid over both.
+
+    A role that is null is left out. The file's ``extends`` names a scale whose values it overrides in the same
+    way; a recipe's values are laid over the scale's default training and evaluation. The shared samplers are in
+    the paper's units and are converted first; what the scale and ``overrides`` say is in the scale's own. A data set
+    or a model that is named but not defined there is the entry of that name in the table of real ones.
+    """
+    workflow = workflow or WORKFLOW
+    folder = workflow / "scales"
+    path = folder / f"{name}.yaml"
+    values = read_yaml(path)
+    if "extends" in values:
+        base = values.pop("extends")
+        others = [scale for scale in SCALES if scale != name]
+        if base not in others:
+            raise ConfigurationError(
+                f"scales/{path.name}: extends: unknown scale {kind_of(base)}{suggest(base, others)}"
+            )
+        values = merge(read_yaml(folder / f"{base}.yaml"), values)
+    values = merge(values, overrides or {})
+    if isinstance(values.get("roles"), Mapping):
+        values["roles"] = {name: role for name, role in values["roles"].items() if role is not None}
+    units = values.get("schedule_units")
+    # With every default filled in, so that those are converted too.
+    samplers = {
+        name: sampler.model_dump(exclude={"figures"})
+        for name, sampler in load_samplers(workflow / "samplers.yaml").items()
+    }
+    shared = {"samplers": samplers, "algorithms": load_algorithms(workflow / "algorithms.yaml")}
+    if units is not None:
+        units = validate(ScheduleUnits, units, f"scales/{path.name}: schedule_units")
+        shared["samplers"] = convert_samplers(shared["samplers"], units)
+    values = merge(shared, values)
+    if isinstance(values.get("recipes"), Mapping):
+        defaults = {key: values[key] for key in ("training", "evaluation") if key in values}
+        values["recipes"] = {
+            name: merge(defaults, recipe) if isinstance(recipe, Mapping) else recipe
+            for name, recipe in values["recipes"].items()
+        }
+    for section, key, kind in (("datasets", "dataset", "real"), ("models", "model", "pretrained")):
+        if isinstance(defined := values.get(section), Mapping):
+            absent = [name for name in _named(values, key) if name not in defined]
+            published = read_yaml(workflow / f"{section}.yaml") if absent else {}
+            taken = {name: {"kind": kind, "source": name} for name in absent if name in published}
+            values[section] = {**defined, **taken}
+    return values
+
+
+def _named(values: Any, key: str) -> list[str]:
+    """Return every text that stands under ``key``, at any depth, once and in order."""
+    if not isinstance(values, Mapping):
+        return []
+    here = [values[key]] if isinstance(values.get(key), str) else []
+    deeper = (name for value in values.values() for name in _named(value, key))
+    return list(dict.fromkeys([*here, *deeper]))
+
+
+def load_samplers(path: Path = SAMPLERS_FILE) -> dict[str, SharedSampler]:
+    """Read name -> :class:`SharedSampler`, in the paper's units."""
+    return validate(Samplers, {"samplers": read_yaml(path)}, path.name).samplers
+
+
+def load_algorithms(path: Path = WORKFLOW / "algorithms.yaml") -> dict[str, Any]:
+    """Read name -> algorithm as it is written, once it is valid."""
+    values = read_yaml(path)
+    validate(_Algorithms, {"algorithms": values}, path.name)
+    return values
+
+
+def convert_samplers(samplers: Mapping[str, Any], units: ScheduleUnits) -> dict[str, Any]:
+    """Return samplers in the paper's units as samplers in a scale's: decay rates and the start are converted."""
+    factors = {"d0": units.length, "alpha": units.length / units.steps, "d_max": units.length}
+
+    def converted(schedule_values: Mapping[str, Any]) -> dict[str, Any]:
+        values = dict(schedule_values)
+        for key, factor in factors.items():
+            if key in values:
+                values[key] = float(f"{values[key] * factor:.6g}")
+        if "start" in values:
+            values["start"] = units.start
+        return values
+
+    return {
+        name: {**sampler, "schedule": converted(sampler["schedule"])} for name, sampler in samplers.items()
+    }
+
+
+def load_experiments(
+    path: Path = WORKFLOW / "experiments.yaml", samplers: Path = SAMPLERS_FILE
+) -> dict[str, Experiment]:
+    """Read figure -> :class:`Experiment`; a sampler that names a figure is in every grid of its runs."""
+    experiments = validate(Experiments, {"experiments": read_yaml(path)}, path.name).experiments
+    for name, sampler in load_samplers(samplers).items():
+        for figure in sampler.figures:
+            where = f"{samplers.name}: {name}.figures"
+            if figure not in experiments:
+                raise ConfigurationError(f"{where}: unknown figure {figure!r}{suggest(figure, experiments)}")
+            if not hasattr(experiments[figure], "runs"):
+                raise ConfigurationError(f"{where}: {figure} shows no training runs")
+            grids = [
+                grid.model_copy(update={"sampler": list(dict.fromkeys([*grid.sampler, name]))})
+                for grid in experiments[figure].runs
+            ]
+            experiments[figure] = experiments[figure].model_copy(update={"runs": grids})
+    return experiments
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """Return the JSON schemas of the files a person writes, by file name in workflow/schemas/."""
+    models = {"config": Configuration, "scale": Scale, "experiments": Experiments}
+    return {f"{name}.schema.json": model.model_json_schema() for name, model in models.items()}

@@ -1,0 +1,105 @@
+"""YAML, read strictly: no repeated key, no deep nesting, nothing but a mapping."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reproduction.config.base import ConfigurationError
+from reproduction.config.explain import kind_of
+
+
+class _UniqueKeyLoader(yaml.CSafeLoader):
+    """YAML lets a repeated key win silently; here it is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        # `<<: *anchor` is no key of its own: what stands beside it may override what it brings.
+        written = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=deep) for key in written]
+        for place, (key, value) in enumerate(zip(written, keys, strict=True)):
+            if value in keys[:place]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {value!r} appears twice", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+# A table of the workflow has a few thousand values. Aliases can make a small file stand for billions of them.
+MOST_VALUES = 100_000
+MOST_LEVELS = 50
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in ``path``.
+
+    Raises ConfigurationError, one line with the file, the place and the cause: no such file, not UTF-8, not YAML, a
+    repeated key, anything but a mapping, or aliases that stand for more than ``MOST_VALUES`` values.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        _check_depth(text)
+        values = yaml.load(text, Loader=_UniqueKeyLoader)
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{path}: not UTF-8 text: byte {error.object[error.start]:#04x} at position {error.start}; save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigurationError(f"{path}: not valid YAML{_yaml_problem(error, text)}") from None
+    if not isinstance(values, dict):
+        found = "an empty file" if values is None else kind_of(values)
+        raise ConfigurationError(f"{path}: expected a mapping (key: value), found {found}")
+    if sum(1 for _, _ in zip(_values_in(values), range(MOST_VALUES + 1), strict=False)) > MOST_VALUES:
+        raise ConfigurationError(
+            f"{path}: stands for more than {MOST_VALUES:,} values; use fewer aliases (*name)"
+        )
+    return values
+
+
+def _check_depth(text: str) -> None:
+    """Raise YAMLError for deep nesting, event by event: the composer is recursive, and ends the process instead."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_LEVELS:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"nested in more than {MOST_LEVELS} levels", event.start_mark
+            )
+
+
+def _yaml_problem(error: Exception, text: str) -> str:
+    """Return place and cause in one line; yaml's own messages take several."""
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    cause = getattr(error, "problem", None) or " ".join(str(error).split())
+    if (
+        mark
+        and text.splitlines()[mark.line : mark.line + 1]
+        and text.splitlines()[mark.line].startswith("\t")
+    ):
+        cause = "indented with a tab; allowed: spaces"
+    return f"{where}: {cause}"
+
+
+def _values_in(value: Any) -> Iterator[Any]:
+    ahead = [value]
+    while ahead:
+        value = ahead.pop()
+        yield value
+        if isinstance(value, Mapping):
+            ahead.extend(value.values())
+        elif isinstance(value, list):
+            ahead.extend(value)
+
+
+def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``override`` laid over it, mapping by mapping; lists and values are replaced."""
+    merged = dict(base)
+    for key, value in override.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged

@@ -1,0 +1,27 @@
+"""Training engines behind one contract: a resolved run configuration in, a run folder out."""
+
+from dataclasses import dataclass
+
+from ead import seeds
+from reproduction.runs import RunConfiguration
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a training ended: ``finished``, or ``diverged`` at a step whose loss or gradient was not finite."""
+
+    status: str
+    steps: int
+    checkpoints: list[int]
+
+
+def prompts_of_step(run: RunConfiguration, step: int, problems: int) -> list[int]:
+    """Return the indices of the prompts of ``step`` (from 1) in a data set of ``problems`` rows.
+
+    Epochs come in seeded orders, and the incomplete end of an epoch is left out. Cells that differ only in their
+    sampler or their engine share prompts, so that they are compared on the same ones.
+    """
+    prompts = run.training.prompts
+    epoch, batch = divmod(step - 1, problems // prompts)
+    order = seeds.generator(run.root_seed, "train", run.seed, "prompts", epoch).permutation(problems)
+    return order[batch * prompts : (batch + 1) * prompts].tolist()

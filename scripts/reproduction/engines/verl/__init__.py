@@ -1,0 +1,262 @@
+"""The verl engine: verl's own trainer with Ray and vLLM, behind the contract of the in-process engine.
+
+``train`` writes verl's configuration beside the run, starts ``verl.trainer.main_ppo`` as a child process and waits
+for it. verl resumes from its own checkpoints; the records that our classes inside it write
+(``reproduction.engines.verl.workers``) are cut back to the step that it resumes from, so every step is there once.
+
+Nothing of the training outlives it: Ray's processes carry a mark in their environment and are ended by it, and
+the shared-memory segments that only they had mapped are removed, also after a kill.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+import yaml
+
+from reproduction import compute, records
+from reproduction.checkpoints import StateMismatch
+from reproduction.config import Verl
+from reproduction.engines import Result
+from reproduction.engines.verl.configuration import agent_loops, configuration, environment
+from reproduction.files import sha256_of_file, sha256_of_model, write_json, write_text
+from reproduction.progress import Progress
+from reproduction.runs import RunConfiguration
+
+log = logging.getLogger(__name__)
+
+STATE_FORMAT = "1"
+RECORDS = ("metrics.jsonl", "groups.jsonl", "timings.jsonl")
+# Logical: Ray places actors by them and enforces nothing. verl reserves several with each GPU.
+RAY_CPUS, RAY_CPUS_PER_GPU = 16, 8
+POLL_S = 1.0
+END_S = 20.0  # what a process gets between being asked and being made to end
+_MARK = "EAD_VERL_TRAINING"
+_SHARED_MEMORY = "/dev/shm/"
+
+
+def train(
+    run: RunConfiguration,
+    machine: Verl,
+    *,
+    model: Path,
+    dataset: Path,
+    validation: Path,
+    state: Path,
+    progress: Path | None,
+) -> Result:
+    """Train ``run`` from ``model`` on ``dataset``, from verl's last checkpoint in ``state`` if there is one.
+
+    Leaves in ``state`` what the in-process engine leaves: ``metrics.jsonl``, ``groups.jsonl``, ``timings.jsonl`` and
+    ``checkpoints/step_N/`` in Hugging Face format; and below ``verl/`` its configuration, its log, its own
+    checkpoint, and the dumps of rollouts and validations that the scale asks for.
+
+    Raises:
+        StateMismatch: the state belongs to another run, model, data set or version of verl.
+        RuntimeError: the node lacks GPUs; or verl failed, and the message has the end of its log.
+    """
+    model, dataset, validation, state = (Path(path).resolve() for path in (model, dataset, validation, state))
+    folder = state / "verl"
+    _check_identity(
+        folder / "identity.json",
+        {
+            "run": run.hash,
+            "model": sha256_of_model(model),
+            "dataset": sha256_of_file(dataset),
+            "verl": version("verl"),
+            "format": STATE_FORMAT,
+        },
+    )
+    ended = folder / "ended.json"
+    if ended.exists():  # a workflow that was killed before it noticed asks again
+        return Result(**json.loads(ended.read_text(encoding="utf-8")))
+    if machine.device == "cuda":
+        compute.require_gpus(machine.gpus_per_node, "verl.gpus_per_node")
+    values = configuration(
+        run,
+        machine,
+        model=model,
+        dataset=dataset,
+        validation=validation,
+        state=state,
+        cpus=RAY_CPUS + RAY_CPUS_PER_GPU * machine.gpus_per_node,
+    )
+    write_text(folder / "verl.yaml", yaml.safe_dump(values, sort_keys=False))
+    loops = agent_loops(run, machine, state=state)
+    write_text(folder / "agent_loops.yaml", yaml.safe_dump(loops, sort_keys=False))
+
+    done = _resumed_step(folder / "checkpoints")
+    for name in RECORDS:
+        records.truncate(state / name, done)
+    steps = len(list(records.read(state / "metrics.jsonl")))
+    if steps != done:
+        raise StateMismatch(
+            f"{state}: verl's checkpoint is of step {done}, the records have {steps} steps; remove the folder"
+        )
+    with Progress(progress, run.name, run.training.steps, "step", done) as bar:
+        if done < run.training.steps:
+            code = _launch(folder, machine, lambda: _report(state, bar))
+            if code and not _diverged(state):
+                raise RuntimeError(
+                    f"verl ended with status {code}; its log is {folder / 'verl.log'}\n{_tail(folder / 'verl.log')}"
+                )
+    result = _result(run, state)
+    write_json(ended, asdict(result))
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # 12 bytes per parameter, of no further use
+    return result
+
+
+def _result(run: RunConfiguration, state: Path) -> Result:
+    """What the records and the checkpoints say; RuntimeError if that is no end of ``run``."""
+    last = _last(state)
+    folders = (state / "checkpoints").glob("step_*")
+    checkpoints = sorted(int(path.name.removeprefix("step_")) for path in folders)
+    if _diverged(state):
+        return Result("diverged", last["step"], checkpoints)
+    if last is None or last["step"] != run.training.steps or checkpoints != run.training.checkpoints:
+        log_file = state / "verl" / "verl.log"
+        raise RuntimeError(
+            f"verl ended early: the records reach step {last and last['step']} of {run.training.steps}, "
+            f"checkpoints {checkpoints}; its log is {log_file}\n{_tail(log_file)}"
+        )
+    return Result("finished", run.training.steps, checkpoints)
+
+
+def _check_identity(path: Path, identity: dict[str, str]) -> None:
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found != identity:
+            differing = sorted(key for key in identity if found.get(key) != identity[key])
+            raise StateMismatch(
+                f"{path.parent}: the state is of another {', '.join(differing)}; remove the folder to start over"
+            )
+    write_json(path, identity)
+
+
+def _resumed_step(folder: Path) -> int:
+    """The step that verl will resume from, 0 for none: its tracker file names it."""
+    tracker = folder / "latest_checkpointed_iteration.txt"
+    step = int(tracker.read_text()) if tracker.exists() else 0
+    return step if step and (folder / f"global_step_{step}").exists() else 0
+
+
+def _last(state: Path) -> dict | None:
+    return next(iter(deque(records.read(state / "metrics.jsonl"), maxlen=1)), None)
+
+
+def _diverged(state: Path) -> bool:
+    last = _last(state)
+    return last is not None and not (math.isfinite(last["loss"]) and math.isfinite(last["gradient_norm"]))
+
+
+def _report(state: Path, bar: Progress) -> None:
+    last = _last(state)
+    if last is not None:
+        bar.update(
+            last["step"], f"reward {last['reward_mean']:.3f}, {last['response_length_mean']:.0f} tokens"
+        )
+
+
+def _tail(path: Path, lines: int = 40) -> str:
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+# --- the child process -------------------------------------------------------------------------------------
+
+
+def _launch(folder: Path, machine: Verl, report) -> int:
+    """Run verl to its end and return its exit status; leave no process and no shared memory behind."""
+    mark = secrets.token_hex(8)
+    command = [sys.executable, "-m", "verl.trainer.main_ppo"]
+    command += ["--config-path", str(folder), "--config-name", "verl"]
+    # An Interpreter of a virtual environment finds its tools (ninja, ray) only if its folder is on the path.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    variables = {**os.environ, **environment(machine), _MARK: mark, "PATH": path}
+    segments: set[str] = set()
+    with (folder / "verl.log").open("ab") as output, _interrupts_as_exceptions():
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=variables, start_new_session=True
+        )
+        log.info("verl runs as process %d; its log is %s", process.pid, folder / "verl.log")
+        try:
+            while process.poll() is None:
+                time.sleep(POLL_S)
+                segments |= _mapped_segments(_marked(mark))
+                report()
+            report()
+            return process.returncode
+        finally:
+            _end(_marked(mark))
+            process.wait()
+            _remove_segments(segments)
+
+
+@contextlib.contextmanager
+def _interrupts_as_exceptions() -> Iterator[None]:
+    """SIGTERM, which a workflow or a batch system sends, raises SystemExit so that the clean-up runs."""
+
+    def stop(number, frame):
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    """The training's processes: those that inherited the mark, whoever their parent is by now."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            if process.environ().get(_MARK) == mark:
+                found.append(process)
+    return found
+
+
+def _mapped_segments(processes: list[psutil.Process]) -> set[str]:
+    """Shared-memory files that these processes have mapped."""
+    paths = set()
+    for process in processes:
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            text = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8", errors="replace")
+            paths |= {line.split(maxsplit=5)[-1] for line in text.splitlines() if _SHARED_MEMORY in line}
+    return {path for path in paths if path.startswith(_SHARED_MEMORY) and not path.endswith("(deleted)")}
+
+
+def abandoned_segments() -> set[str]:
+    """Return the shared-memory files of this machine that no living process has mapped, by path."""
+    found = {str(path) for path in Path(_SHARED_MEMORY).iterdir() if path.is_file()}
+    return found - _mapped_segments(list(psutil.process_iter()))
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, left = psutil.wait_procs(processes, timeout=END_S)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=END_S)
+
+
+def _remove_segments(segments: set[str]) -> None:
+    """Remove those that no living process has mapped; another training may share the machine."""
+    for path in segments & abandoned_segments():
+        Path(path).unlink(missing_ok=True)

@@ -1,0 +1,341 @@
+"""From a resolved run to verl's own configuration: plain data, the same bytes for the same run.
+
+verl reads two files. ``verl.yaml`` is laid over verl's defaults by Hydra and says everything that differs from
+them; ``agent_loops.yaml`` says how responses are sampled. Neither holds anything that the run and the machine do
+not determine, so a golden test can compare them.
+
+Where verl cannot do what a run asks for, :func:`configuration` refuses instead of coming close.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ead import seeds
+from ead.schedule import Fixed, from_config
+from reproduction.config import ConfigurationError, Verl
+from reproduction.runs import RunConfiguration
+
+WORKERS = "reproduction.engines.verl.workers"
+CPU_PLATFORM = "ead.integrations.verl_cpu"
+ROLLOUT, VALIDATION = "ead_rollout", "ead_validation"
+
+_LOSS_MODES = {"clip": "vanilla", "clip_cov": "clip_cov", "kl_cov": "kl_cov"}
+# verl always clips the loss of tokens with negative advantage at this multiple of the advantage; log-ratios are
+# clamped to 20, and no ratio reaches this.
+_NO_DUAL_CLIP = 1.0e9
+_SEED_RANGE = 2**31  # what vLLM and numpy take for an engine's seed
+
+
+def sampling_temperature(run: RunConfiguration) -> float:
+    """Return what verl divides logits by, the sampler's and the trainer's alike (D15).
+
+    verl knows one temperature. A fixed one at which the trainer's log-probabilities are taken too is verl's own;
+    with every other sampler it is 1, and the logits processor does the rest.
+
+    Raises:
+        ConfigurationError: the trainer's temperature would have to follow the position.
+    """
+    sampler = run.sampler_definition
+    if sampler.logprob_temperature == "one":
+        return 1.0
+    schedule = from_config(sampler.schedule)
+    if not isinstance(schedule, Fixed):
+        raise ConfigurationError(
+            f"sampler {run.sampler!r}: verl divides the trainer's logits by one number, so log-probabilities at "
+            "an annealed sampling temperature (D15) need the engine inprocess"
+        )
+    return schedule.tau
+
+
+def request_schedule(run: RunConfiguration) -> dict[str, Any] | None:
+    """Return the schedule that requests carry; None where verl's own temperature says it all."""
+    schedule = run.sampler_definition.schedule
+    return None if from_config(schedule) == Fixed(sampling_temperature(run)) else schedule
+
+
+def agent_loops(run: RunConfiguration, machine: Verl, *, state: Path) -> list[dict[str, Any]]:
+    """Return verl's list of agent loops: rollouts with the run's schedule, validation without one."""
+    record = {"record": str(state / "verl" / "samples"), "record_every": machine.dump_every}
+    return [
+        {
+            "name": name,
+            "_target_": "ead.integrations.verl.AnnealedAgentLoop",
+            "schedule": schedule,
+            "stream": [run.root_seed, "train", run.seed, stream],
+            **(record if machine.dump_every else {}),
+        }
+        for name, schedule, stream in (
+            (ROLLOUT, request_schedule(run), "rollouts"),
+            (VALIDATION, None, "validation"),
+        )
+    ]
+
+
+def environment(machine: Verl) -> dict[str, str]:
+    """Return the environment variables that every process of the training needs."""
+    modules = [WORKERS]
+    values = {
+        "HF_HUB_OFFLINE": "1",  # models and data are local by now
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_USE_V2_MODEL_RUNNER": "0",  # the second runner takes no logits processors
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    if machine.device == "cpu":
+        modules.insert(0, CPU_PLATFORM)  # verl asks for its platform while the rest is imported
+        values |= {
+            "VERL_PLATFORM": "cpu",
+            "VERL_ENGINE_DEVICE": "cuda",  # the name under which verl registers its FSDP engine
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+            "RAY_worker_niceness": "0",  # Ray's workers would wait for whatever else runs here
+            "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_HOST_IP": "127.0.0.1",
+            "GLOO_SOCKET_IFNAME": "lo",
+            "TORCHDYNAMO_DISABLE": "1",  # compiling costs minutes, and tiny models gain nothing
+            "OMP_NUM_THREADS": "1",
+        }
+    return {**values, "VERL_USE_EXTERNAL_MODULES": ",".join(modules)}
+
+
+def configuration(
+    run: RunConfiguration,
+    machine: Verl,
+    *,
+    model: Path,
+    dataset: Path,
+    validation: Path,
+    state: Path,
+    cpus: int,
+) -> dict[str, Any]:
+    """Return what ``verl.trainer.main_ppo`` is to run, laid over verl's defaults.
+
+    Args:
+        run: the resolved run.
+        machine: GPUs and how they are used.
+        model: folder in Hugging Face format to start from.
+        dataset, validation: problems, Parquet; must be two files, since verl tells them apart by their names.
+        state: the trainer's private folder.
+        cpus: logical CPUs that Ray may give to actors; ignored when a cluster is already there (several nodes).
+
+    Raises:
+        ConfigurationError: verl has no such learning-rate schedule or sampler.
+    """
+    training, algorithm = run.training, run.algorithm_definition
+    if training.warmup_steps or training.decay != "constant":
+        raise ConfigurationError(
+            f"run {run.name}: the verl engine keeps the learning rate constant, as published; found "
+            f"warmup_steps = {training.warmup_steps}, decay = {training.decay!r}"
+        )
+    if dataset == validation:
+        raise ConfigurationError(f"run {run.name}: training and validation are the same file {dataset}")
+    correction = run.sampler_definition.importance
+    temperature = sampling_temperature(run)
+    on_cpu = machine.device == "cpu"
+    dtype = "float32" if on_cpu else "bfloat16"
+    longest = machine.max_prompt_tokens + training.max_new_tokens
+    packed = machine.attention == "flash_attention_2"
+    if packed:  # by tokens, since there is no padding
+        budget = max(training.micro_batch_tokens, longest)
+        micro_batches: dict[str, Any] = {"use_dynamic_bsz": True, "ppo_max_token_len_per_gpu": budget}
+        log_prob_batches: dict[str, Any] = {}
+    else:
+        rows = _rows_per_micro_batch(run, machine, longest)
+        micro_batches = {"use_dynamic_bsz": False, "ppo_micro_batch_size_per_gpu": rows}
+        log_prob_batches = {"log_prob_micro_batch_size_per_gpu": rows}
+    engine = {
+        "model_dtype": "fp32",
+        "dtype": dtype,
+        # What the trainer computes in; `dtype` alone leaves it at bfloat16.
+        "mixed_precision": {
+            "param_dtype": "fp32" if on_cpu else "bf16",
+            "reduce_dtype": "fp32",
+            "buffer_dtype": "fp32",
+        },
+        "param_offload": machine.offload,
+        "use_torch_compile": not on_cpu,
+    }
+    return {
+        "defaults": ["ppo_trainer", "_self_"],
+        "hydra": {
+            "searchpath": ["pkg://verl.trainer.config"],
+            "run": {"dir": str(state / "verl" / "hydra")},
+            "output_subdir": None,
+        },
+        "ray_kwargs": {"ray_init": _ray(machine, cpus)},
+        "data": {
+            "train_files": str(dataset),
+            "val_files": str(validation),
+            "custom_cls": {"path": f"pkg://{WORKERS}", "name": "Problems"},
+            "train_batch_size": training.prompts,
+            "max_prompt_length": machine.max_prompt_tokens,
+            "max_response_length": training.max_new_tokens,
+            "shuffle": False,  # the data set comes in the order of the run's stream
+            "dataloader_num_workers": 0,
+            # Llama 3.2's template writes today's date into every prompt unless it is told one.
+            "apply_chat_template_kwargs": {"date_string": "26 Jul 2024"},
+            "trust_remote_code": False,
+            "ead_run": run.to_json(),
+        },
+        "actor_rollout_ref": {
+            "model": {
+                "path": str(model),
+                "use_remove_padding": packed,
+                "enable_gradient_checkpointing": not on_cpu,
+                "override_config": {"attn_implementation": machine.attention},
+            },
+            "actor": {
+                "strategy": "fsdp2",
+                "fsdp_config": {**engine, "optimizer_offload": machine.offload},
+                "use_torch_compile": not on_cpu,
+                "ppo_mini_batch_size": training.mini_batch_prompts,
+                "ppo_epochs": 1,
+                **micro_batches,
+                "optim": {
+                    "lr": run.learning_rate,
+                    "betas": list(training.betas),
+                    "weight_decay": training.weight_decay,
+                    "lr_scheduler_type": "constant",
+                    "clip_grad": training.gradient_clip,
+                },
+                "grad_clip": training.gradient_clip,
+                "clip_ratio": algorithm.clip_low,
+                "clip_ratio_low": algorithm.clip_low,
+                "clip_ratio_high": algorithm.clip_high,
+                "clip_ratio_c": algorithm.dual_clip or _NO_DUAL_CLIP,
+                "loss_agg_mode": algorithm.aggregation,
+                # The shares and bounds of Cui et al.; verl's own default of the last differs.
+                "policy_loss": {
+                    "loss_mode": _LOSS_MODES[algorithm.loss],
+                    "clip_cov_ratio": 0.0002,
+                    "clip_cov_lb": 1.0,
+                    "clip_cov_ub": 5.0,
+                    "kl_cov_ratio": 0.0002,
+                    "ppo_kl_coef": 1.0,
+                },
+                "entropy_coeff": 0,
+                "use_kl_loss": algorithm.kl_coefficient > 0,
+                "kl_loss_coef": algorithm.kl_coefficient,
+                "kl_loss_type": "low_var_kl",
+                "checkpoint": {"save_contents": ["model", "optimizer", "extra", "hf_model"]},
+            },
+            "ref": {
+                "fsdp_config": {**engine, "param_offload": not on_cpu},
+                **log_prob_batches,
+            },
+            "rollout": {
+                "name": "vllm",
+                "dtype": dtype,
+                "n": run.n,
+                "temperature": temperature,
+                "top_p": 1.0,
+                "top_k": -1,
+                "seed": seeds.derive(run.root_seed, "train", run.seed, "engine") % _SEED_RANGE,
+                **log_prob_batches,
+                "calculate_log_probs": True,
+                "logprobs_mode": "processed_logprobs",
+                "val_kwargs": {
+                    "temperature": 1.0,
+                    "top_p": 1.0,
+                    "top_k": -1,
+                    "do_sample": True,
+                    "n": machine.validation_samples,
+                },
+                "agent": {
+                    "num_workers": 1 if on_cpu else 8,
+                    "agent_loop_config_path": str(state / "verl" / "agent_loops.yaml"),
+                    # Every row names its agent loop; one that did not would stop here.
+                    "default_agent_loop": "each_row_names_its_agent_loop",
+                },
+                "engine_kwargs": {"vllm": _vllm(on_cpu)},
+                "tensor_model_parallel_size": machine.tensor_parallel,
+                "gpu_memory_utilization": machine.gpu_memory_utilization,
+                "max_model_len": longest,
+                # On CPUs vLLM 0.24 fails on a request with a seed of its own in the midst of its prompt.
+                "enable_chunked_prefill": not on_cpu,
+                "max_num_batched_tokens": max(8192, longest),
+                "enforce_eager": on_cpu,
+                "free_cache_engine": not on_cpu,
+                **({"enable_sleep_mode": False} if on_cpu else {}),
+                "checkpoint_engine": {"update_weights_bucket_megabytes": 16 if on_cpu else 2048},
+            },
+        },
+        "algorithm": {
+            "adv_estimator": "grpo",
+            "norm_adv_by_std_in_grpo": True,
+            "use_kl_in_reward": False,
+            "rollout_correction": {
+                "rollout_is": correction.level if correction else None,
+                "rollout_is_threshold": correction.cap if correction else 2.0,
+                "rollout_is_batch_normalize": False,
+                "rollout_rs": None,
+                "bypass_mode": False,
+            },
+        },
+        "reward": {
+            "num_workers": 1 if on_cpu else machine.reward_workers,
+            "reward_manager": {
+                "source": "importlib",
+                "name": "VerifierReward",
+                "module": {"path": f"pkg://{WORKERS}"},
+            },
+        },
+        "trainer": {
+            "v1": {"trainer_mode": "ead"},
+            "device": machine.device,
+            "nnodes": machine.nodes,
+            "n_gpus_per_node": machine.gpus_per_node,
+            "total_epochs": 1,  # of the data set as the run sees it, which is as long as the run
+            "total_training_steps": training.steps,
+            "save_freq": training.checkpoint_every,
+            "test_freq": machine.validate_every or -1,
+            "val_before_train": False,
+            "logger": ["console"],
+            "project_name": "ead",
+            "experiment_name": run.hash,
+            "default_local_dir": str(state / "verl" / "checkpoints"),
+            "max_actor_ckpt_to_keep": 1,
+            "resume_mode": "auto",
+            "checkpoint_callback_class": f"{WORKERS}.PublishCheckpoint",
+            "validation_data_dir": str(state / "verl" / "validation") if machine.validate_every else None,
+            "rollout_data_dir": str(state / "verl" / "rollouts") if machine.dump_every else None,
+        },
+        "transfer_queue": {"backend": {"SimpleStorage": {"num_data_storage_units": 1 if on_cpu else 8}}},
+        # What our classes inside verl's processes need to know.
+        "ead": {
+            "state": str(state),
+            "dump_every": machine.dump_every,
+            "checkpoint_dtype": dtype,
+        },
+    }
+
+
+def _rows_per_micro_batch(run: RunConfiguration, machine: Verl, longest: int) -> int:
+    """Rows of a padded micro-batch: as many of the longest as its tokens allow, and a divisor of the mini-batch.
+
+    Raises ConfigurationError if the GPUs do not share a mini-batch evenly.
+    """
+    gpus, responses = machine.nodes * machine.gpus_per_node, run.training.mini_batch_prompts * run.n
+    if responses % gpus:
+        raise ConfigurationError(
+            f"run {run.name}: a mini-batch of {responses} responses does not divide among {gpus} GPUs"
+        )
+    most = max(1, run.training.micro_batch_tokens // longest)
+    return max(rows for rows in range(1, most + 1) if (responses // gpus) % rows == 0)
+
+
+def _ray(machine: Verl, cpus: int) -> dict[str, Any]:
+    runtime = {"runtime_env": {"env_vars": environment(machine)}}
+    if machine.nodes > 1:  # the batch system's job script has started Ray on every node
+        return {"address": "auto", **runtime}
+    local: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False}
+    if machine.device == "cpu":
+        local["num_gpus"] = 1  # a logical one, so that verl's placement works unchanged
+    return {**local, **runtime}
+
+
+def _vllm(on_cpu: bool) -> Mapping[str, Any]:
+    # Named although its entry point is installed too: an environment without it then fails at the start.
+    processors = {"logits_processors": ["ead.integrations.vllm:AnnealedTemperature"]}
+    return {**processors, "worker_extension_cls": f"{CPU_PLATFORM}.Worker"} if on_cpu else processors

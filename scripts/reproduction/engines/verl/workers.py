@@ -1,0 +1,329 @@
+"""What runs inside verl's processes: the data set, the reward, the trainer's records, the checkpoints.
+
+verl loads this module in each of its processes (``VERL_USE_EXTERNAL_MODULES``) and finds the classes by the names
+that the run's configuration gives. Each uses a place that verl keeps open for it: ``data.custom_cls``,
+``reward.reward_manager``, a registered trainer, ``trainer.checkpoint_callback_class``.
+"""
+
+import math
+from collections import Counter
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import transfer_queue as tq
+from omegaconf import open_dict
+from safetensors.torch import load_file, save_file
+from torch.utils.data import Dataset
+from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
+from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
+from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
+
+from ead import importance, metrics
+from ead.schedule import Fixed, from_config
+from reproduction import records
+from reproduction.data import SCHEMA, read_dataset
+from reproduction.engines import prompts_of_step
+from reproduction.engines.verl.configuration import ROLLOUT, VALIDATION, sampling_temperature
+from reproduction.files import atomic_directory, link, write_parquet
+from reproduction.rewards import Grader, problems_of
+from reproduction.runs import RunConfiguration
+from reproduction.tokenizer import Tokenizer
+from reproduction.transformer import eos_tokens
+from verl import DataProto
+
+_GRADED = tuple(name for name in SCHEMA.names if name != "prompt")  # verl carries the prompt as raw_prompt
+
+
+class Problems(Dataset):
+    """Rows of a data set as verl's trainer reads them.
+
+    The training set is as long as the run: item ``i`` is a prompt of step ``i // prompts + 1``, in the same order
+    as the in-process engine's, so verl's sequential sampler resumes it by counting. Every row names its agent
+    loop, which is what keeps validation from being annealed.
+    """
+
+    def __init__(self, data_files, tokenizer, config, processor=None, max_samples: int = -1):
+        (file,) = [data_files] if isinstance(data_files, str) else data_files
+        self.rows = read_dataset(file).to_dict("records")
+        self.run = RunConfiguration.from_json(config.ead_run)
+        self.training = file == config.train_files
+        if self.training and len(self.rows) < self.run.training.prompts:
+            raise ValueError(
+                f"{file}: {len(self.rows)} problems, training.prompts asks for {self.run.training.prompts}"
+            )
+
+    def __len__(self) -> int:
+        training = self.run.training
+        return training.steps * training.prompts if self.training else len(self.rows)
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        row = self.rows[item]
+        if self.training:
+            step, place = divmod(item, self.run.training.prompts)
+            row = self.rows[self.of_step(step + 1)[place]]
+        return {
+            **{name: row[name] for name in _GRADED},
+            "raw_prompt": row["prompt"],
+            "index": row["extra_info"]["index"],
+            "agent_name": ROLLOUT if self.training else VALIDATION,
+            "dummy_tensor": torch.zeros(1, dtype=torch.uint8),  # verl wants a tensor in every batch
+        }
+
+    def of_step(self, step: int) -> list[int]:
+        """Rows of the step's prompts, in order."""
+        return prompts_of_step(self.run, step, len(self.rows))
+
+
+class VerifierReward(RewardManagerBase):
+    """Grades one response with the project's verifier: reward 1 or 0, and the verdict's status beside it."""
+
+    def __init__(self, config, tokenizer, compute_score, **_):
+        super().__init__(config, tokenizer, compute_score)
+        training = RunConfiguration.from_json(config.data.ead_run).training
+        self.limit = training.max_new_tokens
+        self.ends = eos_tokens(Path(config.actor_rollout_ref.model.path))
+        self.grader = Grader(timeout_s=training.verifier_timeout_s, workers=1)
+
+    async def run_single(self, data: DataProto) -> dict[str, Any]:
+        """Return ``reward_score`` and ``reward_extra_info`` of the single response in ``data``."""
+        item = data[len(data) - 1]
+        tokens = item.batch["responses"]
+        tokens = tokens[: int(item.batch["attention_mask"][-len(tokens) :].sum())].tolist()
+        finished = len(tokens) < self.limit or tokens[-1] in self.ends
+        row = {name: item.non_tensor_batch[name] for name in _GRADED}
+        verdict = await self.loop.run_in_executor(None, self._grade, row, tokens, finished)
+        reward = float(verdict.correct)
+        return {
+            "reward_score": reward,
+            "reward_extra_info": {"acc": reward, "status": verdict.status, "finished": finished},
+        }
+
+    def _grade(self, row: dict[str, Any], tokens: list[int], finished: bool):
+        (problem,) = problems_of(pd.DataFrame([{**row, "prompt": []}]))
+        response = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        (verdict,) = self.grader.grade([problem], [response], [finished])
+        return verdict
+
+
+class Diverged(RuntimeError):
+    """The loss or the gradient of a step is not finite: there is no usable policy left."""
+
+
+@register_trainer("ead")
+class Trainer(PPOTrainerSync):
+    """verl's synchronous trainer, which also writes each step's metrics under the project's names.
+
+    The records are complete before verl saves the step's checkpoint, so a resumed run has every step once.
+    """
+
+    def __init__(self, config):
+        with open_dict(config):
+            config.trainer.v1.trainer_mode = "sync"  # this class is that mode with records
+        super().__init__(config)
+        self.run = RunConfiguration.from_json(config.data.ead_run)
+        self.folder = Path(config.ead.state)
+
+    def _step_once(self, metrics: dict, timing_raw: dict, sample_batch_size: int):
+        batch = super()._step_once(metrics, timing_raw, sample_batch_size)
+        rollouts = _Rollouts.fetch(batch, self.run, self.train_dataset, self.global_steps)
+        values = {"step": self.global_steps, **rollouts.metrics(), **_update_metrics(metrics, self.run)}
+        records.append(self.folder / "metrics.jsonl", values)
+        if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
+            raise Diverged(f"step {self.global_steps}: loss or gradient is not finite")
+        records.append(self.folder / "groups.jsonl", rollouts.groups())
+        timings = {f"{name}_seconds": timing_raw[key] for key, name in _TIMINGS.items() if key in timing_raw}
+        records.append(self.folder / "timings.jsonl", {"step": self.global_steps, **timings})
+        every = self.config.ead.dump_every
+        if every and self.global_steps % every == 0:
+            write_parquet(
+                rollouts.table(), self.folder / "verl" / "steps" / f"step_{self.global_steps}.parquet"
+            )
+        return batch
+
+    def _save_checkpoint(self) -> None:
+        for name in ("metrics.jsonl", "groups.jsonl", "timings.jsonl"):
+            records.flush(self.folder / name)
+        super()._save_checkpoint()
+
+
+_TIMINGS = {"gen": "sampling", "old_log_prob": "logprobs", "ref": "reference", "update_actor": "update"}
+
+
+class PublishCheckpoint(CheckpointCallback):
+    """Puts the Hugging Face form of each checkpoint where the run contract wants it.
+
+    verl keeps the trainer's weights in float32 and samples from a copy in the rollout type; the published
+    checkpoint is that copy, so that what is evaluated is what sampled, at half the size in bfloat16.
+    """
+
+    def on_save(self, trainer, global_step: int, checkpoint_dir: str, **_) -> None:
+        source = Path(checkpoint_dir) / "actor" / "huggingface"
+        dtype = getattr(torch, self.config.ead.checkpoint_dtype)
+        target = Path(self.config.ead.state) / "checkpoints" / f"step_{global_step}"
+        with atomic_directory(target) as folder:
+            # The tokenizer as the model came with it: transformers would write it anew.
+            Tokenizer(Path(self.config.actor_rollout_ref.model.path)).save(folder)
+            for file in source.iterdir():
+                if (folder / file.name).exists():
+                    continue
+                if file.suffix == ".safetensors":
+                    tensors = load_file(file)
+                    if any(tensor.dtype != dtype for tensor in tensors.values()):
+                        converted = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+                        save_file(converted, folder / file.name, metadata={"format": "pt"})
+                        continue
+                link(file, folder / file.name)
+
+
+class _Rollouts:
+    """The responses of one step with what verl computed about them; rows are sorted by prompt and sibling."""
+
+    FIELDS = (
+        "prompts",
+        "responses",
+        "response_mask",
+        "rm_scores",
+        "old_log_probs",
+        "rollout_log_probs",
+        "entropy",
+    )
+
+    def __init__(
+        self, run: RunConfiguration, step: int, frame: pd.DataFrame, tensors: dict[str, torch.Tensor]
+    ):
+        self.run, self.step, self.frame, self.tensors = run, step, frame, tensors
+        self.mask = tensors["response_mask"].bool()
+
+    @classmethod
+    def fetch(cls, batch, run: RunConfiguration, dataset: Problems, step: int) -> "_Rollouts":
+        """Read the batch of ``step`` from verl's transfer queue.
+
+        Raises RuntimeError if a prompt or a sibling is missing: verl leaves out groups whose agent loop or
+        reward failed, and would train on fewer.
+        """
+        keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding")]
+        names = ["index", "session_id", "extra_info", "extra_fields"]
+        data = tq.kv_batch_get(
+            keys=keys, partition_id=batch.partition_id, select_fields=[*names, *cls.FIELDS]
+        )
+        columns = {name: data.pop(name).tolist() for name in names}
+        asked = [dataset.rows[row]["extra_info"]["id"] for row in dataset.of_step(step)]
+        frame = pd.DataFrame(
+            {
+                "problem": [row["id"] for row in columns["extra_info"]],
+                "prompt": columns["index"],
+                "sibling": columns["session_id"],
+                "status": [row["reward_extra_info"]["status"] for row in columns["extra_fields"]],
+                "finished": [row["reward_extra_info"]["finished"] for row in columns["extra_fields"]],
+            }
+        )
+        frame["place"] = frame["problem"].map({name: place for place, name in enumerate(asked)})
+        frame = frame.sort_values(["place", "sibling"])
+        expected = [(place, sibling) for place in range(len(asked)) for sibling in range(run.n)]
+        if list(zip(frame["place"], frame["sibling"], strict=True)) != expected:
+            raise RuntimeError(
+                f"step {step}: verl delivered {len(frame)} responses to {frame['problem'].nunique()} of the "
+                f"{len(asked)} prompts, wanted {run.n} to each; search its log for 'Error in _run_prompt'"
+            )
+        padded = data.to_padded_tensor()
+        rows = torch.as_tensor(frame.index.to_numpy())
+        tensors = {name: padded[name][rows] for name in cls.FIELDS}
+        return cls(run, step, frame.reset_index(drop=True), tensors)
+
+    @cached_property
+    def rewards(self) -> np.ndarray:
+        return self.tensors["rm_scores"].sum(-1).double().numpy()
+
+    @cached_property
+    def _entropies(self) -> dict[str, np.ndarray]:
+        """verl's entropy is at the temperature that it divides logits by; what that is not is unknown here."""
+        temperature = sampling_temperature(self.run)
+        by_prompt = metrics.entropy_by_prompt(
+            self.tensors["entropy"].double().numpy(), self.mask.numpy(), self.frame["place"].to_numpy()
+        )
+        unknown = np.full_like(by_prompt, np.nan)
+        sampled_at = from_config(self.run.sampler_definition.schedule)
+        return {
+            "entropy": by_prompt if temperature == 1 else unknown,
+            "entropy_at_sampling_temperature": by_prompt if sampled_at == Fixed(temperature) else unknown,
+        }
+
+    def _by_prompt(self, values: np.ndarray) -> np.ndarray:
+        return np.asarray(values, dtype=np.float64).reshape(-1, self.run.n)
+
+    def metrics(self) -> dict[str, float]:
+        solved = self._by_prompt(self.rewards).mean(-1)
+        lengths = self.mask.sum(-1).double()
+        statuses = Counter(self.frame["status"])
+        correction = self.run.sampler_definition.importance
+        weights = importance.weight_statistics(
+            self.tensors["old_log_probs"],
+            self.tensors["rollout_log_probs"],
+            self.mask,
+            correction.cap if correction else None,
+            correction.level if correction else "token",
+        )
+        return {
+            "reward_mean": float(self.rewards.mean()),
+            "solved_by_any": float((solved > 0).mean()),
+            "solved_by_all": float((solved == 1).mean()),
+            "equal_reward_groups": float(((solved == 0) | (solved == 1)).mean()),
+            **{
+                f"verdicts_{status}": statuses[status] / len(self.frame)
+                for status in ("no_answer", "timeout", "error")
+            },
+            "response_length_mean": float(lengths.mean()),
+            "response_length_max": float(lengths.max()),
+            "truncated_share": float((~self.frame["finished"]).mean()),
+            **{name: float(values.mean()) for name, values in self._entropies.items()},
+            **{f"importance_{name}": value for name, value in weights.items()},
+        }
+
+    def groups(self) -> dict[str, Any]:
+        """One entry per prompt, as the in-process engine writes them."""
+        problems = self.frame["problem"].iloc[:: self.run.n].tolist()
+        return {
+            "step": self.step,
+            "problem": problems,
+            "reward_mean": self._by_prompt(self.rewards).mean(-1).tolist(),
+            "response_length_mean": self._by_prompt(self.mask.sum(-1).numpy()).mean(-1).tolist(),
+            "truncated_share": self._by_prompt(~self.frame["finished"].to_numpy()).mean(-1).tolist(),
+            **{name: values.tolist() for name, values in self._entropies.items()},
+        }
+
+    def table(self) -> pd.DataFrame:
+        """One row per response, its tokens and log-probabilities as lists."""
+        frame = self.frame[["problem", "prompt", "sibling", "status", "finished"]].copy()
+        frame["reward"] = self.rewards
+        for column, name in (
+            ("tokens", "responses"),
+            ("policy_logprobs", "old_log_probs"),
+            ("behaviour_logprobs", "rollout_log_probs"),
+            ("entropy", "entropy"),
+        ):
+            values = self.tensors[name]
+            frame[column] = [row[kept].tolist() for row, kept in zip(values, self.mask, strict=True)]
+        return frame
+
+
+def _update_metrics(values: dict[str, Any], run: RunConfiguration) -> dict[str, float]:
+    """What verl reports of the update, under the in-process engine's names where it is the same quantity.
+
+    ``clip_share`` is verl's share of clipped tokens, low and high together.
+    """
+    loss = values["actor/pg_loss"]
+    if run.algorithm_definition.kl_coefficient:
+        loss += run.algorithm_definition.kl_coefficient * values["actor/kl_loss"]
+    found = {
+        "loss": loss,
+        "gradient_norm": values["actor/grad_norm"],
+        "learning_rate": values["actor/lr"],
+        "approximate_kl": values["actor/ppo_kl"],
+        "clip_share": values["actor/pg_clipfrac"],
+        "dual_clip_share": values["actor/pg_clipfrac_lower"],
+    }
+    return {name: float(value) for name, value in found.items()}

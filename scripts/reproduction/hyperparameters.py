@@ -1,0 +1,77 @@
+"""Table 1: the paper's hyperparameters beside a scale's."""
+
+from collections.abc import Callable, Mapping
+
+from reproduction.config import (
+    ROLE_LABELS,
+    ConfigurationError,
+    Scale,
+    adapt_schedule,
+    suggest,
+)
+
+SAMPLER, ALGORITHM = "ead", "dapo"
+
+
+def _schedule(key: str) -> Callable[[Scale, str], object]:
+    return lambda scale, role: adapt_schedule(scale.samplers[SAMPLER].schedule, scale.roles[role].annealed)[
+        key
+    ]
+
+
+def _learning_rates(scale: Scale, role: str) -> str:
+    return ", ".join(f"{rate:g} (n = {n})" for n, rate in sorted(scale.learning_rates.items()))
+
+
+def _clip(scale: Scale, role: str) -> str:
+    algorithm = scale.algorithms[ALGORITHM]
+    return f"{algorithm.clip_low:g} / {algorithm.clip_high:g}"
+
+
+# Key of the experiment's `paper` -> its name in the table and its value at a scale, for one of the paper's models.
+ROWS: dict[str, tuple[str, Callable[[Scale, str], object]]] = {
+    "training_batch_size": ("Training batch size (prompts)", lambda s, role: s.training_of(role).prompts),
+    "mini_batch_size": ("Mini-batch size (prompts)", lambda s, role: s.training_of(role).mini_batch_prompts),
+    "micro_batch_size": (
+        "Micro-batch size",
+        lambda s, role: f"{s.training_of(role).micro_batch_tokens:,} tokens",
+    ),
+    "max_response_length": (
+        "Maximal response length (tokens)",
+        lambda s, role: s.training_of(role).max_new_tokens,
+    ),
+    "learning_rate": ("Learning rate", _learning_rates),
+    "rollouts": ("Rollouts per prompt n", lambda s, role: s.rollouts),
+    "steps": ("Training steps", lambda s, role: s.training_of(role).steps),
+    "clip": ("Clip range, low / high (DAPO)", _clip),
+    "tau_max": ("τ_max", _schedule("tau_max")),
+    "tau_min": ("τ_min", _schedule("tau_min")),
+    "d0": ("Initial decay rate d0 (tokens)", _schedule("d0")),
+    "alpha": ("Growth factor α (tokens per step)", _schedule("alpha")),
+    "d_max": ("Decay cap d_max (tokens)", _schedule("d_max")),
+    "start": ("Start of annealing c (tokens)", _schedule("start")),
+    "evaluation_samples": (
+        "Evaluation samples per problem",
+        lambda s, role: s.evaluation_of(s.roles[role].model).samples,
+    ),
+}
+
+
+def compare(paper: Mapping[str, str], scale: Scale) -> list[dict[str, str]]:
+    """Return one row per hyperparameter: its name, the paper's value, and the scale's for each of its models.
+
+    Raises ConfigurationError for a key that is none of ``ROWS``.
+    """
+    rows = []
+    for key, written in paper.items():
+        if key not in ROWS:
+            raise ConfigurationError(f"experiments.yaml: unknown hyperparameter {key!r}{suggest(key, ROWS)}")
+        name, value = ROWS[key]
+        row = {"hyperparameter": name, "paper": written}
+        for role, stands in scale.roles.items():
+            found = value(scale, role)
+            row[f"{stands.model} ({ROLE_LABELS[role]})"] = (
+                f"{found:,.6g}" if isinstance(found, (int, float)) else str(found)
+            )
+        rows.append(row)
+    return rows

@@ -1,0 +1,395 @@
+"""Everything that a call of the workflow rests on, read and checked before Snakemake builds its graph.
+
+Each file is checked by its own typed model; here they are checked against one another: a figure names a sampler, a
+claim a figure, a scale a data set that has enough problems. :func:`read_plan` is what ``workflow/rules/common.smk``
+calls, so a mistake ends a call before its first job, with one line that names the file, the key, what was found and
+what is allowed.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ead import schedule
+from reproduction import claims as paper_claims
+from reproduction import cluster, countdown, figures, hyperparameters
+from reproduction import deviations as paper_deviations
+from reproduction.analyses import METRICS, RECORDED_METRICS, TRAINING_METRICS
+from reproduction.claims import model as tests_of_claims
+from reproduction.claims.evidence import PER_TOKEN
+from reproduction.config import (
+    MOST_LINES,
+    SCALES,
+    WORKFLOW,
+    Configuration,
+    ConfigurationError,
+    CountdownData,
+    DecoderMatrix,
+    DeviationsFigure,
+    Experiment,
+    Hyperparameters,
+    InferenceFigure,
+    PretrainedModel,
+    RealData,
+    Scale,
+    Schedules,
+    TrainingCurves,
+    load_configuration,
+    load_experiments,
+    load_samplers,
+    load_scale,
+    read_yaml,
+    suggest,
+)
+from reproduction.data.table import DatasetEntry, load_datasets
+from reproduction.pretrained import HubModel, PackageModel, load_models
+from reproduction.requests import Request, read_command_line, selected, take_request
+from reproduction.runs import RunConfiguration, expand
+
+# A figure by this ending shows what has run and says of the rest that it has not.
+SO_FAR = "_so_far"
+# Countdown problems by how many numbers they give; a test counts them.
+COUNTDOWN_PROBLEMS = {3: 1439, 4: 13712}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the rules are made from; every name in it is defined, every size possible."""
+
+    request: Request
+    configuration: Configuration
+    scale: Scale
+    experiments: dict[str, Experiment]
+    runs_of: dict[str, dict[str, RunConfiguration]]
+    datasets: dict[str, DatasetEntry]
+    models: dict[str, HubModel | PackageModel]
+    claims: paper_claims.Claims
+    deviations: dict[str, paper_deviations.Deviation]
+    site: cluster.Site
+    estimates: cluster.Needs
+
+    @property
+    def runs(self) -> dict[str, RunConfiguration]:
+        """Every run of the experiments by name."""
+        return {name: run for table in self.runs_of.values() for name, run in table.items()}
+
+
+def check_file(path: str | Path) -> None:
+    """Read a configuration file strictly, before Snakemake does: its reader lets a repeated key win silently, and runs
+    what a file holds as a template where ``__use_yte__`` asks for it.
+
+    Raises ConfigurationError. A file that is not there is left to Snakemake, which may have been given others.
+    """
+    if not Path(path).exists():
+        return
+    for key in read_yaml(Path(path)):
+        if str(key).startswith("__"):
+            raise ConfigurationError(f"{path}: unknown key {key!r}{suggest(key, Configuration.model_fields)}")
+
+
+def read_plan(values: dict[str, Any], given: Iterable[str] = (), workflow: Path = WORKFLOW) -> Plan:
+    """Return the plan of one call.
+
+    Args:
+        values: Snakemake's merged ``config``; values of ``--config`` get their types here, and those that concern
+            this call only are taken out.
+        given: keys that came from ``--config``.
+        workflow: folder with scales/, samplers.yaml and the other tables.
+
+    Raises:
+        ConfigurationError: one line per mistake.
+    """
+    read_command_line(values, given)
+    request = take_request(values)
+    configuration = load_configuration(values)
+    scale = load_scale(configuration.scale, configuration.overrides, workflow)
+    experiments = load_experiments(workflow / "experiments.yaml", workflow / "samplers.yaml")
+    datasets = load_datasets(workflow / "datasets.yaml")
+    models = load_models(workflow / "models.yaml")
+    claims = paper_claims.load_claims(workflow / "claims.yaml")
+    deviations = paper_deviations.load_deviations(workflow / "deviations.yaml")
+    site = cluster.load_site(workflow / "profiles" / "slurm" / "site.yaml")
+    estimates = cluster.Needs(configuration.scale, scale, cluster.load_resources(workflow / "resources.yaml"))
+    _raise(
+        [
+            *_choices(configuration, experiments),
+            *_sources(configuration.scale, scale, datasets, models),
+            *_sizes(configuration, scale, datasets),
+            *_experiments(experiments, scale, workflow),
+            *_claims(claims, scale, experiments),
+            *_deviations(deviations, scale),
+        ]
+    )
+    runs_of = {name: expand(configuration, scale, experiment) for name, experiment in experiments.items()}
+    plan = Plan(
+        request=request,
+        configuration=configuration,
+        scale=scale,
+        experiments=experiments,
+        runs_of=runs_of,
+        datasets=datasets,
+        models=models,
+        claims=claims,
+        deviations=deviations,
+        site=site,
+        estimates=estimates,
+    )
+    if request.select:
+        selected(plan.runs, request.select)
+    _raise(_drawable(plan))
+    return plan
+
+
+def _raise(mistakes: Iterable[str]) -> None:
+    found = list(dict.fromkeys(mistakes))
+    if len(found) > MOST_LINES:
+        found = [*found[:MOST_LINES], f"and {len(found) - MOST_LINES} mistakes more"]
+    if found:
+        raise ConfigurationError("\n".join(found))
+
+
+def _unknown(where: str, kind: str, names: Iterable[str | None], table: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        if name is not None and name not in table:
+            yield f"{where}: unknown {kind} {name!r}{suggest(name, table)}"
+
+
+# --- config.yaml -------------------------------------------------------------------------------------------
+
+
+def _choices(configuration: Configuration, experiments: Mapping[str, Experiment]) -> Iterator[str]:
+    yield from _unknown("config.yaml: experiments", "experiment", configuration.experiments, experiments)
+    for name, python in configuration.interpreters.model_dump().items():
+        if python is not None and shutil.which(python) is None:
+            yield (
+                f"config.yaml: interpreters.{name}: no such program, found {python!r}; allowed: the path of a "
+                "Python that exists, or null for the current one"
+            )
+    for name in ("results", "reports"):
+        folder = Path(getattr(configuration.paths, name))
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            yield f"config.yaml: paths.{name}: {str(nearest)!r} is a file; allowed: a folder, new or present"
+        elif not os.access(nearest, os.W_OK):
+            yield f"config.yaml: paths.{name}: {str(nearest)!r} cannot be written; allowed: a folder of yours"
+    data = configuration.paths.real_data
+    if data is not None and not Path(data).is_dir():
+        yield (
+            f"config.yaml: paths.real_data: no such folder, found {data!r}; allowed: a folder with the files that "
+            "workflow/datasets.yaml names, or null for the hub"
+        )
+
+
+# --- the scale ---------------------------------------------------------------------------------------------
+
+
+def _sources(
+    scale_name: str, scale: Scale, datasets: Mapping[str, DatasetEntry], models: Mapping[str, Any]
+) -> Iterator[str]:
+    where = f"{scale_name}.yaml"
+    for alias, data in scale.datasets.items():
+        if isinstance(data, RealData):
+            yield from _unknown(f"{where}: datasets.{alias}.source", "data set", [data.source], datasets)
+    for alias, model in scale.models.items():
+        if isinstance(model, PretrainedModel):
+            yield from _unknown(f"{where}: models.{alias}.source", "pretrained model", [model.source], models)
+
+
+def _sizes(configuration: Configuration, scale: Scale, datasets: Mapping[str, DatasetEntry]) -> Iterator[str]:
+    """Nothing asks a data set for more problems than it has."""
+    where = f"{configuration.scale}.yaml"
+    sizes = {}
+    for name, data in scale.datasets.items():
+        if isinstance(data, CountdownData):
+            wanted = _most_wanted(name, scale)
+            exist = _countdown_problems(data, configuration.root_seed, max(wanted, data.limit or 0))
+            if data.limit is not None and data.limit > exist:
+                yield f"{where}: datasets.{name}.limit: at most {exist} such problems exist, found {data.limit}"
+            sizes[name] = min(exist, data.limit or exist)
+        elif data.source in datasets:
+            entry = datasets[data.source]
+            rows = max(source.rows for source in (entry.local, entry.hub) if source is not None)
+            sizes[name] = min(rows, data.limit or rows)
+    for key, name, asked in _asked(scale):
+        if name in sizes and asked > sizes[name]:
+            yield f"{where}: {key}: at most {sizes[name]}, the problems of {name!r}, found {asked}"
+
+
+def _asked(scale: Scale) -> Iterator[tuple[str, str, int]]:
+    """Yield key, data set and number of its problems wanted at a time."""
+    yield "training.prompts", scale.training.dataset, scale.training.prompts
+    for name, recipe in scale.recipes.items():
+        yield f"recipes.{name}.training.prompts", recipe.training.dataset, recipe.training.prompts
+    for name, study in scale.inference.items():
+        yield f"inference.{name}.problems", study.dataset, study.problems
+
+
+def _most_wanted(dataset: str, scale: Scale) -> int:
+    return max((asked for _, name, asked in _asked(scale) if name == dataset), default=0)
+
+
+def _countdown_problems(data: CountdownData, root_seed: int, wanted: int) -> int:
+    """Return how many problems the split has; where far fewer are wanted, roughly how many."""
+    share = data.test_share if data.split == "test" else 1 - data.test_share
+    expected = round(COUNTDOWN_PROBLEMS[data.numbers] * share)
+    if wanted < expected // 2:
+        return expected  # to list problems of four numbers takes a second
+    problems = countdown.solutions(data.numbers)
+    return sum(countdown.split(problem, root_seed, data.test_share) == data.split for problem in problems)
+
+
+# --- experiments.yaml --------------------------------------------------------------------------------------
+
+
+def _experiments(experiments: Mapping[str, Experiment], scale: Scale, workflow: Path) -> Iterator[str]:
+    file = "experiments.yaml"
+    if "deviations" not in experiments:
+        yield f"{file}: the key 'deviations' is missing; the runs that deviations.yaml compares"
+    written = load_samplers(workflow / "samplers.yaml")
+    studies = _studies_of_all_scales(workflow) | scale.inference.keys()
+    for name, experiment in experiments.items():
+        where = f"{file}: {name}"
+        if (name in cluster.RULES and name != "deviations") or name.endswith(SO_FAR):
+            yield (
+                f"{where}: a target or a file of the workflow has this name; allowed: any but "
+                f"{', '.join(cluster.RULES)} and names that end with {SO_FAR}"
+            )
+        if (name == "deviations") != isinstance(experiment, DeviationsFigure):
+            yield (
+                f"{where}.analysis: found {experiment.analysis!r}; allowed: `deviations` for the experiment of that "
+                "name, and for no other"
+            )
+        for grid in getattr(experiment, "runs", []):
+            yield from _unknown(f"{where}.runs.algorithm", "algorithm", grid.algorithm, scale.algorithms)
+            yield from _unknown(f"{where}.runs.sampler", "sampler", grid.sampler, scale.samplers)
+            yield from _without_rate(f"{where}.runs.rollouts", grid.rollouts, scale)
+        match experiment:
+            case TrainingCurves():
+                known = [*METRICS, *TRAINING_METRICS]
+                yield from _unknown(f"{where}.metrics", "metric", experiment.metrics, known)
+                yield from _unknown(f"{where}.tabulated", "metric", experiment.tabulated, known)
+                yield from _unknown(f"{where}.decoders", "decoder", experiment.decoders or [], scale.decoders)
+            case DecoderMatrix():
+                yield from _unknown(f"{where}.metrics", "metric", experiment.metrics, METRICS)
+            case Hyperparameters():
+                yield from _unknown(
+                    f"{where}.paper", "hyperparameter", experiment.paper, hyperparameters.ROWS
+                )
+            case InferenceFigure():
+                yield from _unknown(f"{where}.study", "study", [experiment.study], sorted(studies))
+            case Schedules():
+                for number, panel in enumerate(experiment.panels):
+                    place = f"{where}.panels.{number}.sampler"
+                    yield from _unknown(place, "sampler", [panel.sampler], written)
+                    annealed = [
+                        key for key, value in written.items() if value.schedule["kind"] != schedule.Fixed.kind
+                    ]
+                    if panel.sampler in written and panel.sampler not in annealed:
+                        yield (
+                            f"{place}: the temperature of {panel.sampler!r} is fixed; allowed: "
+                            f"{', '.join(annealed)}"
+                        )
+
+
+def _without_rate(where: str, rollouts: Iterable[int | None], scale: Scale) -> Iterator[str]:
+    for n in rollouts:
+        if n is not None and n not in scale.learning_rates:
+            rates = ", ".join(map(str, scale.learning_rates))
+            yield f"{where}: no learning rate for {n} rollouts per prompt; learning_rates has {rates}"
+
+
+def _studies_of_all_scales(workflow: Path) -> set[str]:
+    """A scale may lack a study, and then lacks its figure; a study that no scale has is a slip."""
+    found: set[str] = set()
+    for name in SCALES:
+        studies = read_yaml(workflow / "scales" / f"{name}.yaml").get("inference")
+        found |= set(studies) if isinstance(studies, Mapping) else set()
+    return found
+
+
+def _drawable(plan: Plan) -> Iterator[str]:
+    """What a figure would otherwise say when its job is planned: for the figures that config.yaml asks for."""
+    for name in plan.configuration.experiments:
+        experiment, scale = plan.experiments[name], plan.scale
+        try:
+            if isinstance(experiment, InferenceFigure):
+                study = scale.study(experiment.study)
+                for decoder in study.decoders if study else []:
+                    scale.style_of(decoder)
+            elif not isinstance(experiment, DeviationsFigure):
+                figures.estimation_request(
+                    experiment, scale, plan.runs_of[name], plan.configuration.root_seed
+                )
+        except ConfigurationError as error:
+            yield str(error)
+        except ValueError as error:
+            yield f"experiments.yaml: {name}: {error}"
+
+
+# --- claims.yaml and deviations.yaml ------------------------------------------------------------------------
+
+
+def _claims(
+    claims: paper_claims.Claims, scale: Scale, experiments: Mapping[str, Experiment]
+) -> Iterator[str]:
+    file = "claims.yaml"
+    scores = tests_of_claims.EvaluationQuantity.model_fields["metric"].annotation.__args__
+    recorded = [*RECORDED_METRICS, PER_TOKEN]
+    for name, reading in claims.readings.items():
+        where = f"{file}: readings.{name}"
+        exchanged = [*reading.samplers, *reading.samplers.values()]
+        yield from _unknown(f"{where}.samplers", "sampler", exchanged, scale.samplers)
+        yield from _unknown(f"{where}.decoder", "decoder", [reading.decoder], scale.decoders)
+        metrics = [*reading.metrics, *reading.metrics.values()]
+        yield from _unknown(f"{where}.metrics", "metric", metrics, [*scores, *recorded])
+    inference = [name for name, figure in experiments.items() if isinstance(figure, InferenceFigure)]
+    for name, claim in claims.claims.items():
+        yield from _unknown(f"{file}: claims.{name}.figure", "figure", [claim.figure], experiments)
+        for number, test in enumerate(claim.tests):
+            where = f"{file}: claims.{name}.tests.{number}"
+            yield from _unknown(
+                f"{where}.algorithm", "algorithm", getattr(test, "algorithm", []), scale.algorithms
+            )
+            if hasattr(test, "analysis"):
+                yield from _unknown(f"{where}.analysis", "inference figure", [test.analysis], inference)
+                compared = [getattr(test, "treatment", None), *getattr(test, "controls", [])]
+                yield from _unknown(where, "decoder", compared, scale.decoders)
+            else:
+                yield from _unknown(where, "sampler", _samplers_of(test), scale.samplers)
+            quantity = getattr(test, "quantity", None)
+            decoder = getattr(quantity, "decoder", None) or getattr(test, "decoder", None)
+            yield from _unknown(f"{where}.decoder", "decoder", [decoder], scale.decoders)
+            metric = getattr(test, "metric", None)
+            if isinstance(quantity, tests_of_claims.TrainingQuantity):
+                metric = quantity.metric
+            yield from _unknown(f"{where}.metric", "metric", [metric], recorded)
+            if isinstance(test, tests_of_claims.EarlyLate):
+                yield from _unknown(f"{where}.column", "column", [test.column], ["entropy", "maj_at_k"])
+
+
+def _samplers_of(test: Any) -> list[str]:
+    """Return the training samplers that a test of a claim names."""
+    treatment = getattr(test, "treatment", [])
+    named = [treatment] if isinstance(treatment, str) else [*treatment]
+    for key in ("controls", "samplers", "negative_control"):
+        named += getattr(test, key, None) or ()
+    return named
+
+
+def _deviations(deviations: Mapping[str, paper_deviations.Deviation], scale: Scale) -> Iterator[str]:
+    for name, deviation in deviations.items():
+        for number, quantity in enumerate(deviation.quantities):
+            where = f"deviations.yaml: {name}.quantities.{number}"
+            named = [*getattr(quantity, "samplers", []), getattr(quantity, "sampler", None)]
+            compared = [getattr(quantity, "treatment", None), getattr(quantity, "control", None)]
+            if isinstance(quantity, paper_deviations.Decoders):
+                compared += quantity.controls
+                yield from _unknown(where, "decoder", compared, scale.decoders)
+            else:
+                named += compared
+            yield from _unknown(where, "sampler", named, scale.samplers)
+            if isinstance(quantity, paper_deviations.Record):
+                yield from _unknown(f"{where}.metric", "metric", [quantity.metric], RECORDED_METRICS)

@@ -1,0 +1,82 @@
+"""One visual language for every figure: a sampler has the same colour, mark and name everywhere."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reproduction.files import atomic_path
+
+# Okabe and Ito's colours, told apart with every common form of colour blindness; marks and dashes repeat
+# the distinction for print without colour. workflow/samplers.yaml says which sampler has which.
+COLORS = {
+    "blue": "#0072B2",
+    "sky": "#56B4E9",
+    "green": "#009E73",
+    "yellow": "#E0C000",  # darker than the original, which fades on white paper
+    "orange": "#E69F00",
+    "vermilion": "#D55E00",
+    "purple": "#CC79A7",
+    "black": "#000000",
+    "grey": "#7F7F7F",
+}
+LINES = {"solid": (), "dashed": (3, 1), "dotted": (1, 1), "dashdot": (5, 1, 1, 1)}
+INK = "#262626"
+PRINT_WIDTH = 6.75  # inches: the text width of the paper
+
+
+def set_style() -> None:
+    """Type sizes for a figure printed at its own size; call before drawing."""
+    # matplotlib's own settings: to import a library for them would take longer than to draw.
+    plt.rcdefaults()
+    plt.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "savefig.dpi": 200,
+            "font.family": "DejaVu Sans",
+            "font.size": 8,
+            "axes.labelsize": 8,
+            "axes.titlesize": 8.5,
+            "xtick.labelsize": 7.5,
+            "ytick.labelsize": 7.5,
+            "legend.fontsize": 7.5,
+            "legend.title_fontsize": 7.5,
+            "text.color": INK,
+            "axes.labelcolor": INK,
+            "axes.edgecolor": INK,
+            "axes.linewidth": 0.8,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "xtick.major.size": 3,
+            "ytick.major.size": 3,
+            "axes.axisbelow": True,
+            "axes.grid": True,
+            "grid.color": "#e6e6e6",
+            "grid.linewidth": 0.6,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "pdf.fonttype": 42,
+            "svg.hashsalt": "ead",
+        }
+    )
+
+
+def head(figure: Figure, title: str, *lines: str) -> None:
+    """Set the figure's title and, smaller below it, what it is drawn from."""
+    figure.suptitle("\n".join([title, *(line for line in lines if line)]), fontsize=8, x=0.01, ha="left")
+
+
+def save(figure: Figure, drawn: pd.DataFrame, pdf: Path, png: Path, csv: Path) -> None:
+    """Write the figure as PDF and PNG, and what it draws as CSV; the same data give the same bytes."""
+    with atomic_path(pdf) as temporary:
+        figure.savefig(temporary, metadata={"CreationDate": None})
+    with atomic_path(png) as temporary:
+        figure.savefig(temporary)
+    with atomic_path(csv) as temporary:
+        drawn.to_csv(temporary, index=False, float_format="%.6g")
+    plt.close(figure)

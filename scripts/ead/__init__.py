@@ -6,7 +6,8 @@ Two layers; imports point downwards only:
    ``seeds``, ``verifier``
 2. ``integrations``, one file per host library
 
-The package ``reproduction`` beside it, which the Snakemake workflow runs, imports this one; it is not installed with it.
+The package ``reproduction`` beside it, which the Snakemake workflow runs, imports this one and is not
+installed with it.
 """
 
 __version__ = "0.1.0"

@@ -43,6 +43,9 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True, help="the trainer's private folder")
     parser.add_argument("--scale", required=True, help="the run's scale, to look up which figures show it")
     parser.add_argument(
+        "--overrides", type=json.loads, default={}, help="JSON of the overrides of that scale (config.yaml)"
+    )
+    parser.add_argument(
         "--no-stream", action="store_true", help="leave MLflow to the ingestion of finished runs"
     )
     parser.add_argument("--tracking-uri", help="MLflow server; without it the local store is used")
@@ -64,7 +67,7 @@ def main() -> None:
         sys.exit(ray.run_on_nodes([sys.executable, *sys.argv], arguments.nodes))
     run = RunConfiguration.from_json(arguments.run)
     version = code_version()
-    figures = figures_of(run, arguments.scale)
+    figures = figures_of(run, arguments.scale, arguments.overrides)
     first = next(iter(figures.values()), None)
     tracking = RunDescription(
         experiment=tracking_experiment(arguments.scale, first),

@@ -18,6 +18,7 @@ from typing import Any
 from rocrate.model.contextentity import ContextEntity
 from rocrate.rocrate import ROCrate
 
+from reproduction import layout
 from reproduction.config import REPOSITORY, Configuration, Experiment, Scale
 from reproduction.files import atomic_path, sha256_of_file
 from reproduction.runs import RunConfiguration, code_version, expand
@@ -152,7 +153,7 @@ def export(
         inputs = []
         for run in expand(configuration, scale, experiment).values():
             if run.name not in evaluated:
-                recorded[run.name] = _training(crate, run, results, data)
+                recorded[run.name] = _training(crate, run, results, data, scale)
                 evaluated[run.name] = _evaluation(crate, run, results, recorded[run.name], data, scale)
             inputs += [entity for entity in (recorded[run.name], evaluated[run.name]) if entity]
         drawn += _figure(crate, name, experiment.title, inputs, results, reports)
@@ -179,7 +180,7 @@ def export(
     return kinds
 
 
-def _training(crate: Crate, run: RunConfiguration, results: Path, data: Mapping) -> Any:
+def _training(crate: Crate, run: RunConfiguration, results: Path, data: Mapping, scale: Scale) -> Any:
     """The manifest of a run, with its checkpoints as parts."""
     folder = results / "runs" / run.name
     manifest = folder / "manifest.json"
@@ -207,7 +208,7 @@ def _training(crate: Crate, run: RunConfiguration, results: Path, data: Mapping)
             value=values["configuration_hash"],
         ),
     )
-    model = results / "models" / run.model / "manifest.json"
+    model = layout.model_manifest(results.parent, results.name, scale, run.model)
     inputs = [data[run.training.dataset]] if run.training.dataset in data else []
     inputs += [crate.file(model, f"base model {run.model}")] if model.exists() else []
     crate.action(

@@ -232,10 +232,15 @@ def _possible(scale: Scale, sampler: str) -> bool:
     return definition.logprob_temperature == "one" or definition.schedule["kind"] == "fixed"
 
 
-def figures_of(run: RunConfiguration, scale_name: str) -> dict[str, Experiment]:
-    """Return the experiments of workflow/experiments.yaml that show ``run``, in the order of the file."""
+def figures_of(
+    run: RunConfiguration, scale_name: str, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Experiment]:
+    """Return the experiments of workflow/experiments.yaml that show ``run``, in the order of the file.
+
+    ``overrides`` are those of config.yaml: they may give a role another model, and so a run another name.
+    """
     configuration = Configuration(scale=scale_name, seeds=[run.seed], root_seed=run.root_seed)
-    scale = load_scale(scale_name)
+    scale = load_scale(scale_name, overrides)
     return {
         name: experiment
         for name, experiment in load_experiments().items()

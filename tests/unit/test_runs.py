@@ -88,6 +88,20 @@ def test_a_run_is_named_by_its_axes(values):
     assert list(figures_of(run, "cpu"))[0] == "fig04"
 
 
+def test_figures_show_a_run_whose_role_got_another_model(values):
+    """Its name differs from that of the scale as it stands, and MLflow files it with the same figures."""
+    overrides = {
+        "roles": {"qwen_7b": {"model": "larger"}},
+        "models": {"larger": {**values["models"]["tiny"], "mlp_size": 256}},
+    }
+    scale = config.load_scale("cpu", overrides)
+    row = {"role": "qwen_7b", "algorithm": "dapo", "sampler": "ead", "rollouts": None, "seed": 0}
+    run = resolve(Configuration(), scale, **row)
+    assert run.model == "larger"
+    assert list(figures_of(run, "cpu", overrides)) == ["fig05", "fig14"]
+    assert not figures_of(run, "cpu")
+
+
 @pytest.mark.parametrize(
     ("axis", "value", "message"),
     [

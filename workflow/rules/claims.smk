@@ -19,6 +19,7 @@ rule judge_claims:
     input:
         evidence_of_claims,
         declared=CLAIMS_FILE,
+        tables=TABLES,
     output:
         json=f"{REPORTS}/claims.json",
         csv=f"{REPORTS}/claims.csv",

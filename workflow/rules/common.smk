@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from reproduction import cluster, figures
+from reproduction import cluster, figures, layout
 from reproduction import runs as run_table
 from reproduction.claims import problems_file, required
 from reproduction.config import (
@@ -103,6 +103,15 @@ CHOICES = json.dumps(
         for key in ("scale", "seeds", "root_seed", "overrides")
     }
 )
+# Not a parameter of a training: what its numbers depend on is in the run.
+OVERRIDES = json.dumps(configuration.overrides)
+# The tables that such a script reads again; `extends` chains the scales, so each counts.
+TABLES = [
+    f"{workflow.basedir}/workflow/{name}.yaml"
+    for name in ("samplers", "algorithms", "experiments", "datasets", "models")
+] + sorted(
+    str(path) for path in Path(workflow.basedir, "workflow/scales").glob("*.yaml")
+)
 
 
 def run_of(wildcards):
@@ -132,9 +141,7 @@ def data_card(name):
 
 
 def model_manifest(name):
-    """Imported models are the same at every scale; trained ones belong to their scale."""
-    folder = RESULTS if isinstance(scale.models[name], PretrainedModel) else SCALE
-    return f"{folder}/models/{name}/manifest.json"
+    return str(layout.model_manifest(Path(RESULTS), configuration.scale, scale, name))
 
 
 def figure_files(figure):

@@ -22,6 +22,7 @@ rule tabulate_deviations:
             for table in ("groups", "metrics")
         ],
         table=f"{workflow.basedir}/workflow/deviations.yaml",
+        tables=TABLES,
         dataset=dataset_file(scale.evaluation_of(compared_model).dataset),
         training_card=data_card(scale.training.dataset),
     output:

@@ -79,6 +79,7 @@ rule plot_cost:
     """How cost grows, of the runs that the figures made first; drawn from their times, so no two machines' are alike."""
     input:
         [figure_files(name) for name in configuration.experiments],
+        tables=TABLES,
     output:
         pdf=f"{REPORTS}/figures/cost.pdf",
         png=report(
@@ -123,6 +124,7 @@ rule write_report:
         verdicts(),
         rules.plot_cost.output,
         ingested=f"{RESULTS}/mlflow/ingested_{configuration.scale}.json",
+        tables=[*TABLES, CLAIMS_FILE, f"{workflow.basedir}/workflow/deviations.yaml"],
         templates=[
             f"{workflow.basedir}/workflow/report/{name}"
             for name in ("report.html", "parts.html", "style.css")
@@ -154,7 +156,8 @@ rule write_report:
 rule export_provenance:
     """Describe the report's folder as an RO-Crate, once per report."""
     input:
-        f"{REPORTS}/report.html",
+        report=f"{REPORTS}/report.html",
+        tables=TABLES,
     output:
         f"{REPORTS}/ro-crate-metadata.json",
     log:
@@ -173,7 +176,7 @@ rule export_provenance:
         " --configuration {params.choices:q}"
         " --datasets {params.datasets:q}"
         " --results {SCALE:q}"
-        " --report {input:q}"
+        " --report {input.report:q}"
         " > {log:q} 2>&1"
 
 

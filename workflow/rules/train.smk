@@ -55,6 +55,7 @@ rule train:
         " --output {output.manifest:q}"
         " --state {params.state:q}"
         " --scale {configuration.scale}"
+        " --overrides {OVERRIDES:q}"
         " {TRACKING}"
         " --progress {params.progress:q}"
         " --threads {threads}"

@@ -25,12 +25,12 @@ from pathlib import Path
 
 import torch
 
-from ead.integrations.mlflow import RunDescription, RunStream, Store, ingest
 from reproduction import countdown, warmstart
 from reproduction.config import Configuration, load_experiments, load_scale
 from reproduction.data import write_dataset
 from reproduction.engines import inprocess
 from reproduction.runs import RunConfiguration, expand, publish
+from reproduction.tracking import RunDescription, RunStream, Store, ingest
 
 STATES = ("none", "healthy", "away", "silent", "full", "killed")
 ROOT_SEED = 2025

@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from ead.integrations.mlflow import Store, pages
 from reproduction.config import load_configuration, read_yaml
+from reproduction.tracking import Store, pages
 
 
 def main() -> int:

@@ -13,9 +13,9 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from ead.integrations import mlflow
 from reproduction import tracking
 from reproduction.files import write_json
+from reproduction.tracking import contents
 
 
 def main() -> None:
@@ -61,21 +61,21 @@ def main() -> None:
     }
     evaluations, datasets = {}, {}
     for run in arguments.run if arguments.evaluations else []:
-        name = mlflow.FinishedRun.read(run).description.run
+        name = tracking.FinishedRun.read(run).description.run
         manifest = arguments.evaluations / name / "manifest.json"
         if manifest.exists():
-            evaluations[name] = tracking.evaluation_metrics(manifest)
-            datasets[name] = tracking.datasets_of(run, manifest, files)
+            evaluations[name] = contents.evaluation_metrics(manifest)
+            datasets[name] = contents.datasets_of(run, manifest, files)
 
     place = (
-        mlflow.Store.local(arguments.local)
+        tracking.Store.local(arguments.local)
         if arguments.local
-        else mlflow.Store(arguments.uri, None, arguments.locks)
+        else tracking.Store(arguments.uri, None, arguments.locks)
     )
-    ingested = mlflow.ingest(place, arguments.run, evaluations=evaluations, datasets=datasets)
+    ingested = tracking.ingest(place, arguments.run, evaluations=evaluations, datasets=datasets)
     runs = ingested["runs"]
-    mlflow.describe_experiments(
-        place, tracking.experiment_notes(arguments.scale, arguments.shown, arguments.page)
+    tracking.describe_experiments(
+        place, contents.experiment_notes(arguments.scale, arguments.shown, arguments.page)
     )
     counts = ("points", "parameters", "artifacts", "datasets")
     totals = {key: sum(run[key] for run in runs.values()) for key in counts}
@@ -83,8 +83,8 @@ def main() -> None:
         "store": place.tracking_uri,
         "totals": totals,
         **ingested,
-        "closed_as_killed": mlflow.close_killed(place, arguments.state) if arguments.state else [],
-        "figures": mlflow.add_figures(place, figures),
+        "closed_as_killed": tracking.close_killed(place, arguments.state) if arguments.state else [],
+        "figures": tracking.add_figures(place, figures),
     }
     write_json(arguments.report, report)
 

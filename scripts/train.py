@@ -15,9 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ead.integrations import ray
-from ead.integrations.mlflow import RunDescription, RunStream, Store
-from reproduction import records
+from reproduction import ray, records
 from reproduction.config import Verl
 from reproduction.engines import Result
 from reproduction.runs import (
@@ -30,6 +28,7 @@ from reproduction.runs import (
     tracking_experiment,
 )
 from reproduction.timings import cpu_seconds
+from reproduction.tracking import RunDescription, RunStream, Store
 
 STREAM_AFTER_S = 60.0  # most trainings of the default scale are over by then
 

@@ -342,7 +342,7 @@ def slurm_resources(need: Need, site: Site, attempt: int = 1) -> dict[str, int |
         "nodes": need.nodes,
         "gpus_per_node": need.gpus,  # told to the engine; the executor does not look at it
         # With `mpi` the executor runs the job's shell once, on the first node, and the job starts its tasks itself
-        # (ead.integrations.ray), one on each node; without `tasks_per_gpu` it would read `tasks` as tasks per GPU.
+        # (reproduction.ray), one on each node; without `tasks_per_gpu` it would read `tasks` as tasks per GPU.
         "mpi": "srun" if several else None,
         "tasks": need.nodes if several else None,
         "tasks_per_gpu": 0 if several else None,

@@ -10,8 +10,8 @@ from typing import Any
 
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from ead.integrations.mlflow import display_name
 from reproduction import progress
+from reproduction.tracking import display_name
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
 

@@ -30,8 +30,8 @@ import pyarrow.parquet
 import safetensors
 import yaml
 
-from ead.integrations.mlflow import Store
 from reproduction.config import REPOSITORY
+from reproduction.tracking import Store
 
 CONFIGURATION = {
     "scale": "mini",

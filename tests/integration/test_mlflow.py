@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ead.integrations import mlflow as tracking
-from ead.integrations.mlflow import DataSet, RunDescription, RunStream, Store
+from reproduction import tracking
+from reproduction.tracking import DataSet, RunDescription, RunStream, Store
 
 pytest.importorskip("mlflow")
 
@@ -32,7 +32,7 @@ TRAINER = """
 import json, sys, time
 from pathlib import Path
 import pandas as pd
-from ead.integrations.mlflow import RunDescription, RunStream, Store
+from reproduction.tracking import RunDescription, RunStream, Store
 
 order = json.loads(sys.argv[1])
 store = Store(**order["store"])

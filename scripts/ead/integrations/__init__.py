@@ -1,1 +1,1 @@
-"""One file per host library: EAD and TIS inside transformers, vLLM and verl; records in MLflow."""
+"""One file per host library: EAD and TIS inside transformers, vLLM and verl."""

@@ -17,7 +17,7 @@ from reproduction.config import ConfigurationError, Verl
 from reproduction.runs import RunConfiguration
 
 WORKERS = "reproduction.engines.verl.workers"
-CPU_PLATFORM = "ead.integrations.verl_cpu"
+CPU_PLATFORM = "reproduction.verl_cpu"
 ROLLOUT, VALIDATION = "ead_rollout", "ead_validation"
 
 _LOSS_MODES = {"clip": "vanilla", "clip_cov": "clip_cov", "kl_cov": "kl_cov"}

@@ -8,12 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-from ead.integrations.mlflow.description import RunDescription
-from ead.integrations.mlflow.store import Store
+from reproduction.tracking.description import RunDescription
+from reproduction.tracking.store import Store
 
 log = logging.getLogger(__name__)
 
-_FOLLOWER = "ead.integrations.mlflow.follower"
+_FOLLOWER = "reproduction.tracking.follower"
 
 
 class RunStream:

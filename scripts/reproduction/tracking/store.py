@@ -10,7 +10,7 @@ from typing import Any
 
 import filelock
 
-from ead.integrations.mlflow.values import short_digest
+from reproduction.tracking.values import short_digest
 
 _LOCK_TIMEOUT_S = 60.0
 

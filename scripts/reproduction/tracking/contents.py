@@ -6,13 +6,13 @@ from pathlib import Path
 
 import yaml
 
-from ead.integrations.mlflow import DataSet
 from reproduction.analyses import METRICS
 from reproduction.claims import load_claims
 from reproduction.config import load_experiments
 from reproduction.report import anchor
 from reproduction.runs import tracking_experiment
 from reproduction.samples import correct_counts
+from reproduction.tracking import DataSet
 
 
 def evaluation_metrics(manifest: Path) -> list[tuple[int, dict[str, float]]]:

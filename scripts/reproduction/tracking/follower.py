@@ -14,11 +14,11 @@ from typing import Any
 
 import psutil
 
-from ead.integrations.mlflow.description import RunDescription
-from ead.integrations.mlflow.ingestion import ARTIFACTS
-from ead.integrations.mlflow.record import Record
-from ead.integrations.mlflow.store import Store
-from ead.integrations.mlflow.values import read_metrics
+from reproduction.tracking.description import RunDescription
+from reproduction.tracking.ingestion import ARTIFACTS
+from reproduction.tracking.record import Record
+from reproduction.tracking.store import Store
+from reproduction.tracking.values import read_metrics
 
 log = logging.getLogger(__name__)
 

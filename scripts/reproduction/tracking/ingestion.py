@@ -7,8 +7,8 @@ from typing import Any
 
 import filelock
 
-from ead.integrations.mlflow.description import DataSet, FinishedRun
-from ead.integrations.mlflow.record import (
+from reproduction.tracking.description import DataSet, FinishedRun
+from reproduction.tracking.record import (
     Record,
     find,
     find_experiment,
@@ -17,8 +17,8 @@ from ead.integrations.mlflow.record import (
     terminate,
     upload,
 )
-from ead.integrations.mlflow.store import Store
-from ead.integrations.mlflow.values import read_table
+from reproduction.tracking.store import Store
+from reproduction.tracking.values import read_table
 
 ARTIFACTS = ("config.yaml", "manifest.json")
 

@@ -11,11 +11,11 @@ the interpreter lock: the trainer starts at once, is not slowed, and cannot be s
 that is slow, full or away. That process notices when the trainer dies and closes the run as KILLED.
 """
 
-from ead.integrations.mlflow.description import DataSet, FinishedRun, RunDescription
-from ead.integrations.mlflow.ingestion import add_figures, close_killed, describe_experiments, ingest, pages
-from ead.integrations.mlflow.store import Store
-from ead.integrations.mlflow.stream import RunStream
-from ead.integrations.mlflow.values import display_name, metric_name, read_metrics
+from reproduction.tracking.description import DataSet, FinishedRun, RunDescription
+from reproduction.tracking.ingestion import add_figures, close_killed, describe_experiments, ingest, pages
+from reproduction.tracking.store import Store
+from reproduction.tracking.stream import RunStream
+from reproduction.tracking.values import display_name, metric_name, read_metrics
 
 __all__ = [
     "DataSet",

@@ -7,7 +7,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
-.PHONY: help reproduce real-lm mlflow test env-gpu verl-smoke test-seams test-paper test-slurm test-smoke bench gallery lint format config pins licences audit clean
+.PHONY: help reproduce real-lm mlflow test env-gpu verl-smoke test-seams test-hosts test-paper test-slurm test-smoke bench gallery lint format config pins licences audit clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,7 +57,24 @@ verl-smoke: .venv/ready .venv-verl-cpu/ready  ## the real verl, Ray and vLLM on 
 	.venv-checks/bin/python -m pip install --quiet --no-deps --no-compile --requirement envs/checks.txt
 	@touch $@
 
-test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready  ## MLflow, kill and resume, real Slurm, verl and vLLM on CPUs, the report in a browser
+# Hosts of the package: an environment each from a pinned list, and into it the wheel as people install it.
+.PRECIOUS: .venv-host-%/ready
+.venv-host-%/ready: envs/host-%.txt
+	$(PYTHON) -m venv .venv-host-$*
+	.venv-host-$*/bin/python -m pip install --quiet --no-deps --no-compile --requirement $<
+	@touch $@
+
+dist/ready: pyproject.toml LICENSE $(shell find scripts/ead -name '*.py') scripts/ead/README.md
+	rm -rf dist build
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf build
+	@touch $@
+
+.venv-host-%/wheel: .venv-host-%/ready dist/ready
+	.venv-host-$*/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
+	@touch $@
+
+test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready .venv-host-training/wheel  ## MLflow, kill and resume, real Slurm, verl and vLLM on CPUs, the wheel beside its hosts, the report in a browser
 	@# MLflow's stream gives way to everything else on the machine, so its tests get the machine to themselves.
 	$(BIN)/python -m pytest tests/integration/test_mlflow.py
 	tests/slurm/install_slurm.sh
@@ -67,6 +84,7 @@ test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready  ## MLflow, kill
 	$(BIN)/python -m pytest --numprocesses 2 tests/integration/test_resume.py \
 		tests/integration/test_inference_figures.py tests/integration/test_commands.py || failed=1; \
 	.venv-verl-cpu/bin/python -m pytest tests/verl || failed=1; \
+	.venv-host-training/bin/python -m pytest tests/hosts/training || failed=1; \
 	.venv-checks/bin/python -m pytest tests/browser || failed=1; \
 	wait $$slurm || failed=1; cat .slurm-tests.log; exit $$failed
 
@@ -80,6 +98,10 @@ test-slurm: .venv/ready  ## the workflow on a real Slurm, interrupted in every w
 
 test-smoke: .venv/ready .venv-verl-cpu/ready  ## the real verl, Ray and vLLM: train, stop, resume, evaluate
 	.venv-verl-cpu/bin/python -m pytest tests/verl/test_verl_smoke.py
+
+# Some ten minutes and 15 GB of environments, each made empty, used and removed.
+test-hosts: dist/ready  ## each host without and with the wheel, in empty environments: docs/records/hosts.json
+	$(PYTHON) tests/hosts/matrix.py --wheel dist/*.whl --output docs/records/hosts.json
 
 .venv-bench/ready: envs/bench.txt pyproject.toml
 	$(PYTHON) -m venv .venv-bench
@@ -132,9 +154,9 @@ licences: .venv/ready .venv-verl-cpu/ready  ## rewrite docs/licences.md from the
 audit: .venv/ready  ## compare the pinned packages with the known vulnerabilities (needs a connection)
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet pip-audit
-	for environment in cpu verl-cpu gpu checks bench; do \
+	for environment in cpu verl-cpu gpu checks bench host-training; do \
 		.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement envs/$$environment.txt || exit 1; \
 	done
 
 clean:  ## remove the environments (results stay)
-	rm -rf .venv .venv-verl-cpu .venv-checks .venv-bench .venv-gpu .venv-pins .venv-audit
+	rm -rf .venv .venv-verl-cpu .venv-checks .venv-bench .venv-gpu .venv-pins .venv-audit .venv-host-* dist

@@ -9,7 +9,7 @@ from reproduction import compute
 from reproduction.config import EvaluationRequest, Verl
 from reproduction.evaluate import evaluate, prune
 from reproduction.files import sha256_of_file, write_json
-from reproduction.runs import code_version
+from reproduction.runs import axes_of, code_version
 
 
 def main() -> None:
@@ -42,6 +42,7 @@ def main() -> None:
     else:
         steps = json.loads(arguments.run.read_text(encoding="utf-8"))["checkpoints"]
         checkpoints = {step: arguments.run.parent / "checkpoints" / f"step_{step}" for step in steps}
+    machine = Verl.model_validate_json(arguments.vllm) if arguments.vllm else None
     records = evaluate(
         request,
         checkpoints,
@@ -50,7 +51,7 @@ def main() -> None:
         label=f"evaluation of {arguments.subject}",
         progress=arguments.progress,
         workers=arguments.threads,
-        vllm=Verl.model_validate_json(arguments.vllm) if arguments.vllm else None,
+        vllm=machine.of(axes_of(arguments.subject)["model"]) if machine else None,
     )
     write_json(
         arguments.output,

@@ -127,21 +127,53 @@ class Allocation(Strict):
         return self.nodes * (self.gpus or self.cpus or 1)
 
 
+class Gpu(Strict):
+    """A kind of GPU, and how well it is used: what hours are made from where nothing is measured yet."""
+
+    flops_per_s: PositiveFloat = Field(description="dense bfloat16 peak")
+    bytes_per_s: PositiveFloat = Field(description="of its memory")
+    share_of_peak: Share = Field(description="of flops_per_s, in matrix products of sampling and training")
+    decode_step_s: PositiveFloat = Field(
+        description="of one token of all responses, beside reading and computing"
+    )
+    decode_share: Share = Field(
+        description="time at the full number of responses over all time that tokens take"
+    )
+    seed_row_s: Annotated[float, Field(ge=0)] = Field(
+        description="of a token of a response with a seed of its own"
+    )
+
+
+class Method(Strict):
+    """How the trainer works, in the terms that its time depends on."""
+
+    flops_per_parameter: PositiveFloat = Field(
+        description="of a token: forward, backward, activations once more, log-probabilities before the update"
+    )
+    padding: Annotated[float, Field(ge=1)] = Field(description="tokens computed over tokens that count")
+    logprob_row_s: Annotated[float, Field(ge=0)] = Field(0, description="of a token, in Python")
+    order_s: Annotated[float, Field(ge=0)] = Field(0, description="of a step, to look up its prompts")
+
+
 class SampledModel(Strict):
-    """A model that only draws. Rates are per GPU, or per core of a job without one."""
+    """A model that only draws: on a core at the rate given, on a GPU at the rate that follows from its size."""
 
     parameters: PositiveFloat
     evaluate: Allocation
-    sampling_tokens_per_s: PositiveFloat = Field(description="response tokens drawn")
+    sampling_tokens_per_s: PositiveFloat | None = Field(None, description="response tokens drawn, per core")
+    cache_bytes_per_token: PositiveFloat | None = Field(
+        None, description="keys and values: 2 x layers x key-value heads x head size x 2 bytes"
+    )
 
 
 class ModelResources(SampledModel):
     """One of the paper's trained models at one scale."""
 
     train: Allocation
-    update_tokens_per_s: PositiveFloat = Field(
-        description="response tokens learnt from, log-probabilities included"
+    update_tokens_per_s: PositiveFloat | None = Field(
+        None, description="response tokens learnt from, log-probabilities included, per core"
     )
+    response_share: Share | None = Field(None, description="as in the scale; null is that")
 
 
 class ScaleResources(Strict):
@@ -151,9 +183,15 @@ class ScaleResources(Strict):
     startup_s: PositiveFloat = Field(description="from the start of a job to its first token")
     step_s: Annotated[float, Field(ge=0)] = Field(
         0,
-        description="of a training step beside its tokens: the longest response, grading, exchange of weights",
+        description="of a training step beside its tokens: exchange of weights, grading, the engine's sleep",
     )
+    gpu: Gpu | None = Field(None, description="null: rates are given, per core")
+    method: Method | None = Field(None, description="null: rates are given, per core")
+    prompt_tokens: PositiveFloat = Field(150, description="mean length of a prompt")
     response_share: Share = Field(description="mean response length over the longest one allowed")
+    hot_steps: NonNegativeInt = Field(
+        0, description="first steps in which responses at a fixed temperature above 1.1 reach the limit"
+    )
     problems: PositiveInt = Field(description="problems of an evaluation set without a limit")
     checkpoint_bytes_per_parameter: PositiveFloat = Field(
         description="of a checkpoint in Hugging Face format"
@@ -191,7 +229,17 @@ def load_resources(path: Path = RESOURCES_FILE) -> Resources:
 
 # --- needs -------------------------------------------------------------------------------------------------
 
+# Of a response's logits, float32 and 151,936 of them: passes over them from logits to token and log-probability,
+# counted in vLLM's sampler (temperature, log-softmax, softmax, noise, division, maximum; each reads, most write).
+LOGIT_BYTES, LOGIT_PASSES = 4 * 151_936, 10
+HOT = 1.1  # fixed temperatures above this are 1.2 in the paper: 7 to 9 nats at step 0 (Figure 6)
 BYTES_PER_TOKEN = 4.3  # of an evaluation's samples, compressed; measured on 30 files of the mini scale
+
+
+def _is_hot(run: RunConfiguration) -> bool:
+    """Whether a run samples at a fixed temperature above ``HOT``."""
+    schedule = run.sampler_definition.schedule
+    return schedule["kind"] == "fixed" and schedule["tau"] > HOT
 
 
 class Needs:
@@ -220,16 +268,54 @@ class Needs:
     def train(self, run: RunConfiguration) -> Need:
         """One training: time from the tokens it draws and learns from, storage from its checkpoints and state."""
         model, training = self._model(run.model), run.training
-        tokens = training.steps * training.prompts * run.n * self._response(training.max_new_tokens)
-        per_token_s = 1 / model.sampling_tokens_per_s + 1 / model.update_tokens_per_s
+        hot = min(self.table.hot_steps, training.steps) if _is_hot(run) else 0
+        mean = self._response(training.max_new_tokens, model)
+        seconds = (training.steps - hot) * self._step_s(run, mean)
+        seconds += hot * self._step_s(run, training.max_new_tokens)
         checkpoints = len(training.checkpoints) * self._checkpoint(model)
         state = round(model.parameters * self.table.state_bytes_per_parameter)
         return self._need(
             model.train,
-            training.steps * self.table.step_s + tokens * per_token_s / model.train.units,
+            seconds,
             checkpoints + (state if self.table.state_stays else 0),
             scratch_bytes=0 if self.table.state_stays else state,
         )
+
+    def _step_s(self, run: RunConfiguration, mean: float) -> float:
+        """Seconds of a training step whose responses have ``mean`` tokens."""
+        model, training, table = self._model(run.model), run.training, self.table
+        responses = training.prompts * run.n / model.train.units
+        sampling_s = self._sampling_s(run.model, model, responses, mean, training.max_new_tokens)
+        if table.method is None:
+            return table.step_s + sampling_s + responses * mean / model.update_tokens_per_s
+        gpu, method = table.gpu, table.method
+        computed = responses * (table.prompt_tokens + mean) * method.padding
+        reference = 2 if run.algorithm_definition.kl_coefficient else 0  # its forward pass
+        update_s = computed * (method.flops_per_parameter + reference) * model.parameters
+        update_s /= gpu.flops_per_s * gpu.share_of_peak
+        rows_s = responses * (table.prompt_tokens + mean) * method.logprob_row_s
+        return table.step_s + method.order_s + sampling_s + update_s + rows_s
+
+    def _sampling_s(
+        self, name: str, model: SampledModel, responses: float, mean: float, longest: int
+    ) -> float:
+        """Seconds in which one unit draws ``responses`` responses of ``mean`` tokens, the longest of which is last.
+
+        On a GPU, a token of b responses takes a time that is the same for any b, reads the weights, and for each
+        response reads the keys and values so far, multiplies by the weights and works on its logits in float32.
+        """
+        gpu = self.table.gpu
+        if gpu is None or model.cache_bytes_per_token is None:
+            return responses * mean / model.sampling_tokens_per_s
+        machine = self.scale.verl.of(name)
+        at_once = min(responses, machine.max_num_seqs)
+        alone_s = gpu.decode_step_s + 2 * model.parameters / gpu.bytes_per_s
+        each_s = (self.table.prompt_tokens + mean / 2) * model.cache_bytes_per_token / gpu.bytes_per_s
+        each_s += 2 * model.parameters / (gpu.flops_per_s * gpu.share_of_peak)
+        each_s += LOGIT_PASSES * LOGIT_BYTES / gpu.bytes_per_s
+        each_s += gpu.seed_row_s if machine.seed_of == "response" else 0
+        token_s = (alone_s + at_once * each_s) / at_once / gpu.decode_share
+        return responses * mean * token_s + longest * alone_s
 
     def evaluate_run(self, run: RunConfiguration) -> Need:
         """The samples of all checkpoints of a run; afterwards the scale may keep the last checkpoint only."""
@@ -247,9 +333,12 @@ class Needs:
         model, evaluation = self._model(name), self.scale.evaluation_of(name)
         decoders = checkpoints * len(evaluation.decoders) + len(evaluation.final_decoders)
         limit = self.scale.datasets[evaluation.dataset].limit or self.table.problems
-        tokens = decoders * limit * evaluation.samples * self._response(evaluation.max_new_tokens)
-        seconds = tokens / model.sampling_tokens_per_s / model.evaluate.units
-        return self._need(model.evaluate, seconds, round(tokens * BYTES_PER_TOKEN), freed_bytes=freed)
+        mean = self._response(evaluation.max_new_tokens, model)
+        responses = limit * evaluation.samples
+        each = (responses / model.evaluate.units, mean, evaluation.max_new_tokens)
+        seconds = decoders * self._sampling_s(name, model, *each)
+        size = round(decoders * responses * mean * BYTES_PER_TOKEN)
+        return self._need(model.evaluate, seconds, size, freed_bytes=freed)
 
     def draw_study(self, name: str) -> Need:
         """The responses of a study of decoding; in process, one number serves for all.
@@ -260,8 +349,9 @@ class Needs:
         if self.scale.engine == "inprocess":
             return self.rule("draw_study")
         study = self.scale.inference[name]
-        model = self._sampled(study.model or self.scale.roles[study.role].model)
-        mean, longest = self._response(study.max_new_tokens), study.max_new_tokens
+        name = study.model or self.scale.roles[study.role].model
+        model = self._sampled(name)
+        mean, longest = self._response(study.max_new_tokens, model), study.max_new_tokens
         responses = rows = len(study.decoders) * study.problems * study.samples
         drawn, numbers = (
             responses * mean,
@@ -274,7 +364,8 @@ class Needs:
         if not isinstance(study, MajorityStudy):
             numbers = responses * mean
         size = round(rows * mean * BYTES_PER_TOKEN + 4 * numbers)
-        return self._need(model.evaluate, drawn / model.sampling_tokens_per_s / model.evaluate.units, size)
+        each = (drawn / mean / model.evaluate.units, mean, longest)
+        return self._need(model.evaluate, self._sampling_s(name, model, *each), size)
 
     def import_model(self, name: str) -> Need:
         """A published model, in the bytes of a checkpoint where its size is known."""
@@ -291,8 +382,8 @@ class Needs:
     def _sampled(self, name: str) -> SampledModel | None:
         return self._model(name) if name in self._role_of else self.table.models.get(name)
 
-    def _response(self, longest: int) -> float:
-        return self.table.response_share * longest
+    def _response(self, longest: int, model: SampledModel) -> float:
+        return (getattr(model, "response_share", None) or self.table.response_share) * longest
 
     def _checkpoint(self, model: SampledModel) -> int:
         return round(model.parameters * self.table.checkpoint_bytes_per_parameter)

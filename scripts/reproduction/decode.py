@@ -32,6 +32,10 @@ class Sampler(Protocol):
 
     tokenizer: Tokenizer
 
+    def load(self, folder: Path) -> None:
+        """Go on with the weights in ``folder``, another checkpoint of the same model."""
+        ...
+
     def draw(
         self,
         prompts: Sequence[Sequence[int]],
@@ -60,6 +64,10 @@ class InProcess:
     """A model and the project's own sampler."""
 
     def __init__(self, folder: Path) -> None:
+        self.load(folder)
+
+    def load(self, folder: Path) -> None:
+        """See :class:`Sampler`."""
         self.tokenizer, self.model = Tokenizer(folder), Transformer.load(folder)
 
     def draw(

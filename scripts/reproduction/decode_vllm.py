@@ -1,8 +1,8 @@
 """Responses from vLLM, offline: for models that the in-process sampler is too slow for.
 
-Tokens go in and tokens come out, so prompts and responses are encoded and decoded exactly as in process. Every
-response has a random stream of its own, named by its problem and number: what is drawn does not depend on what
-shares its batch.
+Tokens go in and tokens come out, so prompts and responses are encoded and decoded exactly as in process. Where the
+machine says ``seed_of: response``, every response has a random stream of its own, named by its problem and number: what
+is drawn does not depend on what shares its batch. Else the engine's stream starts anew with every draw, named as that.
 """
 
 import gc
@@ -24,7 +24,8 @@ from reproduction.transformer import eos_tokens
 class Vllm:
     """A checkpoint in a vLLM engine; a context manager, because the engine holds a GPU's memory.
 
-    The engine starts at the first draw, and again at the one after entropies: they take its place on the device.
+    The engine starts at the first draw, and again at the one after entropies: they take its place on the device. Other
+    checkpoints of the model are loaded into the running engine.
     """
 
     def __init__(self, folder: Path, machine: Verl, *, max_new_tokens: int):
@@ -38,6 +39,14 @@ class Vllm:
 
     def __exit__(self, *_) -> None:
         self._shut_down()
+
+    def load(self, folder: Path) -> None:
+        """See :class:`reproduction.decode.Sampler`."""
+        self._folder = folder
+        if self._llm is not None:
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+            if not self._llm.reset_prefix_cache():
+                raise RuntimeError("vLLM keeps keys and values that the former weights computed")
 
     def _engine(self):
         """The running engine."""
@@ -56,13 +65,16 @@ class Vllm:
                 dtype="float32" if on_cpu else "bfloat16",
                 max_model_len=longest,
                 max_num_batched_tokens=max(8192, longest),
+                max_num_seqs=self._machine.max_num_seqs,
                 enable_chunked_prefill=not on_cpu,  # see reproduction.engines.verl.configuration
                 enforce_eager=on_cpu,
                 tensor_parallel_size=self._machine.tensor_parallel,
                 generation_config="vllm",  # the model's own defaults would change the decoder
-                logits_processors=["ead.integrations.vllm:AnnealedTemperature"],
+                worker_extension_cls="reproduction.vllm_worker.Worker",
+                # EAD comes by its entry point: an engine for which a processor is named waits for every token.
                 **({} if on_cpu else {"gpu_memory_utilization": 0.9}),
             )
+            _require_ead(self._llm)
         return self._llm
 
     def _shut_down(self) -> None:
@@ -93,7 +105,9 @@ class Vllm:
             raise ValueError(f"a prompt has {longest} tokens; verl.max_prompt_tokens allows {allowed}")
         from vllm import SamplingParams
 
-        engine = self._engine()
+        engine, of_response = self._engine(), self._machine.seed_of == "response"
+        if not of_response:
+            engine.collective_rpc("seed", args=(seeds.derive(*stream) % 2**63,))
         inputs, parameters = [], []
         for place, prompt in enumerate(prompts):
             for sample in range(samples):
@@ -101,7 +115,7 @@ class Vllm:
                 parameters.append(
                     SamplingParams(
                         **_decoding(decoder, position),
-                        seed=seeds.derive(*stream, place, sample),
+                        seed=seeds.derive(*stream, place, sample) if of_response else None,
                         top_p=decoder.top_p,
                         top_k=-1,
                         min_p=0.0,
@@ -122,6 +136,25 @@ class Vllm:
         given = [row["prompt_token_ids"] for row in inputs]
         device = self._machine.device
         return Drawn(tokens, finished, token_entropies(self._folder, given, tokens, device=device))
+
+
+def _require_ead(llm) -> None:
+    """An engine without EAD ignores what it is asked, so ask for a schedule that every engine with EAD refuses."""
+    from vllm import SamplingParams
+
+    impossible = SamplingParams(
+        max_tokens=1, extra_args={"ead": {"kind": "fixed", "tau": 1.0, "position": -1}}
+    )
+    try:
+        llm.generate([{"prompt_token_ids": [0]}], impossible, use_tqdm=False)
+    except ValueError as error:
+        if "ead: position is -1" in str(error):
+            return
+        raise
+    raise RuntimeError(
+        "vLLM does not know EAD: the package ead, whose entry point vllm.logits_processors it reads, is not installed "
+        "into this interpreter"
+    )
 
 
 def _decoding(decoder: Decoder, position: int) -> dict:

@@ -6,7 +6,8 @@ A repeated evaluation makes only what is missing: a new decoder or checkpoint do
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
@@ -44,9 +45,9 @@ def evaluate(
     """Evaluate ``checkpoints`` (step -> model folder, in order); return one record per sample file, for the manifest.
 
     The last checkpoint, or the only one, is also evaluated with the request's ``final_decoders``. Samples are drawn
-    in process, or with vLLM on the machine that ``vllm`` describes; the two draw different samples from the same
-    distributions. A checkpoint that was deleted after its evaluation (:func:`prune`) keeps the samples it has. What
-    each file took is left in ``timings.parquet``.
+    in process, or with vLLM on the machine that ``vllm`` describes, in one engine for all checkpoints; the two draw
+    different samples from the same distributions. A checkpoint that was deleted after its evaluation (:func:`prune`)
+    keeps the samples it has. What each file took is left in ``timings.parquet``.
 
     Raises:
         ValueError: a sample file would have to be made from a checkpoint that was deleted.
@@ -58,18 +59,20 @@ def evaluate(
     dataset_sha = sha256_of_file(dataset)
     records = []
     timings = FileTimings(output / "timings.parquet")
-    current: tuple[int, Sampler] | None = None
-    shas = {step: _weights_sha256(folder) for step, folder in checkpoints.items()}
+    sampler: Sampler | None = None
+    loaded_step = None
     with (
         contextlib.ExitStack() as engine,
+        ThreadPoolExecutor(1) as reader,  # checksums of later checkpoints while earlier ones draw
         Grader(timeout_s=request.verifier_timeout_s, workers=workers) as grader,
         Progress(progress, label, len(plan) * len(problems), "problem") as bar,
     ):
+        shas = {step: reader.submit(_weights_sha256, folder) for step, folder in checkpoints.items()}
         for step, name, decoder in plan:
             path = output / f"step_{step}" / name / f"{request.dataset}.parquet"
             identity = digest(
                 {
-                    "checkpoint": shas[step],
+                    "checkpoint": shas[step].result(),
                     "dataset": dataset_sha,
                     "decoder": decoder.model_dump(mode="json", exclude={"label"}),
                     "request": request.model_dump(mode="json", exclude={"decoders", "final_decoders"}),
@@ -83,12 +86,14 @@ def evaluate(
                         f"{path}: to be drawn from step {step}, whose checkpoint was deleted after its evaluation "
                         "(keep_checkpoints: last); train the run again, or leave the request as it was"
                     )
-                if current is None or current[0] != step:
-                    engine.close()
+                if sampler is None:
                     model = loaded(checkpoints[step], vllm, max_new_tokens=request.max_new_tokens)
-                    current = (step, engine.enter_context(model))
+                    sampler = engine.enter_context(model)
+                elif loaded_step != step:
+                    sampler.load(checkpoints[step])
+                loaded_step = step
                 done = len(records) * len(problems)
-                frame = _sample(request, name, decoder, problems, current[1], grader, bar, done)
+                frame = _sample(request, name, decoder, problems, sampler, grader, bar, done)
                 # Before the samples: were they there without their times, they would never be drawn again.
                 timings.record(step=step, decoder=name, dataset=request.dataset)
                 write_samples(frame, path, identity)
@@ -99,7 +104,15 @@ def evaluate(
 
 def _weights_sha256(folder: Path) -> str:
     deleted = folder / DELETED
-    return json.loads(deleted.read_text())["sha256"] if deleted.exists() else sha256_of_model(folder)
+    if deleted.exists():
+        return json.loads(deleted.read_text())["sha256"]
+    files = sorted(folder.glob("*.safetensors"))
+    return _sha256(folder, tuple((file.name, file.stat().st_mtime_ns) for file in files))
+
+
+@cache  # a run's checkpoints are read once, for their identities and for what is left of them
+def _sha256(folder: Path, written: tuple[tuple[str, int], ...]) -> str:
+    return sha256_of_model(folder)
 
 
 def prune(checkpoints: Mapping[int, Path], twins: Sequence[Path] = ()) -> None:
@@ -111,7 +124,7 @@ def prune(checkpoints: Mapping[int, Path], twins: Sequence[Path] = ()) -> None:
     for step, folder in list(checkpoints.items())[:-1]:
         if (folder / DELETED).exists():
             continue
-        record = {"step": step, "sha256": sha256_of_model(folder)}
+        record = {"step": step, "sha256": _weights_sha256(folder)}
         for place in (folder, *(twin / folder.name for twin in twins)):
             if place.exists():
                 with atomic_directory(place) as left:

@@ -20,7 +20,7 @@ def _schedule(key: str) -> Callable[[Scale, str], object]:
 
 
 def _learning_rates(scale: Scale, role: str) -> str:
-    return ", ".join(f"{rate:g} (n = {n})" for n, rate in sorted(scale.learning_rates.items()))
+    return ", ".join(f"{rate:g} (n = {n})" for n, rate in sorted(scale.learning_rates_of(role).items()))
 
 
 def _clip(scale: Scale, role: str) -> str:
@@ -41,7 +41,7 @@ ROWS: dict[str, tuple[str, Callable[[Scale, str], object]]] = {
         lambda s, role: s.training_of(role).max_new_tokens,
     ),
     "learning_rate": ("Learning rate", _learning_rates),
-    "rollouts": ("Rollouts per prompt n", lambda s, role: s.rollouts),
+    "rollouts": ("Rollouts per prompt n", lambda s, role: s.rollouts_of(role)),
     "steps": ("Training steps", lambda s, role: s.training_of(role).steps),
     "clip": ("Clip range, low / high (DAPO)", _clip),
     "tau_max": ("τ_max", _schedule("tau_max")),

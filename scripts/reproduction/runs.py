@@ -155,8 +155,9 @@ def resolve(
             raise ConfigurationError(
                 f"experiments.yaml: unknown {kind} {name!r} at this scale{suggest(name, table)}"
             )
-    n = rollouts or scale.rollouts
-    if n not in scale.learning_rates:
+    n = rollouts or scale.rollouts_of(role)
+    learning_rates = scale.learning_rates_of(role)
+    if n not in learning_rates:
         raise ConfigurationError(f"learning_rates: no learning rate for {n} rollouts per prompt")
     model = scale.roles[role].model
     definition = scale.models[model]
@@ -170,7 +171,7 @@ def resolve(
         "n": n,
         "seed": seed,
         "root_seed": configuration.root_seed,
-        "learning_rate": scale.learning_rates[n],
+        "learning_rate": learning_rates[n],
         "model_definition": definition,
         "model_dataset": scale.datasets[definition.dataset]
         if isinstance(definition, WarmStartModel)
@@ -179,7 +180,7 @@ def resolve(
         "sampler_definition": drawn.model_copy(
             update={"schedule": adapt_schedule(drawn.schedule, scale.roles[role].annealed)}
         ),
-        "algorithm_definition": scale.algorithms[algorithm].algorithm,
+        "algorithm_definition": scale.algorithm_of(role, algorithm),
         "training": training,
     }
     return validate(RunConfiguration, values, "run")

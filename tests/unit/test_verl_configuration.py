@@ -33,7 +33,7 @@ PLACES = {
 
 def runs_of(scale_name):
     scale = load_scale(scale_name)
-    user = load_configuration({"scale": scale_name})
+    user = load_configuration({"scale": scale_name, "seeds": [0]})
     runs = {}
     for experiment in load_experiments().values():
         runs |= expand(user, scale, experiment)
@@ -57,7 +57,7 @@ def described(machine, run):
     return flattened({**values, "agent_loops": loops})
 
 
-@pytest.mark.parametrize("scale_name", ["gpu1", "paper"])
+@pytest.mark.parametrize("scale_name", ["gpu24", "gpu1", "paper"])
 def test_every_resolved_configuration_is_the_golden_one(scale_name):
     machine, runs = runs_of(scale_name)
     everything = {name: described(machine, run) for name, run in runs.items()}
@@ -122,7 +122,6 @@ def test_temperature_and_schedule(paper, sampler, temperature, annealed):
     loops = {loop["name"]: loop for loop in agent_loops(resolved, paper.verl, state=Path("/state"))}
     assert (loops[ROLLOUT]["schedule"] is not None) == annealed
     assert loops[VALIDATION]["schedule"] is None
-    assert loops[ROLLOUT]["stream"] != loops[VALIDATION]["stream"]
 
 
 def test_tau_min_of_the_larger_model_reaches_the_requests(paper):
@@ -154,12 +153,59 @@ def test_log_probabilities_at_an_annealed_temperature_are_refused(paper):
     assert any("ead_at_sampling" in name for name in expand(user, load_scale("cpu"), experiment))
 
 
-@pytest.mark.parametrize("change", [{"warmup_steps": 5}, {"decay": "linear"}])
-def test_a_learning_rate_that_moves_is_refused(paper, change):
+def test_a_learning_rate_that_falls_is_refused(paper):
     resolved = run(paper)
-    changed = resolved.model_copy(update={"training": resolved.training.model_copy(update=change)})
+    changed = resolved.model_copy(
+        update={"training": resolved.training.model_copy(update={"decay": "linear"})}
+    )
     with pytest.raises(ConfigurationError, match="keeps the learning rate constant"):
         configuration(changed, paper.verl, **PLACES)
+
+
+def test_figure_12_is_the_recipe_that_ships_with_the_release(paper):
+    """D17, and what a role lays over the scale: its learning rate (D18), its machine."""
+    resolved = run(paper, "ead_d0_500_alpha_5", role="qwen3_8b")
+    values = configuration(resolved, paper.verl, **PLACES)
+    actor, rollout = values["actor_rollout_ref"]["actor"], values["actor_rollout_ref"]["rollout"]
+    assert (values["data"]["train_batch_size"], rollout["n"], actor["ppo_mini_batch_size"]) == (512, 16, 32)
+    assert (values["data"]["max_prompt_length"], values["data"]["max_response_length"]) == (2048, 8192)
+    optimiser = actor["optim"]
+    assert (optimiser["lr"], optimiser["lr_warmup_steps"], optimiser["weight_decay"]) == (1e-6, 10, 0.1)
+    assert actor["clip_ratio_c"] == 10 and rollout["max_num_seqs"] == 128
+
+    role = paper.roles["qwen3_8b"].model_copy(update={"recipe": "dapo_17k_inherited"})
+    inherited = paper.model_copy(update={"roles": {**paper.roles, "qwen3_8b": role}})
+    resolved = run(inherited, "ead_d0_500_alpha_5", role="qwen3_8b")
+    assert (resolved.training.prompts, resolved.n, resolved.algorithm_definition.dual_clip) == (1024, 4, 3)
+
+
+def test_learning_rates_at_eight_rollouts_are_those_of_section_5_2(paper):
+    user = load_configuration({"scale": "paper"})
+    rates = {
+        role: resolve(
+            user, paper, role=role, algorithm="dapo", sampler="ead", rollouts=8, seed=0
+        ).learning_rate
+        for role in ("llama_1b", "qwen_1_5b")
+    }
+    assert rates == {"llama_1b": 1e-6, "qwen_1_5b": 2e-6}
+
+
+def test_a_resumed_engine_draws_no_random_number_twice(paper):
+    def seed(done):
+        values = configuration(run(paper), paper.verl, **PLACES, done=done)
+        return values["actor_rollout_ref"]["rollout"]["seed"]
+
+    assert seed(0) == seed(0) != seed(20)
+
+
+def test_responses_have_streams_of_their_own_only_where_asked(paper):
+    def streams(seed_of):
+        return [
+            loop["stream"] for loop in agent_loops(run(paper), Verl(seed_of=seed_of), state=Path("/state"))
+        ]
+
+    assert streams("engine") == [None, None]
+    assert streams("response") == [[2025, "train", 0, "rollouts"], [2025, "train", 0, "validation"]]
 
 
 def test_one_file_for_training_and_validation_is_refused(paper):

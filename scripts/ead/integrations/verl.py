@@ -27,11 +27,12 @@ parameters, and EAD would be off without a word. Watch the importance weights: w
 the first step on.
 """
 
+import asyncio
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import OmegaConf
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
@@ -39,6 +40,9 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 
 from ead import seeds
 from ead.schedule import from_config
+
+_IMPOSSIBLE = {"kind": "fixed", "tau": 1.0, "position": -1}
+_REFUSED = "ead: position is -1"
 
 
 class AnnealedAgentLoop(SingleTurnAgentLoop):
@@ -48,19 +52,23 @@ class AnnealedAgentLoop(SingleTurnAgentLoop):
         schedule: what ``ead.schedule.from_config`` takes; None samples at the temperature that verl sets.
         stream: root seed and names of the random stream that responses are drawn from. A response's own seed
             is derived from it and the global step, the row's ``extra_info.index`` and the response's number
-            among its siblings, so a resumed run draws what an uninterrupted one would have drawn.
+            among its siblings, so a resumed run draws what an uninterrupted one would have drawn. vLLM draws
+            such responses one by one. None leaves the seed to the engine.
         record: folder to write every response to, one JSON object per line, with its tokens, its
             log-probabilities and the request's parameters; None keeps nothing. ``record_every`` thins the steps.
 
     Raises:
         ValueError: the schedule is malformed, or a prompt is longer than ``rollout.prompt_length``, which verl
             would cut with a warning.
+        RuntimeError: the engine does not know EAD, and would sample at the temperature that verl sets.
     """
+
+    _proof: ClassVar[asyncio.Task | None] = None  # one for all loops of a process
 
     def __init__(
         self,
         *args,
-        stream: Sequence[int | str],
+        stream: Sequence[int | str] | None = None,
         schedule: Mapping[str, Any] | None = None,
         record: str | None = None,
         record_every: int = 1,
@@ -68,7 +76,7 @@ class AnnealedAgentLoop(SingleTurnAgentLoop):
     ):
         super().__init__(*args, **kwargs)
         self.record, self.record_every = record, record_every
-        self.stream = _plain(stream)
+        self.stream = None if stream is None else _plain(stream)
         self.schedule = None if schedule is None else from_config(_plain(schedule)).to_dict()
 
     async def run(self, sampling_params: dict[str, Any], **kwargs) -> AgentLoopOutput:
@@ -78,12 +86,37 @@ class AnnealedAgentLoop(SingleTurnAgentLoop):
             "prompt": int(kwargs["index"]),
             "sibling": int(kwargs["session_id"]),
         }
+        if self.schedule is not None:
+            await self._annealing_is_on()
         request = request_parameters(sampling_params, self.schedule, self.stream, **names)
         # verl's server edits the parameters it is given, so it gets a copy of its own.
         output = await super().run(dict(request), **kwargs)
         if self.record and names["step"] % self.record_every == 0:
             self._write({**names, **request}, output)
         return output
+
+    async def _annealing_is_on(self) -> None:
+        """Ask once for a schedule that no engine with EAD accepts; an engine without EAD ignores what it is asked."""
+        cls = type(self)
+        if cls._proof is None:
+            cls._proof = asyncio.create_task(self._prove())
+        await asyncio.shield(cls._proof)
+
+    async def _prove(self) -> None:
+        try:
+            await self.server_manager.generate(
+                request_id="ead",
+                prompt_ids=[0],
+                sampling_params={"temperature": 1.0, "max_tokens": 1, "extra_args": {"ead": _IMPOSSIBLE}},
+            )
+        except Exception as error:
+            if _REFUSED in str(error):
+                return
+            raise
+        raise RuntimeError(
+            "vLLM ignores the request for EAD: its environment lacks the entry point vllm.logits_processors of the "
+            "package ead, or speculative decoding is on; install ead into the interpreter that runs verl"
+        )
 
     def _write(self, request: dict[str, Any], output: AgentLoopOutput) -> None:
         folder = Path(self.record)
@@ -95,7 +128,8 @@ class AnnealedAgentLoop(SingleTurnAgentLoop):
             "logprobs": output.response_logprobs,
         }
         # One file per process: lines of several would mix.
-        with (folder / f"{self.stream[-1]}_{os.getpid()}.jsonl").open("a", encoding="utf-8") as file:
+        name = "responses" if self.stream is None else self.stream[-1]
+        with (folder / f"{name}_{os.getpid()}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def _cap_text_prompt_length(self, prompt_ids: list[int]) -> list[int]:
@@ -111,15 +145,17 @@ class AnnealedAgentLoop(SingleTurnAgentLoop):
 def request_parameters(
     sampling_params: Mapping[str, Any],
     schedule: Mapping[str, Any] | None,
-    stream: Sequence[int | str],
+    stream: Sequence[int | str] | None,
     *,
     step: int,
     prompt: int,
     sibling: int,
 ) -> dict[str, Any]:
     """Return vLLM's sampling parameters of one response; ``sampling_params``, which siblings share, stays."""
-    root_seed, *names = stream
-    request = {**sampling_params, "seed": seeds.derive(root_seed, *names, step, prompt, sibling)}
+    request = dict(sampling_params)
+    if stream is not None:
+        root_seed, *names = stream
+        request["seed"] = seeds.derive(root_seed, *names, step, prompt, sibling)
     if schedule is not None:
         request["extra_args"] = {"ead": {**schedule, "step": step}}
     return request

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ead import schedule
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 WORKFLOW = REPOSITORY / "workflow"
 SAMPLERS_FILE = WORKFLOW / "samplers.yaml"
-SCALES = ("mini", "cpu", "gpu1", "paper")
+SCALES = ("mini", "cpu", "gpu24", "gpu1", "paper")
 # The models that the paper trains; a scale says what stands for each.
 ROLES = ("llama_1b", "qwen_1_5b", "qwen_7b", "qwen3_8b")
 ROLE_LABELS = {
@@ -41,6 +41,16 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 Rollouts = Annotated[int, Field(ge=2, le=10**4)]
 
 
+def unique(values: list) -> list:
+    repeated = [value for value in values if values.count(value) > 1]
+    if repeated:
+        raise ValueError(f"holds {repeated[0]!r} more than once")
+    return values
+
+
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], AfterValidator(unique), Field(min_length=1)]
+
+
 class ConfigurationError(ValueError):
     """A configuration that cannot be used; the message has one line per problem."""
 
@@ -57,10 +67,3 @@ def _schedule(value: Any) -> dict[str, Any]:
 
 # A schedule is stored as plain data with every default filled in, so that it can be hashed and written.
 ScheduleDict = Annotated[dict[str, Any], BeforeValidator(_schedule)]
-
-
-def unique(values: list) -> list:
-    repeated = [value for value in values if values.count(value) > 1]
-    if repeated:
-        raise ValueError(f"holds {repeated[0]!r} more than once")
-    return values

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
-from reproduction.config.base import FIGURES, SCALES, Folder, Name, Strict, unique
+from reproduction.config.base import FIGURES, SCALES, WORKFLOW, Folder, Name, Seeds, Strict, unique
+from reproduction.config.yaml_files import read_yaml
 
 
 class Paths(Strict):
@@ -48,16 +49,19 @@ class Configuration(Strict):
 
     scale: Literal[SCALES] = Field(
         "cpu",
-        description="mini (tests, a minute), cpu (a laptop), gpu1 (one 80 GB GPU), paper (8 GPUs per run)",
+        description="mini (tests, a minute), cpu (a laptop), gpu24 and gpu1 (one GPU of 24 or 80 GB), paper (2 or 8 "
+        "GPUs per run)",
     )
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], AfterValidator(unique)] = Field(
-        [0], min_length=1, description="one training per cell and seed; adding a seed reuses what ran"
+    seeds: Seeds | None = Field(
+        None,
+        description="one training per cell and seed, adding a seed reuses what ran; null takes the scale's",
     )
     root_seed: int = Field(
         2025, ge=0, description="every random stream of the project is derived from this number"
     )
-    experiments: Annotated[list[Name], AfterValidator(unique)] = Field(
-        FIGURES, description="entries of workflow/experiments.yaml that `all` makes"
+    experiments: Annotated[list[Name], AfterValidator(unique)] | None = Field(
+        None,
+        description="entries of workflow/experiments.yaml that `all` makes; null takes the scale's",
     )
     overrides: dict[str, Any] = Field(
         {},
@@ -67,10 +71,27 @@ class Configuration(Strict):
     tracking: Tracking = Tracking()
     interpreters: Interpreters = Interpreters()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_scale_plans(cls, values: Any) -> Any:
+        """Fill in what is left to the scale: its file's ``plan``, else every figure with one seed."""
+        if not isinstance(values, Mapping):
+            return values
+        scale = values.get("scale", cls.model_fields["scale"].default)
+        file = WORKFLOW / "scales" / f"{scale}.yaml"
+        planned = {"seeds": [0], "experiments": FIGURES}
+        if scale in SCALES and isinstance(plan := read_yaml(file).get("plan"), Mapping):
+            planned |= plan
+        left = {key: value for key, value in planned.items() if values.get(key) is None}
+        return {**values, **{key: left[key] for key in ("seeds", "experiments") if key in left}}
+
 
 def render_configuration(values: Mapping[str, Any] | None = None) -> str:
     """Return config.yaml with ``values`` (by default the defaults), each key with its description as a comment."""
-    model = Configuration.model_validate(dict(values or {}))
+    values = dict(values or {})
+    model = Configuration.model_validate(values)
+    left_to_scale = {key: None for key in ("seeds", "experiments") if values.get(key) is None}
+    model = model.model_copy(update=left_to_scale)
     header = "# What you edit. `make config` rewrites this file from the typed model and keeps your values.\n"
     return header + "".join(_render(model, indent=0))
 

@@ -12,12 +12,13 @@ from reproduction.config.base import (
     LearningRate,
     Name,
     Rollouts,
+    Seeds,
     Share,
     Strict,
 )
 from reproduction.config.drawing import AnyStudy, Decoder, Evaluation, RealLanguageModel
 from reproduction.config.explain import suggest
-from reproduction.config.methods import NamedAlgorithm, NamedSampler, Style, adapt_schedule
+from reproduction.config.methods import Algorithm, NamedAlgorithm, NamedSampler, Style, adapt_schedule
 
 
 class CountdownData(Strict):
@@ -138,6 +139,9 @@ class Role(Strict):
 
     model: Name = Field(description="of the scale's models, or a name in workflow/models.yaml")
     recipe: Name | None = Field(None, description="key of the scale's recipes; null is its default training")
+    learning_rates: dict[Rollouts, LearningRate] = Field(
+        {}, description="laid over the scale's, rollouts per prompt -> learning rate (D18)"
+    )
     annealed: dict[str, Any] = Field(
         {}, description="laid over every annealed schedule, e.g. {tau_min: 0.8} for the paper's 7B model"
     )
@@ -148,6 +152,25 @@ class Recipe(Strict):
 
     training: Training = Field(description="laid over the scale's training")
     evaluation: Evaluation = Field(description="laid over the scale's evaluation")
+    rollouts: Rollouts | None = Field(None, description="in the place of the scale's; null keeps that")
+    dual_clip: PositiveFloat | None = Field(
+        None, description="in the place of the algorithm's, where its loss is `clip`; null keeps that"
+    )
+
+
+class ScalePlan(Strict):
+    """What ``all`` makes at a scale where config.yaml leaves it to the scale."""
+
+    experiments: list[Name] = Field(min_length=1, description="entries of workflow/experiments.yaml")
+    seeds: Seeds = Field(description="one training per cell and seed")
+
+
+class VerlModel(Strict):
+    """What one model needs otherwise; null is as for the others."""
+
+    max_prompt_tokens: Count | None = Field(None, description="as in `verl`")
+    max_num_seqs: Count | None = Field(None, description="as in `verl`")
+    gpu_memory_utilization: Share | None = Field(None, description="as in `verl`")
 
 
 class Verl(Strict):
@@ -161,6 +184,14 @@ class Verl(Strict):
     max_prompt_tokens: Count = Field(1024, description="a longer prompt is an error")
     tensor_parallel: Count = Field(1, description="GPUs that share one vLLM engine")
     gpu_memory_utilization: Share = Field(0.6, description="share of a GPU's memory that vLLM takes")
+    max_num_seqs: Count = Field(
+        256,
+        description="responses that one vLLM engine decodes at once; as many as the rest of its memory holds",
+    )
+    seed_of: Literal["engine", "response"] = Field(
+        "engine",
+        description="what has a random stream: each vLLM engine, or each response, which vLLM then draws row by row",
+    )
     offload: bool = Field(
         False, description="keep parameters and optimiser in host memory while vLLM samples"
     )
@@ -175,6 +206,12 @@ class Verl(Strict):
     dump_every: Count | None = Field(
         None, description="steps between dumps of rollouts, token by token; null keeps none"
     )
+    models: dict[Name, VerlModel] = Field({}, description="model -> what it needs otherwise")
+
+    def of(self, model: str) -> "Verl":
+        """Return this with what ``model`` needs otherwise laid over it."""
+        own = self.models.get(model, VerlModel()).model_dump(exclude_none=True)
+        return self.model_copy(update={**own, "models": {}})
 
 
 class Scale(Strict):
@@ -184,6 +221,9 @@ class Scale(Strict):
         description="what trains: a loop in this process, or verl with Ray and vLLM"
     )
     description: str = Field(description="hardware, data and models in a few words, for figures and reports")
+    plan: ScalePlan | None = Field(
+        None, description="where config.yaml names no experiments or seeds; null: every figure, seed 0"
+    )
     datasets: dict[Name, Annotated[CountdownData | RealData, Field(discriminator="kind")]] = Field(
         description="the scale's data sets; a name in workflow/datasets.yaml needs no entry"
     )
@@ -227,6 +267,20 @@ class Scale(Strict):
         raise ConfigurationError(
             f"decoders.{decoder}: no sampler is like it, so figures have no style for it"
         )
+
+    def rollouts_of(self, role: str) -> int:
+        """Return the rollouts per prompt of a role where an experiment does not say."""
+        recipe = self.roles[role].recipe
+        return (self.recipes[recipe].rollouts if recipe else None) or self.rollouts
+
+    def learning_rates_of(self, role: str) -> dict[int, float]:
+        return self.learning_rates | self.roles[role].learning_rates
+
+    def algorithm_of(self, role: str, algorithm: str) -> Algorithm:
+        """Return an algorithm as the role's recipe has it."""
+        found, recipe = self.algorithms[algorithm].algorithm, self.roles[role].recipe
+        bound = self.recipes[recipe].dual_clip if recipe else None
+        return found.model_copy(update={"dual_clip": bound}) if bound and found.loss == "clip" else found
 
     def training_of(self, role: str) -> Training:
         recipe = self.roles[role].recipe
@@ -298,19 +352,24 @@ class Scale(Strict):
                 f"learning_rates: no learning rate for rollouts = {self.rollouts}; there are some for "
                 f"{', '.join(map(str, self.learning_rates)) or 'none'}"
             )
+        for name, recipe in self.recipes.items():
+            if recipe.rollouts and recipe.rollouts not in self.learning_rates:
+                raise ValueError(f"recipes.{name}.rollouts: no learning rate for {recipe.rollouts} rollouts")
         if self.engine == "verl":
             if self.verl is None:
                 raise ValueError("verl: the engine verl needs this section")
+            for name in self.verl.models:
+                known("model", name, f"verl.models.{name}", self.models)
             for where, training in trainings.items():
                 self._trainable_by_verl(where, training)
         return self
 
     def _trainable_by_verl(self, where: str, training: Training) -> None:
         """Raise ValueError for what ``reproduction.engines.verl`` would refuse when the job has started."""
-        if training.warmup_steps or training.decay != "constant":
+        if training.decay != "constant":
             raise ValueError(
-                f"{where}: the verl engine keeps the learning rate constant; allowed: warmup_steps = 0 and "
-                f"decay = 'constant', found warmup_steps = {training.warmup_steps}, decay = {training.decay!r}"
+                f"{where}: the verl engine keeps the learning rate constant after its warm-up; allowed: "
+                f"decay = 'constant', found decay = {training.decay!r}"
             )
         gpus = self.verl.nodes * self.verl.gpus_per_node
         for n in self.learning_rates:

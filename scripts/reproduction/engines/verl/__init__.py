@@ -69,6 +69,7 @@ def train(
         StateMismatch: the state belongs to another run, model, data set or version of verl.
         RuntimeError: the node lacks GPUs; or verl failed, and the message has the end of its log.
     """
+    machine = machine.of(run.model)
     model, dataset, validation, state = (Path(path).resolve() for path in (model, dataset, validation, state))
     folder = state / "verl"
     _check_identity(
@@ -86,6 +87,7 @@ def train(
         return Result(**json.loads(ended.read_text(encoding="utf-8")))
     if machine.device == "cuda":
         compute.require_gpus(machine.gpus_per_node, "verl.gpus_per_node")
+    done = _resumed_step(folder / "checkpoints")
     values = configuration(
         run,
         machine,
@@ -94,12 +96,12 @@ def train(
         validation=validation,
         state=state,
         cpus=RAY_CPUS + RAY_CPUS_PER_GPU * machine.gpus_per_node,
+        done=done,
     )
     write_text(folder / "verl.yaml", yaml.safe_dump(values, sort_keys=False))
     loops = agent_loops(run, machine, state=state)
     write_text(folder / "agent_loops.yaml", yaml.safe_dump(loops, sort_keys=False))
 
-    done = _resumed_step(folder / "checkpoints")
     for name in RECORDS:
         records.truncate(state / name, done)
     steps = len(list(records.read(state / "metrics.jsonl")))

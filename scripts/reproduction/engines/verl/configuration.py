@@ -57,12 +57,13 @@ def request_schedule(run: RunConfiguration) -> dict[str, Any] | None:
 def agent_loops(run: RunConfiguration, machine: Verl, *, state: Path) -> list[dict[str, Any]]:
     """Return verl's list of agent loops: rollouts with the run's schedule, validation without one."""
     record = {"record": str(state / "verl" / "samples"), "record_every": machine.dump_every}
+    of_run = [run.root_seed, "train", run.seed]
     return [
         {
             "name": name,
             "_target_": "ead.integrations.verl.AnnealedAgentLoop",
             "schedule": schedule,
-            "stream": [run.root_seed, "train", run.seed, stream],
+            "stream": [*of_run, stream] if machine.seed_of == "response" else None,
             **(record if machine.dump_every else {}),
         }
         for name, schedule, stream in (
@@ -108,6 +109,7 @@ def configuration(
     validation: Path,
     state: Path,
     cpus: int,
+    done: int = 0,
 ) -> dict[str, Any]:
     """Return what ``verl.trainer.main_ppo`` is to run, laid over verl's defaults.
 
@@ -118,15 +120,16 @@ def configuration(
         dataset, validation: problems, Parquet; must be two files, since verl tells them apart by their names.
         state: the trainer's private folder.
         cpus: logical CPUs that Ray may give to actors; ignored when a cluster is already there (several nodes).
+        done: steps that are done already: a resumed engine must not draw the random numbers of the first step again.
 
     Raises:
-        ConfigurationError: verl has no such learning-rate schedule or sampler.
+        ConfigurationError: verl has no such learning-rate schedule, loss or sampler.
     """
-    training, algorithm = run.training, run.algorithm_definition
-    if training.warmup_steps or training.decay != "constant":
+    machine, training, algorithm = machine.of(run.model), run.training, run.algorithm_definition
+    if training.decay != "constant":
         raise ConfigurationError(
-            f"run {run.name}: the verl engine keeps the learning rate constant, as published; found "
-            f"warmup_steps = {training.warmup_steps}, decay = {training.decay!r}"
+            f"run {run.name}: the verl engine keeps the learning rate constant after its warm-up, as published; "
+            f"found decay = {training.decay!r}"
         )
     if dataset == validation:
         raise ConfigurationError(f"run {run.name}: training and validation are the same file {dataset}")
@@ -182,6 +185,10 @@ def configuration(
             "model": {
                 "path": str(model),
                 "use_remove_padding": packed,
+                # Log-probabilities chunk by chunk from hidden states: verl's own way without flash-attn is a Python
+                # loop over tokens, and holds all logits.
+                "use_fused_kernels": True,
+                "fused_kernel_options": {"impl_backend": "torch"},
                 "enable_gradient_checkpointing": not on_cpu,
                 "override_config": {"attn_implementation": machine.attention},
             },
@@ -197,6 +204,7 @@ def configuration(
                     "betas": list(training.betas),
                     "weight_decay": training.weight_decay,
                     "lr_scheduler_type": "constant",
+                    "lr_warmup_steps": training.warmup_steps,
                     "clip_grad": training.gradient_clip,
                 },
                 "grad_clip": training.gradient_clip,
@@ -231,7 +239,7 @@ def configuration(
                 "temperature": temperature,
                 "top_p": 1.0,
                 "top_k": -1,
-                "seed": seeds.derive(run.root_seed, "train", run.seed, "engine") % _SEED_RANGE,
+                "seed": seeds.derive(run.root_seed, "train", run.seed, "engine", done) % _SEED_RANGE,
                 **log_prob_batches,
                 "calculate_log_probs": True,
                 "logprobs_mode": "processed_logprobs",
@@ -252,6 +260,7 @@ def configuration(
                 "tensor_model_parallel_size": machine.tensor_parallel,
                 "gpu_memory_utilization": machine.gpu_memory_utilization,
                 "max_model_len": longest,
+                "max_num_seqs": machine.max_num_seqs,
                 # On CPUs vLLM 0.24 fails on a request with a seed of its own in the midst of its prompt.
                 "enable_chunked_prefill": not on_cpu,
                 "max_num_batched_tokens": max(8192, longest),
@@ -336,6 +345,5 @@ def _ray(machine: Verl, cpus: int) -> dict[str, Any]:
 
 
 def _vllm(on_cpu: bool) -> Mapping[str, Any]:
-    # Named although its entry point is installed too: an environment without it then fails at the start.
-    processors = {"logits_processors": ["ead.integrations.vllm:AnnealedTemperature"]}
-    return {**processors, "worker_extension_cls": f"{CPU_PLATFORM}.Worker"} if on_cpu else processors
+    # EAD comes by its entry point alone: an engine for which a processor is named waits for every token.
+    return {"worker_extension_cls": f"{CPU_PLATFORM}.Worker"} if on_cpu else {}

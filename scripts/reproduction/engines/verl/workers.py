@@ -7,6 +7,7 @@ that the run's configuration gives. Each uses a place that verl keeps open for i
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ import torch
 import transfer_queue as tq
 from omegaconf import open_dict
 from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import Dataset
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
+from verl.workers.engine import EngineRegistry, FSDPEngineWithLMHead
 
 from ead import importance, metrics
 from ead.schedule import Fixed, from_config
@@ -144,10 +147,54 @@ class Trainer(PPOTrainerSync):
             )
         return batch
 
+    def _balance_batch(self, batch, *args, **kwargs):
+        """Sort each GPU's share of each mini-batch by length: rows of a micro-batch are padded to its longest."""
+        batch = super()._balance_batch(batch, *args, **kwargs)
+        gpus = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+        share = self.run.training.mini_batch_prompts * self.run.n // gpus
+        lengths = [tag["seq_len"] for tag in batch.tags]
+        batch.reorder(rows_by_length(lengths, share))
+        return batch
+
     def _save_checkpoint(self) -> None:
         for name in ("metrics.jsonl", "groups.jsonl", "timings.jsonl"):
             records.flush(self.folder / name)
         super()._save_checkpoint()
+
+
+def rows_by_length(lengths: Sequence[int], share: int) -> list[int]:
+    """Return row numbers, sorted by length within each ``share`` rows; ties keep their order.
+
+    Which rows make up a mini-batch stays as it was: sorting all of them would put the long responses into one.
+    """
+    rows = range(len(lengths))
+    return [
+        row
+        for first in rows[::share]
+        for row in sorted(rows[first : first + share], key=lambda row: lengths[row])
+    ]
+
+
+@EngineRegistry.register(
+    model_type="language_model", backend="fsdp2", device="cuda", vendor=["nvidia", "cpu"]
+)
+class Engine(FSDPEngineWithLMHead):
+    """verl's FSDP engine, whose fused log-probabilities then work with untied embeddings too (7B and 8B).
+
+    FSDP2 keeps an output layer with weights of its own in shards until it is called. verl's fused kernels never call
+    it but multiply by its weight, so the weight is gathered here. After a training step FSDP2 frees it by itself.
+    """
+
+    def forward_step(self, micro_batch, loss_function, forward_only):
+        head = self.module.get_output_embeddings()
+        if not (self.model_config.use_fused_kernels and isinstance(head, FSDPModule)):
+            return super().forward_step(micro_batch, loss_function, forward_only)
+        head.unshard()
+        try:
+            return super().forward_step(micro_batch, loss_function, forward_only)
+        finally:
+            if forward_only:
+                head.reshard()
 
 
 _TIMINGS = {"gen": "sampling", "old_log_prob": "logprobs", "ref": "reference", "update_actor": "update"}

@@ -46,6 +46,7 @@ FILES: dict[str, tuple[str, str, list[type[BaseModel]]]] = {
         "`overrides` of config.yaml are laid over it",
         [
             config.Scale,
+            config.ScalePlan,
             config.CountdownData,
             config.RealData,
             config.WarmStartModel,
@@ -62,6 +63,7 @@ FILES: dict[str, tuple[str, str, list[type[BaseModel]]]] = {
             config.ForkingStudy,
             config.MajorityStudy,
             config.Verl,
+            config.VerlModel,
         ],
     ),
     "Samplers": (

@@ -61,12 +61,12 @@ def test_a_fork_takes_what_is_left_of_its_response():
     resources = load_resources()
     table = resources.scales["paper"]
     mean = table.response_share * 4096
-    tokens = (
-        200 * mean * (1 + 16 * (1 + 0.75))
-    )  # 200 responses; cut at their start, and at a quarter of the limit
-    rate = table.models["deepseek-r1-distill-llama-8b"].sampling_tokens_per_s
-    need = Needs("paper", scale, resources).draw_study("forking")
-    assert need.expected_s == pytest.approx(table.startup_s + tokens / rate)
+    name = "deepseek-r1-distill-llama-8b"
+    needs = Needs("paper", scale, resources)
+    # 200 responses and their branches; cut at their start, and at a quarter of the limit.
+    sampling_s = needs._sampling_s(name, table.models[name], 200 * (1 + 16 * (1 + 0.75)), mean, 4096)
+    need = needs.draw_study("forking")
+    assert need.expected_s == pytest.approx(table.startup_s + sampling_s)
     # Every branch is kept with the text before it, and the responses with their tokens.
     assert need.expected_bytes == round(200 * mean * (cluster.BYTES_PER_TOKEN * (1 + 16 * 2) + 4))
 

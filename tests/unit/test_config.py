@@ -65,7 +65,7 @@ def test_config_yaml_has_every_key_and_comment_of_the_model():
     ("values", "words"),
     [
         ({"scal": "cpu"}, ["config.yaml", "'scal'", "did you mean 'scale'"]),
-        ({"scale": "big"}, ["scale", "'mini', 'cpu', 'gpu1' or 'paper'", "'big'"]),
+        ({"scale": "big"}, ["scale", "'mini', 'cpu', 'gpu24', 'gpu1' or 'paper'", "'big'"]),
         ({"seeds": [0, 0]}, ["seeds", "0 more than once"]),
         ({"seeds": []}, ["seeds", "at least 1"]),
         ({"seeds": "0"}, ["seeds", "list", "'0'"]),

@@ -80,9 +80,11 @@ from reproduction.config.scale import (
     Recipe,
     Role,
     Scale,
+    ScalePlan,
     ScheduleUnits,
     Training,
     Verl,
+    VerlModel,
     WarmStartModel,
 )
 from reproduction.config.tables import (
@@ -148,6 +150,7 @@ __all__ = [
     "Sampler",
     "Samplers",
     "Scale",
+    "ScalePlan",
     "ScheduleDict",
     "SchedulePanel",
     "ScheduleUnits",
@@ -161,6 +164,7 @@ __all__ = [
     "Training",
     "TrainingCurves",
     "Verl",
+    "VerlModel",
     "WORKFLOW",
     "WarmStartModel",
     "adapt_schedule",

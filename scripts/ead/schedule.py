@@ -1,4 +1,4 @@
-"""Temperature schedules: fixed, annealed (EAD) and reverse annealed (RevEAD).
+"""Temperature schedules: fixed, annealed (EAD), reverse annealed (RevEAD), and others in use.
 
 A schedule maps the position ``t`` of a response token (counted from 0) and the trainer's global step ``s``
 to the temperature that divides the logits of that token (paper, section 4)::
@@ -7,45 +7,62 @@ to the temperature that divides the logits of that token (paper, section 4)::
     EAD     = max(1 + tau_max - exp(t / d_s), tau_min)     for t >= start, 1 before
     RevEAD  = min(tau_min + exp(t / d_s), tau_max)         for t >= start, 1 before
 
-Every schedule is one row of the same seven numbers, so a batch that mixes kinds is evaluated in one
-vectorised call of :func:`annealed_temperature`, the only place where the formula is written.
+A schedule at a step is a row of numbers (:meth:`Schedule.parameters`), and its class's ``curve`` turns rows and
+positions into temperatures, for numpy arrays and for tensors on a device: the only place where a formula is written.
+:class:`ScheduleTable` evaluates a batch that mixes them.
+
+A formula of your own is one class, named in :data:`KINDS`. It gives ``parameters``, ``curve`` and ``bounds``, and each
+of its fields that counts tokens or training steps says so (:func:`measured`), so that a scale can convert it.
 """
 
 import operator
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
 
 PARAMETERS = ("sign", "offset", "scale", "floor", "ceiling", "origin", "start")
-"""Rows of a parameter array, in order; see :func:`annealed_temperature`."""
+"""The row of :func:`annealed_temperature`, in order."""
 
 ORIGINS = ("response", "start")
 """What the position ``t`` of the curve is counted from (D14); see :class:`Annealed`."""
 
+UNITS = ("length", "length/steps", "start")
+"""What a field can be measured in: tokens, tokens per training step, or the template's length in tokens."""
+
 _LARGEST_FLOAT = sys.float_info.max
 _LARGEST_EXPONENT = 700.0  # exp(700) is finite in float64 and beyond every ceiling
+_MOST_POINTS = 16  # of a list in a schedule: a request may come from anyone
 _RELEASED_STRETCH = 20.0  # D01: the released sampler computes exp(t / (20 d_s))
 
 
-def annealed_temperature(parameters: np.ndarray, position: np.ndarray | int) -> np.ndarray:
+def measured(unit: str, default: Any = MISSING) -> Any:
+    """Return a dataclass field whose values are in ``unit``, one of :data:`UNITS`."""
+    if unit not in UNITS:
+        raise ValueError(f"unit must be one of {', '.join(UNITS)}, found {unit!r}")
+    return field(default=default, metadata={"unit": unit})
+
+
+def annealed_temperature(parameters: Any, position: Any, xp: ModuleType = np) -> Any:
     """Return ``clip(offset + sign (exp((position - origin) / scale) - 1), floor, ceiling)``, 1 before start.
 
     Args:
         parameters: float64, shape ``(7, ...)``: the rows named by :data:`PARAMETERS`. For a batch of
             schedules stack their :meth:`Schedule.parameters` along the last axis, shape ``(7, batch)``.
-        position: response-token positions counted from 0, broadcast against ``parameters.shape[1:]``.
+        position: response-token positions counted from 0, broadcast against ``parameters.shape[1:]``; float64 for torch.
+        xp: the module of the arrays, ``numpy`` or ``torch``.
 
     Returns:
         Temperatures, float64, of the broadcast shape; never NaN and never outside ``[floor, ceiling]``
         from ``start`` on, however large the position.
     """
     sign, offset, scale, floor, ceiling, origin, start = parameters
-    exponent = np.minimum((position - origin) / scale, _LARGEST_EXPONENT)
-    annealed = np.minimum(np.maximum(offset + sign * np.expm1(exponent), floor), ceiling)
-    return np.where(position >= start, annealed, 1.0)
+    exponent = xp.clip((position - origin) / scale, None, _LARGEST_EXPONENT)
+    annealed = xp.clip(offset + sign * xp.expm1(exponent), floor, ceiling)
+    return xp.where(position >= start, annealed, 1.0)
 
 
 class Schedule:
@@ -53,8 +70,19 @@ class Schedule:
 
     kind: ClassVar[str]
 
+    curve: ClassVar[Callable[[Any, Any, ModuleType], Any]] = staticmethod(annealed_temperature)
+    """Temperatures from ``(parameters, position, xp)``, element by element, as :func:`annealed_temperature`.
+
+    ``xp`` is numpy or torch; ``minimum`` and the like that both have under one name are what a curve is written with.
+    """
+
     def parameters(self, step: int = 0) -> np.ndarray:
-        """Return this schedule at ``step`` as the float64 vector of :data:`PARAMETERS`, shape ``(7,)``."""
+        """Return this schedule at ``step`` as the numbers that ``curve`` takes, a float64 vector."""
+        raise NotImplementedError
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest temperature of the curve, in any position and at any step."""
         raise NotImplementedError
 
     def temperature(self, position: Any, step: int = 0) -> float | np.ndarray:
@@ -66,12 +94,24 @@ class Schedule:
             ValueError: a position or the step is negative or not an integer.
         """
         positions = _positions(position)
-        temperatures = annealed_temperature(self.parameters(step), positions)
+        temperatures = self.curve(self.parameters(step), positions, np)
         return temperatures if positions.ndim else float(temperatures)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which :func:`from_config` rebuilds an equal schedule."""
         return {"kind": self.kind, **asdict(self)}
+
+    def converted(self, convert: Callable[[str, Any], Any]) -> "Schedule":
+        """Return this schedule in other units: each :func:`measured` number is ``convert(unit, number)``."""
+        changed = {}
+        for each in fields(self):
+            if "unit" in each.metadata:
+                unit, value = each.metadata["unit"], getattr(self, each.name)
+                several = isinstance(value, tuple)
+                changed[each.name] = (
+                    tuple(convert(unit, number) for number in value) if several else convert(unit, value)
+                )
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
@@ -89,23 +129,24 @@ class Fixed(Schedule):
         _integer("step", step)
         return np.array([0.0, self.tau, 1.0, self.tau, self.tau, 0.0, 0.0])
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.tau, self.tau
+
     def __str__(self) -> str:
         return f"tau(t) = {_number(self.tau)}"
 
 
 @dataclass(frozen=True)
 class _StepAware(Schedule):
-    """Fields shared by EAD and RevEAD; the paper's defaults (tau_min as for its 1B and 1.5B models)."""
+    """Fields shared by every curve with a length; the paper's defaults (tau_min as for its 1B and 1.5B models)."""
 
-    readings: ClassVar[tuple[str, ...]]
     tau_max: float = 1.2
     tau_min: float = 0.1
-    d0: float = 25.0
-    alpha: float = 5.0
-    d_max: float = 40000.0
-    start: int = 10
-    reading: str = "printed"
-    origin: str = "response"
+    d0: float = measured("length", 25.0)
+    alpha: float = measured("length/steps", 5.0)
+    d_max: float = measured("length", 40000.0)
+    start: int = measured("start", 10)
 
     def __post_init__(self) -> None:
         for name in ("tau_max", "tau_min", "d0", "alpha", "d_max"):
@@ -116,8 +157,11 @@ class _StepAware(Schedule):
         _require(self.d0 > 0, "d0", self.d0, "greater than 0")
         _require(self.alpha >= 0, "alpha", self.alpha, "at least 0")
         _require(self.d_max >= self.d0, "d_max", self.d_max, f"at least d0 = {self.d0}")
-        _require(self.reading in self.readings, "reading", self.reading, f"one of {', '.join(self.readings)}")
         _require(self.origin in ORIGINS, "origin", self.origin, f"one of {', '.join(ORIGINS)}")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.tau_min, self.tau_max
 
     def decay_rate(self, step: int = 0) -> float:
         """Return ``d_s = min(d0 + alpha * step, d_max)``, in tokens.
@@ -131,19 +175,17 @@ class _StepAware(Schedule):
             return self.d_max
         return min(self.d0 + self.alpha * step, self.d_max) if self.alpha > 0 else self.d0
 
-    def _row(self, sign: float, offset: float, scale: float) -> np.ndarray:
-        origin = self.start if self.origin == "start" else 0
-        return np.array(
-            [sign, offset, scale, self.tau_min, self.tau_max, origin, self.start], dtype=np.float64
-        )
+    @property
+    def _counted_from(self) -> int:
+        return self.start if self.origin == "start" else 0
 
-    def _exponential(self, stretch: float = 1.0) -> str:
-        elapsed = f"(t - {self.start})" if self.origin == "start" and self.start else "t"
+    def _elapsed(self, stretch: float = 1.0) -> str:
+        elapsed = f"(t - {self.start})" if self._counted_from else "t"
         d0, alpha, d_max = (_number(value) for value in (self.d0, self.alpha, self.d_max))
         rate = f"min({d0} + {alpha} s, {d_max})" if self.alpha > 0 else d0
         if stretch != 1:
             rate = f"({_number(stretch)} * {rate})"
-        return f"exp({elapsed} / {rate})"
+        return f"{elapsed} / {rate}"
 
     def _formula(self, annealed: str) -> str:
         variables = "t, s" if self.alpha > 0 else "t"
@@ -152,7 +194,29 @@ class _StepAware(Schedule):
 
 
 @dataclass(frozen=True)
-class Annealed(_StepAware):
+class _Exponential(_StepAware):
+    """Fields and row shared by EAD and RevEAD."""
+
+    readings: ClassVar[tuple[str, ...]]
+    reading: str = "printed"
+    origin: str = "response"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.reading in self.readings, "reading", self.reading, f"one of {', '.join(self.readings)}")
+
+    def _row(self, sign: float, offset: float, scale: float) -> np.ndarray:
+        return np.array(
+            [sign, offset, scale, self.tau_min, self.tau_max, self._counted_from, self.start],
+            dtype=np.float64,
+        )
+
+    def _exponential(self, stretch: float = 1.0) -> str:
+        return f"exp({self._elapsed(stretch)})"
+
+
+@dataclass(frozen=True)
+class Annealed(_Exponential):
     """Exploratory Annealed Decoding (EAD): hot early, cooling with position (paper, section 4).
 
     Attributes:
@@ -185,7 +249,7 @@ class Annealed(_StepAware):
 
 
 @dataclass(frozen=True)
-class ReverseAnnealed(_StepAware):
+class ReverseAnnealed(_Exponential):
     """Reverse annealing (RevEAD, the paper's Figure 10 control): warming with position.
 
     The attributes are those of :class:`Annealed`, except ``reading`` (D02): ``printed`` is the paper's
@@ -209,14 +273,284 @@ class ReverseAnnealed(_StepAware):
         return self._formula(f"min({curve}, {_number(self.tau_max)})")
 
 
-KINDS: dict[str, type[Schedule]] = {cls.kind: cls for cls in (Fixed, Annealed, ReverseAnnealed)}
+@dataclass(frozen=True)
+class _Fall(_StepAware):
+    """From tau_max to tau_min within d_s tokens; the attributes are those of :class:`Annealed`, but ``reading``."""
+
+    origin: str = "response"
+
+    def parameters(self, step: int = 0) -> np.ndarray:
+        return np.array(
+            [self.tau_max, self.tau_min, self.decay_rate(step), self._counted_from, self.start],
+            dtype=np.float64,
+        )
+
+    @staticmethod
+    def _share(elapsed: Any, xp: ModuleType) -> Any:
+        """Return the share of the fall that is done, from the share of its tokens, both from 0 to 1."""
+        raise NotImplementedError
+
+    @classmethod
+    def curve(cls, parameters: Any, position: Any, xp: ModuleType = np) -> Any:
+        highest, lowest, scale, origin, start = parameters
+        share = cls._share(xp.clip((position - origin) / scale, 0.0, 1.0), xp)
+        fallen = xp.clip(highest * (1 - share) + lowest * share, lowest, highest)
+        return xp.where(position >= start, fallen, 1.0)
+
+
+@dataclass(frozen=True)
+class Linear(_Fall):
+    """A straight fall from ``tau_max`` to ``tau_min`` within ``d_s`` tokens."""
+
+    kind: ClassVar[str] = "linear"
+
+    @staticmethod
+    def _share(elapsed: Any, xp: ModuleType) -> Any:
+        return elapsed
+
+    def __str__(self) -> str:
+        fall = f"{_number(self.tau_max)} - {_number(self.tau_max - self.tau_min)} * min({self._elapsed()}, 1)"
+        return self._formula(fall)
+
+
+@dataclass(frozen=True)
+class Cosine(_Fall):
+    """Half a cosine from ``tau_max`` to ``tau_min`` within ``d_s`` tokens: flat at both ends."""
+
+    kind: ClassVar[str] = "cosine"
+
+    @staticmethod
+    def _share(elapsed: Any, xp: ModuleType) -> Any:
+        return (1 - xp.cos(np.pi * elapsed)) / 2
+
+    def __str__(self) -> str:
+        middle, half = (self.tau_max + self.tau_min) / 2, (self.tau_max - self.tau_min) / 2
+        return self._formula(f"{_number(middle)} + {_number(half)} * cos(pi * min({self._elapsed()}, 1))")
+
+
+@dataclass(frozen=True)
+class Piecewise(Schedule):
+    """Temperatures at named positions, and lines or steps between them.
+
+    Attributes:
+        at: positions in tokens, >= 0 and rising, at most 16.
+        tau: the temperature at each, > 0.
+        interpolation: ``linear``, or ``constant``: each temperature holds until the next position.
+
+    Before the first position its temperature holds, after the last one that one's.
+
+    Raises:
+        ValueError: a value is out of range; the message names it.
+    """
+
+    kind: ClassVar[str] = "piecewise"
+    interpolations: ClassVar[tuple[str, ...]] = ("linear", "constant")
+    at: tuple[float, ...] = measured("length")
+    tau: tuple[float, ...] = field()
+    interpolation: str = "linear"
+
+    def __post_init__(self) -> None:
+        for name in ("at", "tau"):
+            values = getattr(self, name)
+            if (
+                isinstance(values, str)
+                or not isinstance(values, Sequence)
+                or not 1 <= len(values) <= _MOST_POINTS
+            ):
+                raise ValueError(f"{name} must be a list of 1 to {_MOST_POINTS} numbers, found {values!r}")
+            object.__setattr__(self, name, tuple(_float(name, value) for value in values))
+        _require(len(self.at) == len(self.tau), "tau", list(self.tau), f"as many as at has, {len(self.at)}")
+        rising = all(before < after for before, after in zip((-1.0, *self.at), self.at, strict=False))
+        _require(rising and self.at[0] >= 0, "at", list(self.at), "rising numbers from 0 on")
+        _require(min(self.tau) > 0, "tau", list(self.tau), "greater than 0")
+        _require(
+            self.interpolation in self.interpolations,
+            "interpolation",
+            self.interpolation,
+            f"one of {', '.join(self.interpolations)}",
+        )
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return min(self.tau), max(self.tau)
+
+    def parameters(self, step: int = 0) -> np.ndarray:
+        _integer("step", step)
+        return np.array([*self.at, *self.tau, self.interpolation == "linear"], dtype=np.float64)
+
+    @staticmethod
+    def curve(parameters: Any, position: Any, xp: ModuleType = np) -> Any:
+        points = len(parameters) // 2
+        at, tau, linear = parameters[:points], parameters[points : 2 * points], parameters[-1]
+        temperature = tau[0] + 0.0 * position
+        for left, right, here, there in zip(at, at[1:], tau, tau[1:], strict=False):
+            share = linear * xp.clip((position - left) / (right - left), 0.0, 1.0)
+            temperature = xp.where(position >= left, here * (1 - share) + there * share, temperature)
+        return xp.where(position >= at[-1], tau[-1], temperature)
+
+    def __str__(self) -> str:
+        points = ", ".join(f"{_number(t)} at {_number(at)}" for at, t in zip(self.at, self.tau, strict=True))
+        between = "lines between" if self.interpolation == "linear" else "each until the next"
+        return f"tau(t) = {points}; {between}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "at": list(self.at), "tau": list(self.tau)}
+
+
+@dataclass(frozen=True)
+class Switched(Schedule):
+    """One schedule until a token has been drawn, another after it, for instance after ``</think>``.
+
+    Attributes:
+        before: the schedule of the tokens up to and including the first of ``tokens`` that is drawn.
+        after: that of the tokens after it; their positions are counted from 0 again.
+        tokens: ids of one to 16 tokens; the first of any of them switches, later ones change nothing.
+
+    The position of the switch is a fact of the response, so :meth:`temperature` is told it, and what samples keeps
+    track of it: each integration finds the first of ``tokens`` in the response, not in the prompt.
+
+    Raises:
+        ValueError: a value is out of range; the message names it.
+    """
+
+    kind: ClassVar[str] = "switched"
+    before: Schedule
+    after: Schedule
+    tokens: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("before", "after"):
+            part = getattr(self, name)
+            if not isinstance(part, Schedule):
+                try:
+                    part = from_config(part)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from error
+                object.__setattr__(self, name, part)
+            _require(
+                not isinstance(part, Switched), name, part.kind, "a schedule that does not switch itself"
+            )
+        tokens = self.tokens if isinstance(self.tokens, Sequence) else [self.tokens]
+        if isinstance(tokens, str) or not 1 <= len(tokens) <= _MOST_POINTS:
+            raise ValueError(f"tokens must be a list of 1 to {_MOST_POINTS} token ids, found {self.tokens!r}")
+        object.__setattr__(self, "tokens", tuple(_integer("tokens", token) for token in tokens))
+        _require(max(self.tokens) < 2**31, "tokens", max(self.tokens), "less than 2**31")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        lowest, highest = zip(self.before.bounds, self.after.bounds, strict=True)
+        return min(lowest), max(highest)
+
+    def temperature(self, position: Any, step: int = 0, switched_at: Any = None) -> float | np.ndarray:
+        """Return the temperature at ``position``, as :meth:`Schedule.temperature` does.
+
+        Args:
+            switched_at: position of the first token after the switch, broadcast against ``position``; None, or a
+                position that is not reached, where there was none.
+        """
+        before = self.before.temperature(position, step)
+        if switched_at is None:
+            return before
+        positions, since = _positions(position), _positions(switched_at)
+        after = self.after.temperature(np.maximum(positions - since, 0), step)
+        temperatures = np.where(positions >= since, after, before)
+        return temperatures if temperatures.ndim else float(temperatures)
+
+    def converted(self, convert: Callable[[str, Any], Any]) -> "Schedule":
+        return replace(self, before=self.before.converted(convert), after=self.after.converted(convert))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "tokens": list(self.tokens),
+        }
+
+    def __str__(self) -> str:
+        tokens = " or ".join(map(str, self.tokens))
+        return f"{self.before} until token {tokens}, then {self.after} from there"
+
+
+KINDS: dict[str, type[Schedule]] = {
+    cls.kind: cls for cls in (Fixed, Annealed, ReverseAnnealed, Linear, Cosine, Piecewise, Switched)
+}
 """Every schedule by the name under which a configuration asks for it."""
 
 
-def from_config(config: Mapping[str, Any]) -> Schedule:
-    """Build the schedule that ``config`` describes: ``kind`` and the fields of that kind.
+class ScheduleTable:
+    """The schedules of a batch, a column of numbers for each row of the batch, evaluated in one call per formula.
 
-    ``kind`` is ``fixed``, ``annealed`` or ``reverse_annealed``; absent fields take their defaults.
+    For what samples many responses at once, each at a position, a step and with a schedule of its own. A row that was
+    not set has temperature 1. :class:`Switched` has no curve: put its part that holds into the table.
+
+    Attributes:
+        parameters: float64, shape (height, rows): what the curves take; a shorter column ends in zeros.
+        formulas: integers, shape (rows,): which of ``curves`` each row follows.
+        curves: the formulas seen so far, each with the number of its parameters.
+    """
+
+    def __init__(self, rows: int) -> None:
+        neutral = Fixed(1.0)
+        self._neutral = neutral.parameters()
+        self.curves: list[tuple[Callable[[Any, Any, ModuleType], Any], int]] = [
+            (neutral.curve, len(self._neutral))
+        ]
+        self.parameters = np.tile(self._neutral[:, None], rows)
+        self.formulas = np.zeros(rows, dtype=np.int64)
+
+    def set(self, row: int, schedule: Schedule, step: int = 0) -> None:
+        """Let ``row`` follow ``schedule`` at ``step``."""
+        column = schedule.parameters(step)
+        formula = (schedule.curve, len(column))
+        if formula not in self.curves:
+            self.curves.append(formula)
+        missing = len(column) - len(self.parameters)
+        if missing > 0:
+            self.parameters = np.pad(self.parameters, ((0, missing), (0, 0)))
+        self.parameters[: len(column), row] = column
+        self.formulas[row] = self.curves.index(formula)
+
+    def clear(self, row: int) -> None:
+        """Let ``row`` have temperature 1."""
+        self.parameters[: len(self._neutral), row] = self._neutral
+        self.formulas[row] = 0
+
+    def swap(self, one: int, other: int) -> None:
+        """Exchange two rows."""
+        pair, swapped = [one, other], [other, one]
+        self.parameters[:, pair] = self.parameters[:, swapped]
+        self.formulas[pair] = self.formulas[swapped]
+
+    def temperatures(self, position: np.ndarray) -> np.ndarray:
+        """Return the temperatures of the first rows at ``position``, integers >= 0, shape (..., rows)."""
+        rows = position.shape[-1]
+        formulas = self.formulas[:rows]
+        return self.evaluate(np.unique(formulas), self.parameters[:, :rows], formulas, position)
+
+    def evaluate(
+        self, present: Sequence[int], parameters: Any, formulas: Any, position: Any, xp: ModuleType = np
+    ) -> Any:
+        """Return temperatures from columns of this table, or copies of them on a device (``xp``: torch).
+
+        Args:
+            present: the formulas that occur in ``formulas``.
+        """
+        temperatures = None
+        with np.errstate(all="ignore"):  # a formula is evaluated in all rows, those of other formulas too
+            for formula in present:
+                curve, height = self.curves[formula]
+                found = curve(parameters[:height], position, xp)
+                temperatures = (
+                    found if temperatures is None else xp.where(formulas == int(formula), found, temperatures)
+                )
+        return temperatures
+
+
+def from_config(config: Mapping[str, Any]) -> Schedule:
+    """Build the schedule that ``config`` describes: ``kind``, one of :data:`KINDS`, and the fields of that kind.
+
+    Absent fields take their defaults.
 
     Raises:
         ValueError: ``kind`` is absent or unknown, a key is unknown or missing, or a value is out of range.
@@ -227,12 +561,13 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
     kind = values.pop("kind", None)
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"schedule kind: found {kind!r}, allowed: {', '.join(KINDS)}")
-    allowed = [field.name for field in fields(KINDS[kind])]
+    allowed = {each.name: each for each in fields(KINDS[kind])}
     unknown = [key for key in values if key not in allowed]
     if unknown:
         raise ValueError(f"schedule {kind}: unknown key {unknown[0]!r}, allowed: {', '.join(allowed)}")
-    if kind == Fixed.kind and "tau" not in values:
-        raise ValueError("schedule fixed: the key 'tau' is missing")
+    missing = [name for name, each in allowed.items() if each.default is MISSING and name not in values]
+    if missing:
+        raise ValueError(f"schedule {kind}: the key {missing[0]!r} is missing")
     return KINDS[kind](**values)
 
 
@@ -261,11 +596,14 @@ def _integer(name: str, value: Any) -> int:
 
 def _set_float(schedule: Schedule, name: str) -> None:
     """Store the field ``name`` of a frozen schedule as a float, so that equal schedules print alike."""
-    value = getattr(schedule, name)
+    object.__setattr__(schedule, name, _float(name, getattr(schedule, name)))
+
+
+def _float(name: str, value: Any) -> float:
     is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not is_number or not abs(value) <= _LARGEST_FLOAT:  # NaN compares as false
         raise ValueError(f"{name} must be a finite number, found {value!r}")
-    object.__setattr__(schedule, name, float(value))
+    return float(value)
 
 
 def _require(condition: bool, name: str, value: Any, allowed: str) -> None:

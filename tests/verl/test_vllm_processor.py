@@ -28,7 +28,7 @@ PLAIN = [{"temperature": 1.0}, {"temperature": 0.6, "min_p": 0.1}, {"temperature
 
 def processor(device="cpu", logits_processors=None, logprobs_mode="processed_logprobs"):
     config = SimpleNamespace(
-        scheduler_config=SimpleNamespace(max_num_seqs=ROWS),
+        scheduler_config=SimpleNamespace(max_num_seqs=ROWS, async_scheduling=False),
         model_config=SimpleNamespace(logits_processors=logits_processors, logprobs_mode=logprobs_mode),
     )
     return AnnealedTemperature(config, torch.device(device), is_pin_memory=device != "cpu")
@@ -341,8 +341,8 @@ ANNEALED = {"kind": "annealed"}
 @pytest.mark.parametrize(
     ("ead", "arguments", "message"),
     [
-        ({}, {}, "schedule kind: found None, allowed: fixed, annealed, reverse_annealed"),
-        ({"kind": "linear"}, {}, "schedule kind: found 'linear'"),
+        ({}, {}, "schedule kind: found None, allowed: fixed, annealed, reverse_annealed, linear"),
+        ({"kind": "sigmoid"}, {}, "schedule kind: found 'sigmoid'"),
         ({"kind": "fixed"}, {}, "the key 'tau' is missing"),
         ({**ANNEALED, "tau_mim": 0.1}, {}, "unknown key 'tau_mim', allowed: tau_max, tau_min"),
         ({**ANNEALED, "tau_min": 0}, {}, "tau_min must be greater than 0, found 0.0"),

@@ -1,0 +1,132 @@
+"""What a request asks for: the schedule in its sampling parameters, read and checked."""
+
+import json
+import logging
+from collections.abc import Mapping
+from functools import cache, lru_cache
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ead.schedule import Schedule, from_config
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+
+# Below vLLM's own logger, so that messages look like its own and go where those go.
+logger = logging.getLogger("vllm.ead")
+
+_KEY = "ead"
+_GREEDY_BELOW = 1e-5  # vLLM decodes greedily below this temperature
+_LOWEST_TEMPERATURE = 0.01  # vLLM raises lower temperatures to this one, to keep float32 logits finite
+_LONGEST_TEXT = 10_000
+_LAST_POSITION = 2**31 - 1
+_PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+_FROM_MODEL = (
+    "a request that sets none has the one of the model's generation_config.json, unless the engine is started with "
+    "--generation-config vllm"
+)
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Log ``message`` as a warning, once in this process."""
+    logger.warning("%s", message)
+
+
+def asks_for_ead(params: "SamplingParams") -> bool:
+    """Whether ``params`` carry EAD parameters, right or wrong."""
+    return any(key.lower().split("_")[0] == _KEY for key in params.extra_args or {})
+
+
+def is_greedy(params: "SamplingParams") -> bool:
+    """Whether vLLM takes the most probable token, whatever the schedule."""
+    return params.temperature < _GREEDY_BELOW
+
+
+def requested_schedule(params: "SamplingParams") -> tuple[Schedule, int, int] | None:
+    """Return the schedule, global step and first position that ``params`` asks for, or None where it asks for none.
+
+    Raises:
+        ValueError: the parameters are malformed or clash with other sampling parameters; see the package.
+    """
+    extra_args = params.extra_args or {}
+    misspelt = [key for key in extra_args if key != _KEY and key.lower().split("_")[0] == _KEY]
+    if misspelt:
+        raise ValueError(
+            f"extra_args: found the key {misspelt[0]!r}; EAD is requested under the key {_KEY!r} alone"
+        )
+    if extra_args.get(_KEY) is None:
+        return None
+    config = dict(_plain_data(extra_args[_KEY]))
+    position = config.pop("position", 0)
+    if type(position) is not int or not 0 <= position <= _LAST_POSITION:
+        raise ValueError(f"ead: position is {position!r}, allowed: an integer from 0 to {_LAST_POSITION}")
+    described = tuple(chain.from_iterable(config.items()))
+    try:
+        schedule, step = _schedule_and_step(*described)
+    except TypeError:  # some value has no hash: a list of a schedule, or a mistake that the schedule names
+        schedule, step = _schedule_and_step.__wrapped__(*described)
+    if not is_greedy(params):
+        _check_neighbours(params)
+    return schedule, step, position
+
+
+def _check_neighbours(params: "SamplingParams") -> None:
+    """Refuse or report the other parameters that shape the distribution; the model may have brought them."""
+    if params.temperature != 1:
+        raise ValueError(
+            f"ead: the request's temperature is {params.temperature}, allowed: 1, or 0 for greedy decoding "
+            f"({_FROM_MODEL})"
+        )
+    for name, neutral in _PENALTIES.items():
+        if getattr(params, name) != neutral:
+            raise ValueError(
+                f"ead: the request's {name} is {getattr(params, name)}, allowed: {neutral:g}; EAD would anneal a "
+                f"distribution that is no longer the model's ({_FROM_MODEL})"
+            )
+    if params.top_p < 1 or params.top_k > 0:
+        warn_once(
+            f"EAD: a request has top_p = {params.top_p:g} and top_k = {params.top_k}, which filter the annealed "
+            f"distribution ({_FROM_MODEL}). The log-probabilities are those of what is left."
+        )
+
+
+@lru_cache(maxsize=1024, typed=True)  # typed: True is no step, though it equals 1
+def _schedule_and_step(*described: Any) -> tuple[Schedule, int]:
+    """Read ``described``, keys and values in turn, once for all requests that say the same."""
+    config = dict(zip(described[::2], described[1::2], strict=True))
+    step = config.pop("step", 0)
+    schedule = from_config(config)
+    schedule.temperature(0, step)  # raises on a bad step
+    lowest, highest = schedule.bounds
+    if lowest < _LOWEST_TEMPERATURE:
+        raise ValueError(f"ead: the lowest temperature is {lowest}, allowed: {_LOWEST_TEMPERATURE} or more")
+    if highest > np.finfo(np.float32).max:
+        raise ValueError(f"ead: the highest temperature is {highest}, beyond the range of float32")
+    return schedule, step
+
+
+def _plain_data(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, str):
+        if len(value) > _LONGEST_TEXT:
+            raise ValueError(f"ead: the JSON text has {len(value)} characters, allowed: {_LONGEST_TEXT}")
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"ead: not valid JSON: {error}") from error
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"ead: found {type(value).__name__}, allowed: a schedule as a mapping or as the JSON text of one"
+        )
+    return value
+
+
+def warn_of_raw_logprobs(params: "SamplingParams", logprobs_mode: str) -> None:
+    """Warn where a request with EAD is to be answered with log-probabilities before annealing."""
+    if params.logprobs is not None and logprobs_mode.startswith("raw"):
+        warn_once(
+            f"EAD is on and logprobs_mode is {logprobs_mode}: the log-probabilities returned are those before "
+            "annealing. Importance weights need processed_logprobs."
+        )

@@ -37,5 +37,5 @@ overrides = [
     f"{correction}.rollout_is_threshold=2.0",
     f"{correction}.bypass_mode=false",
 ]
-os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the second runner takes no logits processors
+os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # vLLM 0.24's second takes no logits processors
 os.execv(sys.executable, [sys.executable, "-m", "verl.trainer.main_ppo", *overrides, *sys.argv[4:]])

@@ -52,7 +52,8 @@ def annealed_temperature(parameters: Any, position: Any, xp: ModuleType = np) ->
     Args:
         parameters: float64, shape ``(7, ...)``: the rows named by :data:`PARAMETERS`. For a batch of
             schedules stack their :meth:`Schedule.parameters` along the last axis, shape ``(7, batch)``.
-        position: response-token positions counted from 0, broadcast against ``parameters.shape[1:]``; float64 for torch.
+        position: response-token positions counted from 0, broadcast against ``parameters.shape[1:]``;
+            of type float64 for torch.
         xp: the module of the arrays, ``numpy`` or ``torch``.
 
     Returns:
@@ -138,8 +139,11 @@ class Fixed(Schedule):
 
 
 @dataclass(frozen=True)
-class _StepAware(Schedule):
-    """Fields shared by every curve with a length; the paper's defaults (tau_min as for its 1B and 1.5B models)."""
+class StepAware(Schedule):
+    """Fields of every curve with a length, which grows with the step.
+
+    The defaults are the paper's, ``tau_min`` that of its 1B and 1.5B models.
+    """
 
     tau_max: float = 1.2
     tau_min: float = 0.1
@@ -194,7 +198,7 @@ class _StepAware(Schedule):
 
 
 @dataclass(frozen=True)
-class _Exponential(_StepAware):
+class _Exponential(StepAware):
     """Fields and row shared by EAD and RevEAD."""
 
     readings: ClassVar[tuple[str, ...]]
@@ -274,7 +278,7 @@ class ReverseAnnealed(_Exponential):
 
 
 @dataclass(frozen=True)
-class _Fall(_StepAware):
+class _Fall(StepAware):
     """From tau_max to tau_min within d_s tokens; the attributes are those of :class:`Annealed`, but ``reading``."""
 
     origin: str = "response"

@@ -157,9 +157,19 @@ def schedule_rows() -> list[tuple[str, str, str, str]]:
     """Return the same for the kinds of a schedule, from the classes of ``ead.schedule``."""
     about = _attributes(schedule.Annealed)
     rows = [("kind", ", ".join(map(_value, schedule.KINDS)), "required", "the formula")]
-    for kind in (schedule.Fixed, schedule.Annealed):
+    for kind in (schedule.Fixed, schedule.Annealed, schedule.Piecewise, schedule.Switched):
+        if kind.__doc__ and "Attributes:" in kind.__doc__:
+            about |= _attributes(kind)
         for field in fields(kind):
-            allowed = {float: "number", int: "integer ≥ 0"}.get(field.type)
+            if field.name in [row[0] for row in rows]:
+                continue  # `tau` of a piecewise schedule is that of a fixed one, several times
+            allowed = {
+                float: "number",
+                int: "integer ≥ 0",
+                tuple[float, ...]: "list of number",
+                tuple[int, ...]: "list of integer ≥ 0",
+                schedule.Schedule: "[Schedule](#schedule)",
+            }.get(field.type)
             if field.name == "reading":
                 allowed = "; ".join(
                     f"{_code(kind.kind)}: {', '.join(map(_value, kind.readings))}"
@@ -167,8 +177,13 @@ def schedule_rows() -> list[tuple[str, str, str, str]]:
                 )
             elif field.name == "origin":
                 allowed = ", ".join(map(_value, schedule.ORIGINS))
+            elif field.name == "interpolation":
+                allowed = ", ".join(map(_value, kind.interpolations))
             default = "required" if field.default is MISSING else _value(field.default)
-            meaning = about.get(field.name, "the temperature of every token (`fixed`)")
+            meaning = about.get(
+                field.name,
+                "the temperature of every token (`fixed`), or a list, one at each of `at` (`piecewise`)",
+            )
             rows.append((field.name, allowed, default, meaning))
     return rows
 

@@ -1,7 +1,8 @@
 """The in-process sampler: batched decoding with a key-value cache, annealed or not.
 
-All rows of a batch are at the same response position, so a schedule costs one scalar division per step. Each
-prompt is read once for all its samples; rows that have finished leave the batch.
+All rows of a batch are at the same response position, so a schedule costs one scalar division per step; where it
+switches at a token, each row has a number of its own. Each prompt is read once for all its samples; rows that have
+finished leave the batch.
 
 The uniform numbers of a batch are drawn before decoding, one per row and position, and tokens are found by
 inverting the cumulative distribution: what a row draws does not depend on when other rows finish.
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ead.schedule import Schedule
+from ead.schedule import Schedule, Switched
 from reproduction.transformer import Transformer
 
 COMPACTION = 0.75  # share of rows still decoding at which the finished ones leave the batch
@@ -85,9 +86,6 @@ def generate(
     rows = len(prompts) * samples
     width = max_new_tokens
     uniforms = None if schedule is None else torch.rand(rows, width, generator=generator, dtype=torch.float64)
-    temperatures = (
-        np.ones(width) if schedule is None else schedule.temperature(start + np.arange(width), step)
-    )
     parts = []
     prompts_at_once = max(1, batch_rows // samples)
     for first in range(0, len(prompts), prompts_at_once):
@@ -95,7 +93,7 @@ def generate(
         rows_of_chunk = slice(first * samples, (first + len(chunk)) * samples)
         before, part = first / len(prompts), len(chunk) / len(prompts)
         draw = _Draw(
-            temperatures=temperatures,
+            temperatures=_temperatures(schedule, step, start, width, chunk, samples, model.device),
             uniforms=None if uniforms is None else uniforms[rows_of_chunk].to(model.device),
             top_p=top_p,
             record=record,
@@ -118,11 +116,78 @@ def _check(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens:
         )
 
 
+class _SameForAll:
+    """Temperatures of a schedule of the position: one number for all rows."""
+
+    def __init__(self, temperatures: np.ndarray) -> None:
+        self._temperatures = temperatures  # [T]
+
+    def at(self, rows: Tensor, t: int) -> float | Tensor:
+        """Return what divides the logits of the batch's ``rows`` at the token number ``t`` that is drawn."""
+        return float(self._temperatures[t])
+
+    def note(self, rows: Tensor, t: int, tokens: Tensor) -> None:
+        """Take note of what was drawn there."""
+
+
+class _ByRow(_SameForAll):
+    """Temperatures of a schedule that switches, row by row, when its token is drawn."""
+
+    def __init__(
+        self,
+        schedule: Switched,
+        step: int,
+        start: int,
+        width: int,
+        begun: Sequence[Sequence[int]],
+        samples: int,
+        device: torch.device,
+    ) -> None:
+        positions = np.arange(start + width)
+        self._start, self._never = start, start + width
+        self._before = torch.from_numpy(schedule.before.temperature(positions, step)).to(device)
+        self._after = torch.from_numpy(schedule.after.temperature(positions, step)).to(device)
+        self._tokens = torch.tensor(schedule.tokens, device=device)
+        switched = [
+            next((place + 1 for place, token in enumerate(row) if token in schedule.tokens), self._never)
+            for row in begun
+        ]
+        # Position of the first token after the switch, [B].
+        self._switched_at = torch.tensor(switched, device=device).repeat_interleave(samples)
+
+    def at(self, rows: Tensor, t: int) -> Tensor:
+        position, switched_at = self._start + t, self._switched_at[rows]
+        after = self._after[(position - switched_at).clamp_(min=0)]
+        found = torch.where(switched_at <= position, after, self._before[position])
+        return found.float().unsqueeze(-1)
+
+    def note(self, rows: Tensor, t: int, tokens: Tensor) -> None:
+        after = torch.where(torch.isin(tokens, self._tokens), self._start + t + 1, self._never)
+        self._switched_at[rows] = torch.minimum(self._switched_at[rows], after)
+
+
+def _temperatures(
+    schedule: Schedule | None,
+    step: int,
+    start: int,
+    width: int,
+    prompts: Sequence[Sequence[int]],
+    samples: int,
+    device: torch.device,
+) -> _SameForAll:
+    if isinstance(schedule, Switched):
+        begun = [prompt[len(prompt) - start :] for prompt in prompts]
+        return _ByRow(schedule, step, start, width, begun, samples, device)
+    if schedule is None:
+        return _SameForAll(np.ones(width))
+    return _SameForAll(schedule.temperature(start + np.arange(width), step))
+
+
 @dataclass(frozen=True)
 class _Draw:
     """How the next token is chosen, and what is recorded about it."""
 
-    temperatures: np.ndarray  # [T]
+    temperatures: _SameForAll
     uniforms: Tensor | None  # [B, T] float64; None is greedy
     top_p: float
     record: bool
@@ -138,20 +203,22 @@ class _Draw:
         return torch.cat(tokens), torch.cat(values, -1) if self.record else None
 
     def _draw(self, logits: Tensor, rows: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
-        temperature = float(self.temperatures[t])
-        scaled = logits if temperature == 1.0 else logits / temperature
+        temperature = self.temperatures.at(rows, t)
+        everywhere_one = isinstance(temperature, float) and temperature == 1.0
+        scaled = logits if everywhere_one else logits / temperature
         if self.uniforms is None:
             tokens = logits.argmax(-1)
         else:
             tokens = _invert_cumulative(_nucleus(scaled, self.top_p), self.uniforms[rows, t])
+        self.temperatures.note(rows, t, tokens)
         if not self.record:
             return tokens, None
         at_one = F.log_softmax(logits, -1)
-        at_sampling = at_one if temperature == 1.0 else F.log_softmax(scaled, -1)
+        at_sampling = at_one if everywhere_one else F.log_softmax(scaled, -1)
         policy = at_sampling if self.policy_at_sampling_temperature else at_one
         chosen = tokens.unsqueeze(-1)
         entropy = -(at_one.exp() * at_one).sum(-1)
-        behaviour_entropy = entropy if temperature == 1.0 else -(at_sampling.exp() * at_sampling).sum(-1)
+        behaviour_entropy = entropy if everywhere_one else -(at_sampling.exp() * at_sampling).sum(-1)
         logprobs = (series.gather(-1, chosen).squeeze(-1) for series in (at_sampling, policy))
         return tokens, torch.stack((*logprobs, entropy, behaviour_entropy))
 

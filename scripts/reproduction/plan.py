@@ -285,11 +285,13 @@ def _experiments(experiments: Mapping[str, Experiment], scale: Scale, workflow: 
                     place = f"{where}.panels.{number}.sampler"
                     yield from _unknown(place, "sampler", [panel.sampler], written)
                     annealed = [
-                        key for key, value in written.items() if value.schedule["kind"] != schedule.Fixed.kind
+                        key
+                        for key, value in written.items()
+                        if issubclass(schedule.KINDS[value.schedule["kind"]], schedule.StepAware)
                     ]
                     if panel.sampler in written and panel.sampler not in annealed:
                         yield (
-                            f"{place}: the temperature of {panel.sampler!r} is fixed; allowed: "
+                            f"{place}: the temperature of {panel.sampler!r} has no decay rate; allowed: "
                             f"{', '.join(annealed)}"
                         )
 

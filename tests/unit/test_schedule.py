@@ -232,7 +232,10 @@ def test_the_printed_formula_is_the_schedule(schedule, position, step):
         (lambda: Annealed().temperature(0, step=1.0), "step must be an integer >= 0, found 1.0"),
         (lambda: Fixed(1).temperature(0, step=-1), "step must be an integer >= 0, found -1"),
         (lambda: from_config({"kind": "annealed", "tau_mx": 1}), "schedule annealed: unknown key 'tau_mx'"),
-        (lambda: from_config({"kind": "cosine"}), "schedule kind: found 'cosine', allowed: fixed, annealed"),
+        (
+            lambda: from_config({"kind": "sigmoid"}),
+            "schedule kind: found 'sigmoid', allowed: fixed, annealed",
+        ),
         (lambda: from_config({"tau": 1}), "schedule kind: found None"),
         (lambda: from_config({"kind": "fixed"}), "the key 'tau' is missing"),
         (lambda: from_config("fixed"), "a schedule is a mapping"),

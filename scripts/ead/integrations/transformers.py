@@ -5,9 +5,10 @@
     processor = AnnealedTemperature(Annealed(), prompt_length=inputs["input_ids"].shape[1])
     model.generate(**inputs, **PLAIN_SAMPLING, logits_processor=[processor])
 
-``generate`` runs a caller's processors before its own temperature, top-k and top-p, and turns on
-``top_k = 50`` by itself. :data:`PLAIN_SAMPLING` switches all of these off, so that EAD alone shapes the
-distribution; a ``top_p`` given in its place filters the annealed distribution. ``generate`` tells a processor
+``generate`` runs its penalties, biases and masks before a caller's processors, its own temperature, min-p, top-k and
+top-p after them, and turns on ``top_k = 50`` by itself. A model brings more of them in its ``generation_config.json``
+(Qwen2.5-Instruct has a repetition penalty). :data:`PLAIN_SAMPLING` switches all of these off, so that EAD alone shapes
+the distribution; a ``top_p`` given in its place filters the annealed distribution. ``generate`` tells a processor
 nothing of these settings, so a temperature other than 1 cannot be refused here: it multiplies EAD's.
 
 With ``return_dict_in_generate=True``, ``output_scores=True`` gives the annealed logits: their log-softmax is
@@ -23,10 +24,20 @@ Not supported: beam search, whose scores stop being log-probabilities once divid
 import torch
 from transformers import LogitsProcessor
 
-from ead.schedule import Schedule
+from ead.schedule import Schedule, Switched
 
-PLAIN_SAMPLING = {"do_sample": True, "num_beams": 1, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-"""Arguments of ``generate`` under which it samples from the processed scores exactly."""
+PLAIN_SAMPLING = {
+    **{"do_sample": True, "num_beams": 1, "temperature": 1.0, "top_k": 0, "top_p": 1.0},
+    # What generate leaves out unless it is asked for, by the caller or by the model's generation_config.json.
+    **{"min_p": None, "top_h": None, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0},
+    **{"repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0},
+    **{"no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0},
+    **{"guidance_scale": None, "sequence_bias": None, "watermarking_config": None},
+    **{"bad_words_ids": None, "suppress_tokens": None, "begin_suppress_tokens": None},
+    **{"min_length": 0, "min_new_tokens": None, "exponential_decay_length_penalty": None},
+    **{"forced_bos_token_id": None, "forced_eos_token_id": None},
+}
+"""Arguments of ``generate`` under which it samples from the processed scores exactly, whatever the model's defaults."""
 
 
 class AnnealedTemperature(LogitsProcessor):
@@ -63,4 +74,14 @@ class AnnealedTemperature(LogitsProcessor):
                 f"{self.prompt_length}; pass the width of generate's prompt, inputs['input_ids'].shape[1]"
             )
         # Not in place: generate keeps the same tensor as the raw logits it returns.
+        if isinstance(self.schedule, Switched):
+            return scores / self._by_row(input_ids[:, self.prompt_length :], position).to(scores)
         return scores / self.schedule.temperature(position, self.step)
+
+    def _by_row(self, drawn: torch.LongTensor, position: int) -> torch.Tensor:
+        """Return the temperatures of a schedule that switches, shape (rows, 1)."""
+        hits = torch.isin(drawn, torch.tensor(self.schedule.tokens, device=drawn.device))
+        # Of the first hit; where there is none, a place that is not reached.
+        none = hits.new_ones(len(hits), 1)
+        switched_at = torch.cat([hits, none], 1).int().argmax(1) + 1
+        return torch.from_numpy(self.schedule.temperature(position, self.step, switched_at))[:, None]

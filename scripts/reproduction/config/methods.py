@@ -46,6 +46,8 @@ class Sampler(Strict):
                 "importance needs logprob_temperature: one; with `sampling` the trainer has no log-probabilities "
                 "of the policy at temperature 1 that the sampler could be corrected to"
             )
+        if self.logprob_temperature == "sampling" and self.schedule["kind"] == schedule.Switched.kind:
+            raise ValueError("logprob_temperature: sampling needs a schedule of the position alone")
         return self
 
 
@@ -102,10 +104,14 @@ class NamedAlgorithm(Algorithm):
 
 
 def adapt_schedule(schedule_values: Mapping[str, Any], annealed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schedule with a role's ``annealed`` values laid over it, unless its temperature is fixed.
+    """Return a schedule with a role's ``annealed`` values laid over it, or over its parts, where it has such a curve.
 
     Raises ValueError for a key or a value that the schedule does not allow.
     """
-    if schedule_values["kind"] == schedule.Fixed.kind or not annealed:
+    kind = schedule.KINDS[schedule_values["kind"]]
+    if kind is schedule.Switched:
+        parts = {part: adapt_schedule(schedule_values[part], annealed) for part in ("before", "after")}
+        return {**schedule_values, **parts}
+    if not issubclass(kind, schedule.StepAware) or not annealed:
         return dict(schedule_values)
     return schedule.from_config({**schedule_values, **annealed}).to_dict()

@@ -127,7 +127,7 @@ class Training(Strict):
 
 
 class ScheduleUnits(Strict):
-    """What the paper's units are here: ``d0``, ``alpha`` and ``d_max`` of workflow/samplers.yaml are converted."""
+    """What the paper's units are here: lengths in workflow/samplers.yaml, such as ``d0``, are converted."""
 
     length: PositiveFloat = Field(description="length of a response here over its length in the paper")
     steps: PositiveFloat = Field(description="training steps here over training steps in the paper")

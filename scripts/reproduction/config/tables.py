@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ead import schedule
 from reproduction.config.base import SAMPLERS_FILE, SCALES, WORKFLOW, ConfigurationError, Name, Strict
 from reproduction.config.choices import Configuration
 from reproduction.config.drawing import Evaluation
@@ -111,20 +112,15 @@ def load_algorithms(path: Path = WORKFLOW / "algorithms.yaml") -> dict[str, Any]
 
 
 def convert_samplers(samplers: Mapping[str, Any], units: ScheduleUnits) -> dict[str, Any]:
-    """Return samplers in the paper's units as samplers in a scale's: decay rates and the start are converted."""
-    factors = {"d0": units.length, "alpha": units.length / units.steps, "d_max": units.length}
+    """Return samplers in the paper's units as samplers in a scale's, for every field that says its unit."""
+    factors = {"length": units.length, "length/steps": units.length / units.steps}
 
-    def converted(schedule_values: Mapping[str, Any]) -> dict[str, Any]:
-        values = dict(schedule_values)
-        for key, factor in factors.items():
-            if key in values:
-                values[key] = float(f"{values[key] * factor:.6g}")
-        if "start" in values:
-            values["start"] = units.start
-        return values
+    def convert(unit: str, value: float) -> float:
+        return units.start if unit == "start" else float(f"{value * factors[unit]:.6g}")
 
     return {
-        name: {**sampler, "schedule": converted(sampler["schedule"])} for name, sampler in samplers.items()
+        name: {**sampler, "schedule": schedule.from_config(sampler["schedule"]).converted(convert).to_dict()}
+        for name, sampler in samplers.items()
     }
 
 

@@ -80,7 +80,7 @@ def environment(machine: Verl) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",  # models and data are local by now
         "TOKENIZERS_PARALLELISM": "false",
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_USE_V2_MODEL_RUNNER": "0",  # the second runner takes no logits processors
+        "VLLM_USE_V2_MODEL_RUNNER": "0",  # vLLM 0.24's second runner has no interface for logits processors
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     if machine.device == "cpu":

@@ -5,7 +5,7 @@ import json
 import logging
 from pathlib import Path
 
-from reproduction import compute
+from reproduction import compute, devices
 from reproduction.config import InferenceRequest, Verl
 from reproduction.files import sha256_of_file, sha256_of_model, write_json
 from reproduction.inference import draw_study
@@ -35,16 +35,18 @@ def main() -> None:
     model = arguments.subject.parent
     if "checkpoints" in subject:
         model = model / "checkpoints" / f"step_{subject['checkpoints'][-1]}"
-    records = draw_study(
-        request,
-        model,
-        arguments.dataset,
-        arguments.output.parent,
-        label=f"study {arguments.study}",
-        progress=arguments.progress,
-        workers=arguments.threads,
-        vllm=Verl.model_validate_json(arguments.vllm) if arguments.vllm else None,
-    )
+    machine = Verl.model_validate_json(arguments.vllm) if arguments.vllm else None
+    with devices.for_sampling(machine):
+        records = draw_study(
+            request,
+            model,
+            arguments.dataset,
+            arguments.output.parent,
+            label=f"study {arguments.study}",
+            progress=arguments.progress,
+            workers=arguments.threads,
+            vllm=machine,
+        )
     write_json(
         arguments.output,
         {

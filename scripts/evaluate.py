@@ -5,7 +5,7 @@ import json
 import logging
 from pathlib import Path
 
-from reproduction import compute
+from reproduction import compute, devices
 from reproduction.config import EvaluationRequest, Verl
 from reproduction.evaluate import evaluate, prune
 from reproduction.files import sha256_of_file, write_json
@@ -43,16 +43,18 @@ def main() -> None:
         steps = json.loads(arguments.run.read_text(encoding="utf-8"))["checkpoints"]
         checkpoints = {step: arguments.run.parent / "checkpoints" / f"step_{step}" for step in steps}
     machine = Verl.model_validate_json(arguments.vllm) if arguments.vllm else None
-    records = evaluate(
-        request,
-        checkpoints,
-        arguments.dataset,
-        arguments.output.parent,
-        label=f"evaluation of {arguments.subject}",
-        progress=arguments.progress,
-        workers=arguments.threads,
-        vllm=machine.of(axes_of(arguments.subject)["model"]) if machine else None,
-    )
+    machine = machine.of(axes_of(arguments.subject)["model"]) if machine else None
+    with devices.for_sampling(machine):
+        records = evaluate(
+            request,
+            checkpoints,
+            arguments.dataset,
+            arguments.output.parent,
+            label=f"evaluation of {arguments.subject}",
+            progress=arguments.progress,
+            workers=arguments.threads,
+            vllm=machine,
+        )
     write_json(
         arguments.output,
         {

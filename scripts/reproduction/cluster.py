@@ -7,11 +7,13 @@ Slurm executor. The same estimates make the budget (``reproduction.budget``).
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from reproduction import devices
 from reproduction.config import (
     REPOSITORY,
     ROLES,
@@ -438,6 +440,17 @@ def slurm_resources(need: Need, site: Site, attempt: int = 1) -> dict[str, int |
         "tasks": need.nodes if several else None,
         "tasks_per_gpu": 0 if several else None,
     }
+
+
+def too_few_gpus(rule: str, gpus: int, nodes: int, available: Sequence[devices.Device]) -> str | None:
+    """Return what to say of a job that asks this machine for more GPUs than ``available``; None if it does not."""
+    if nodes * gpus <= len(available):
+        return None
+    asked = devices.gpus(gpus) + (f" on each of {nodes} nodes" if nodes > 1 else "")
+    return (
+        f"{rule} asks for {asked} (workflow/resources.yaml), and {devices.explain(available)}. Run it on a cluster "
+        "(--profile slurm), or take a scale that fits this machine (docs/paper_scale.md)"
+    )
 
 
 def _at_most(value: int, limit: int | None) -> int:

@@ -2,11 +2,13 @@
 
 import ctypes
 import platform
+import signal
 
 import torch
 
 # glibc's parameters, by their numbers in malloc.h: it keeps up to 2 GiB, and maps no block by itself
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _KEEP_FREED_MEMORY = {_TRIM_THRESHOLD: 2**31 - 1, _MMAP_MAX: 0}
 
 
@@ -20,6 +22,11 @@ def set_up(threads: int) -> None:
     if platform.libc_ver()[0] == "glibc":
         for parameter, value in _KEEP_FREED_MEMORY.items():
             ctypes.CDLL(None).mallopt(parameter, value)
+
+
+def end_with_parent() -> None:
+    """Have the system end this process (SIGTERM) when the one that started it ends, however that ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def require_gpus(number: int, key: str) -> None:

@@ -2,6 +2,7 @@
 
 ``ray symmetric-run`` starts Ray's head on the node that has the address, workers on the others, the program beside the
 head, and ends them all when it ends. A program that calls ``ray.init()`` then finds the cluster by ``RAY_ADDRESS``.
+A variable of its own says that we started it: ``RAY_ADDRESS`` may be there before, and name somebody else's.
 """
 
 import os
@@ -12,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FIRST_PORT, PORTS = 20000, 10000
+_STARTED = "EAD_RAY_ADDRESS"
 
 
 def is_on_cluster() -> bool:
     """Whether this process runs beside the head of a cluster that :func:`run_on_nodes` started."""
-    return "RAY_ADDRESS" in os.environ
+    return _STARTED in os.environ
 
 
 def command_on_nodes(program: Sequence[str], nodes: int, address: str) -> list[str]:
@@ -29,7 +31,7 @@ def command_on_nodes(program: Sequence[str], nodes: int, address: str) -> list[s
         *("srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"),
         *("--mem=0", "--cpu-bind=none", "--kill-on-bad-exit=1"),
         *("ray", "symmetric-run", "--address", address, "--min-nodes", str(nodes)),
-        *("--", "env", f"RAY_ADDRESS={address}", *program),
+        *("--", "env", f"RAY_ADDRESS={address}", f"{_STARTED}={address}", *program),
     ]
 
 

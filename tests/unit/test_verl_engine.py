@@ -51,7 +51,7 @@ def test_orphans_and_their_shared_memory_are_found_and_removed(segment, tmp_path
     mark, ready = secrets.token_hex(8), tmp_path / "ready"
     subprocess.run(
         [sys.executable, "-c", STUBBORN, str(segment), str(ready)],
-        env={**os.environ, verl._MARK: mark},
+        env={**os.environ, verl.MARK: mark},
         check=True,
     )
     wait_for(ready.exists)

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
-from reproduction import cluster, figures, layout
+from reproduction import cluster, devices, figures, layout
 from reproduction import runs as run_table
 from reproduction.claims import problems_file, required
 from reproduction.config import (
@@ -154,14 +155,52 @@ def figure_files(figure):
     return [f"{REPORTS}/figures/{figure}.{suffix}" for suffix in ("pdf", "png", "csv")]
 
 
+# Where Snakemake starts the jobs itself, their GPUs are what this machine shows; on a cluster Slurm has them, and
+# the Snakemake of a job counts nothing.
+on_this_machine = workflow.is_main_process and workflow.resource_settings.nodes is None
+gpus_here = (
+    devices.visible()
+    if on_this_machine and scale.engine == "verl" and scale.verl.device == "cuda"
+    else None
+)
+if gpus_here is not None:  # --resources gpu=N goes before it
+    workflow.global_resources.setdefault("gpu", len(gpus_here))
+
+
+def too_few_gpus(rule, gpus, nodes):
+    """What to say of a job that asks for more GPUs than there are here; None where there are enough."""
+    if gpus_here is None:
+        return None
+    limit = min(len(gpus_here), workflow.global_resources["gpu"].value)
+    return cluster.too_few_gpus(rule, gpus, nodes, gpus_here[:limit])
+
+
+told = set()
+
+
 def needs(rule, of_job=None):
-    """A rule's resources on a cluster; ``of_job`` finds a job's needs by its wildcards. Local runs do not limit them."""
+    """A rule's resources on a cluster; `of_job` finds a job's needs by its wildcards. Here only GPUs are shared out."""
 
     def resource(name):
         def value(wildcards, attempt):
             need = of_job(wildcards) if of_job else estimates.rule(rule)
-            return cluster.slurm_resources(need, site, attempt)[name]
+            if workflow.dryrun:  # a plan for another machine is worth reading, too
+                problem = too_few_gpus(rule, need.gpus, need.nodes)
+                if problem and problem not in told:
+                    told.add(problem)
+                    logger.warning(problem)
+            asked_of = cluster.Site() if on_this_machine else site
+            return cluster.slurm_resources(need, asked_of, attempt)[name]
 
         return value
 
     return {name: resource(name) for name in cluster.SLURM_RESOURCES}
+
+
+onstart:
+    for job in workflow.dag.needrun_jobs():
+        asked = {
+            name: job.resources.get(name, 0) for name in ("gpus_per_node", "nodes")
+        }
+        if problem := too_few_gpus(job.rule.name, *asked.values()):
+            raise WorkflowError(problem)

@@ -199,6 +199,10 @@ class Verl(Strict):
         "sdpa", description="of the trainer; flash_attention_2 packs sequences and wants flash-attn built"
     )
     reward_workers: Count = Field(8, description="processes that grade responses")
+    resume_every: Count | None = Field(
+        None,
+        description="steps between states to resume from; divides `checkpoint_every`, which is the default",
+    )
     validate_every: Count | None = Field(
         None, description="steps between validations inside verl, beside the evaluation of checkpoints"
     )
@@ -370,6 +374,11 @@ class Scale(Strict):
             raise ValueError(
                 f"{where}: the verl engine keeps the learning rate constant after its warm-up; allowed: "
                 f"decay = 'constant', found decay = {training.decay!r}"
+            )
+        if training.checkpoint_every % (self.verl.resume_every or 1):
+            raise ValueError(
+                f"{where}.checkpoint_every ({training.checkpoint_every}) must be a multiple of verl.resume_every "
+                f"({self.verl.resume_every})"
             )
         gpus = self.verl.nodes * self.verl.gpus_per_node
         for n in self.learning_rates:

@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -28,11 +27,19 @@ from pathlib import Path
 import psutil
 import yaml
 
-from reproduction import compute, records
+from reproduction import compute, devices, records
 from reproduction.checkpoints import StateMismatch
 from reproduction.config import Verl
 from reproduction.engines import Result
-from reproduction.engines.verl.configuration import agent_loops, configuration, environment
+from reproduction.engines.verl import sockets
+from reproduction.engines.verl.configuration import (
+    MARK,
+    PARENT,
+    agent_loops,
+    configuration,
+    environment,
+    mark,
+)
 from reproduction.files import sha256_of_file, sha256_of_model, write_json, write_text
 from reproduction.progress import Progress
 from reproduction.runs import RunConfiguration
@@ -45,7 +52,6 @@ RECORDS = ("metrics.jsonl", "groups.jsonl", "timings.jsonl")
 RAY_CPUS, RAY_CPUS_PER_GPU = 16, 8
 POLL_S = 1.0
 END_S = 20.0  # what a process gets between being asked and being made to end
-_MARK = "EAD_VERL_TRAINING"
 _SHARED_MEMORY = "/dev/shm/"
 
 
@@ -109,9 +115,11 @@ def train(
         raise StateMismatch(
             f"{state}: verl's checkpoint is of step {done}, the records have {steps} steps; remove the folder"
         )
+    _check_gpus(folder / "checkpoints" / f"global_step_{done}", machine)
     with Progress(progress, run.name, run.training.steps, "step", done) as bar:
         if done < run.training.steps:
-            code = _launch(folder, machine, lambda: _report(state, bar))
+            with devices.for_training(machine):
+                code = _launch(state, machine, lambda: _report(state, bar))
             if code and not _diverged(state):
                 raise RuntimeError(
                     f"verl ended with status {code}; its log is {folder / 'verl.log'}\n{_tail(folder / 'verl.log')}"
@@ -156,6 +164,20 @@ def _resumed_step(folder: Path) -> int:
     return step if step and (folder / f"global_step_{step}").exists() else 0
 
 
+def _check_gpus(checkpoint: Path, machine: Verl) -> None:
+    """Raise StateMismatch if ``checkpoint`` is of another number of GPUs: each has written its own part."""
+    files = (checkpoint / "actor").glob("model_world_size_*_rank_*.pt")
+    found = {int(path.name.split("_")[3]) for path in files}
+    gpus = machine.nodes * machine.gpus_per_node
+    if found and gpus not in found:
+        began_with = devices.gpus(max(found))
+        raise StateMismatch(
+            f"{checkpoint}: this state was written on {began_with}, and the training now has {gpus}; verl resumes on "
+            f"as many as it began with. Give it {began_with} (`train` in workflow/resources.yaml), or remove "
+            f"{checkpoint.parents[2]} to start over"
+        )
+
+
 def _last(state: Path) -> dict | None:
     return next(iter(deque(records.read(state / "metrics.jsonl"), maxlen=1)), None)
 
@@ -180,14 +202,20 @@ def _tail(path: Path, lines: int = 40) -> str:
 # --- the child process -------------------------------------------------------------------------------------
 
 
-def _launch(folder: Path, machine: Verl, report) -> int:
-    """Run verl to its end and return its exit status; leave no process and no shared memory behind."""
-    mark = secrets.token_hex(8)
+def _launch(state: Path, machine: Verl, report) -> int:
+    """Run verl to its end and return its exit status; leave no process and no shared memory behind.
+
+    Processes that an earlier attempt left, because it was killed, are ended first: they would still write to ``state``.
+    """
+    folder, ours = state / "verl", mark(state)
+    _end(_marked(ours))
     command = [sys.executable, "-m", "verl.trainer.main_ppo"]
     command += ["--config-path", str(folder), "--config-name", "verl"]
     # An Interpreter of a virtual environment finds its tools (ninja, ray) only if its folder is on the path.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    variables = {**os.environ, **environment(machine), _MARK: mark, "PATH": path}
+    variables = {**os.environ, **environment(machine), MARK: ours, PARENT: str(os.getpid()), "PATH": path}
+    if machine.nodes == 1:
+        variables.pop("RAY_ADDRESS", None)  # of some other cluster
     segments: set[str] = set()
     with (folder / "verl.log").open("ab") as output, _interrupts_as_exceptions():
         process = subprocess.Popen(
@@ -197,14 +225,15 @@ def _launch(folder: Path, machine: Verl, report) -> int:
         try:
             while process.poll() is None:
                 time.sleep(POLL_S)
-                segments |= _mapped_segments(_marked(mark))
+                segments |= _mapped_segments(_marked(ours))
                 report()
             report()
             return process.returncode
         finally:
-            _end(_marked(mark))
+            _end(_marked(ours))
             process.wait()
             _remove_segments(segments)
+            shutil.rmtree(sockets.folder(ours), ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -221,12 +250,12 @@ def _interrupts_as_exceptions() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _marked(mark: str) -> list[psutil.Process]:
+def _marked(value: str) -> list[psutil.Process]:
     """The training's processes: those that inherited the mark, whoever their parent is by now."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            if process.environ().get(_MARK) == mark:
+            if process.environ().get(MARK) == value:
                 found.append(process)
     return found
 

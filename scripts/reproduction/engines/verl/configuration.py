@@ -7,6 +7,7 @@ not determine, so a golden test can compare them.
 Where verl cannot do what a run asks for, :func:`configuration` refuses instead of coming close.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from reproduction.config import ConfigurationError, Verl
 from reproduction.runs import RunConfiguration
 
 WORKERS = "reproduction.engines.verl.workers"
+SOCKETS = "reproduction.engines.verl.sockets"
 CPU_PLATFORM = "reproduction.verl_cpu"
 ROLLOUT, VALIDATION = "ead_rollout", "ead_validation"
+MARK = "EAD_VERL_TRAINING"  # every process of a training has it in its environment
+PARENT = "EAD_VERL_PARENT"  # id of the process that started verl
 
 _LOSS_MODES = {"clip": "vanilla", "clip_cov": "clip_cov", "kl_cov": "kl_cov"}
 # verl always clips the loss of tokens with negative advantage at this multiple of the advantage; log-ratios are
@@ -73,8 +77,13 @@ def agent_loops(run: RunConfiguration, machine: Verl, *, state: Path) -> list[di
     ]
 
 
+def mark(state: Path) -> str:
+    """Return what tells the processes of the training in ``state`` from those of all others."""
+    return hashlib.sha256(str(state).encode()).hexdigest()[:16]
+
+
 def environment(machine: Verl) -> dict[str, str]:
-    """Return the environment variables that every process of the training needs."""
+    """Return the environment variables that every process of verl and vLLM needs."""
     modules = [WORKERS]
     values = {
         "HF_HUB_OFFLINE": "1",  # models and data are local by now
@@ -166,7 +175,7 @@ def configuration(
             "run": {"dir": str(state / "verl" / "hydra")},
             "output_subdir": None,
         },
-        "ray_kwargs": {"ray_init": _ray(machine, cpus)},
+        "ray_kwargs": {"ray_init": _ray(machine, cpus, state)},
         "data": {
             "train_files": str(dataset),
             "val_files": str(validation),
@@ -256,7 +265,7 @@ def configuration(
                     # Every row names its agent loop; one that did not would stop here.
                     "default_agent_loop": "each_row_names_its_agent_loop",
                 },
-                "engine_kwargs": {"vllm": _vllm(on_cpu)},
+                "engine_kwargs": {"vllm": _vllm()},
                 "tensor_model_parallel_size": machine.tensor_parallel,
                 "gpu_memory_utilization": machine.gpu_memory_utilization,
                 "max_model_len": longest,
@@ -297,7 +306,7 @@ def configuration(
             "n_gpus_per_node": machine.gpus_per_node,
             "total_epochs": 1,  # of the data set as the run sees it, which is as long as the run
             "total_training_steps": training.steps,
-            "save_freq": training.checkpoint_every,
+            "save_freq": machine.resume_every or training.checkpoint_every,
             "test_freq": machine.validate_every or -1,
             "val_before_train": False,
             "logger": ["console"],
@@ -334,16 +343,17 @@ def _rows_per_micro_batch(run: RunConfiguration, machine: Verl, longest: int) ->
     return max(rows for rows in range(1, most + 1) if (responses // gpus) % rows == 0)
 
 
-def _ray(machine: Verl, cpus: int) -> dict[str, Any]:
-    runtime = {"runtime_env": {"env_vars": environment(machine)}}
-    if machine.nodes > 1:  # the batch system's job script has started Ray on every node
+def _ray(machine: Verl, cpus: int, state: Path) -> dict[str, Any]:
+    runtime = {"runtime_env": {"env_vars": {**environment(machine), MARK: mark(state)}}}
+    if machine.nodes > 1:  # the one that reproduction.ray has started and named in RAY_ADDRESS
         return {"address": "auto", **runtime}
-    local: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False}
+    # Without an address Ray would join whatever cluster it finds on the machine.
+    local: dict[str, Any] = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     if machine.device == "cpu":
         local["num_gpus"] = 1  # a logical one, so that verl's placement works unchanged
     return {**local, **runtime}
 
 
-def _vllm(on_cpu: bool) -> Mapping[str, Any]:
+def _vllm() -> Mapping[str, Any]:
     # EAD comes by its entry point alone: an engine for which a processor is named waits for every token.
-    return {"worker_extension_cls": f"{CPU_PLATFORM}.Worker"} if on_cpu else {}
+    return {"worker_extension_cls": f"{SOCKETS}.Worker"}

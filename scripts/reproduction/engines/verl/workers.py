@@ -6,6 +6,7 @@ that the run's configuration gives. Each uses a place that verl keeps open for i
 """
 
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -24,19 +25,24 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.workers.engine import EngineRegistry, FSDPEngineWithLMHead
+from verl.workers.rollout import base as rollouts
 
 from ead import importance, metrics
 from ead.schedule import Fixed, from_config
-from reproduction import records
+from reproduction import compute, records
 from reproduction.data import SCHEMA, read_dataset
 from reproduction.engines import prompts_of_step
-from reproduction.engines.verl.configuration import ROLLOUT, VALIDATION, sampling_temperature
+from reproduction.engines.verl.configuration import PARENT, ROLLOUT, SOCKETS, VALIDATION, sampling_temperature
 from reproduction.files import atomic_directory, link, write_parquet
 from reproduction.rewards import Grader, problems_of
 from reproduction.runs import RunConfiguration
 from reproduction.tokenizer import Tokenizer
 from reproduction.transformer import eos_tokens
 from verl import DataProto
+
+rollouts._ROLLOUT_REGISTRY["vllm", "async"] = f"{SOCKETS}.Rollout"
+if os.environ.get(PARENT) == str(os.getppid()):  # in verl's first process; Ray ends the others with it
+    compute.end_with_parent()
 
 _GRADED = tuple(name for name in SCHEMA.names if name != "prompt")  # verl carries the prompt as raw_prompt
 
@@ -204,10 +210,13 @@ class PublishCheckpoint(CheckpointCallback):
     """Puts the Hugging Face form of each checkpoint where the run contract wants it.
 
     verl keeps the trainer's weights in float32 and samples from a copy in the rollout type; the published
-    checkpoint is that copy, so that what is evaluated is what sampled, at half the size in bfloat16.
+    checkpoint is that copy, so that what is evaluated is what sampled, at half the size in bfloat16. Between the
+    checkpoints verl may save states to resume from (``verl.resume_every``); those are not published.
     """
 
     def on_save(self, trainer, global_step: int, checkpoint_dir: str, **_) -> None:
+        if global_step not in trainer.run.training.checkpoints:
+            return
         source = Path(checkpoint_dir) / "actor" / "huggingface"
         dtype = getattr(torch, self.config.ead.checkpoint_dtype)
         target = Path(self.config.ead.state) / "checkpoints" / f"step_{global_step}"

@@ -7,7 +7,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
-.PHONY: help reproduce real-lm mlflow test env-gpu verl-smoke test-seams test-hosts test-paper test-slurm test-smoke bench gallery lint format config pins licences audit clean
+.PHONY: help reproduce real-lm mlflow test env-gpu test-env-gpu verl-smoke test-seams test-hosts test-paper test-slurm test-smoke bench gallery lint format config pins licences audit clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ env-gpu: .venv-gpu/ready  ## verl and vLLM on NVIDIA GPUs, in .venv-gpu: the gpu
 	.venv-gpu/bin/python -m pip install --quiet --no-deps --no-compile --requirement envs/gpu.txt
 	.venv-gpu/bin/python -m pip install --quiet --no-deps --editable .
 	@touch $@
+
+test-env-gpu: .venv-gpu/ready  ## whether that environment is whole and imports; needs no GPU
+	.venv-gpu/bin/python tests/gpu/check_environment.py --record docs/records/env_gpu.json
 
 verl-smoke: .venv/ready .venv-verl-cpu/ready  ## the real verl, Ray and vLLM on this CPU: train, kill, resume, evaluate
 	$(BIN)/snakemake --cores $(CORES) verl_smoke

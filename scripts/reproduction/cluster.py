@@ -7,7 +7,9 @@ Slurm executor. The same estimates make the budget (``reproduction.budget``).
 """
 
 import math
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -411,11 +413,46 @@ SLURM_RESOURCES = (
 )
 
 
-def slurm_resources(need: Need, site: Site, attempt: int = 1) -> dict[str, int | str | None]:
+@dataclass(frozen=True)
+class Growth:
+    """Multiples of what a job asks for at its first attempt."""
+
+    minutes: int = 1
+    memory: int = 1
+
+
+# What slurmstepd writes into a job's log when it ends the job, with cgroups and without; Snakemake tells a retry only
+# that it is one, and accounting, which also knows, is not everywhere.
+_OUT_OF_TIME = re.compile(r"CANCELLED AT \S+ DUE TO TIME LIMIT")
+_OUT_OF_MEMORY = re.compile(r"exceeded (virtual )?memory limit \(|Detected \d+ oom[-_]kill event")
+
+
+def growth_after(logs: Path, attempt: int) -> Growth:
+    """Return how far the limits have grown by ``attempt``, from the logs of the attempts before it in ``logs``.
+
+    Time grows for each that ran out of time, memory for each that ran out of memory. What ended otherwise is tried
+    again as it was.
+    """
+    if attempt == 1:
+        return Growth()
+    earlier = sorted(logs.glob("*.log"), key=lambda path: path.stat().st_mtime)[1 - attempt :]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in earlier]
+    return Growth(
+        minutes=1 + sum(_OUT_OF_TIME.search(text) is not None for text in texts),
+        memory=1 + sum(_OUT_OF_MEMORY.search(text) is not None for text in texts),
+    )
+
+
+def log_folder(root: Path, rule: str, wildcards: Sequence[str]) -> Path:
+    """Return where the Slurm executor keeps the logs of one job's attempts, below its option ``slurm-logdir``."""
+    return root / f"rule_{rule}" / "_".join(wildcards).replace("/", "_")
+
+
+def slurm_resources(need: Need, site: Site, growth: Growth = Growth()) -> dict[str, int | str | None]:
     """Return Snakemake resources for ``need`` at ``site``; None means that nothing is said about it.
 
-    Time and memory grow with the attempt, up to the site's limits: a job that ran into one gets more the next time,
-    and a training that needs longer than the partition allows goes on where it was.
+    Time and memory are those of the first attempt times ``growth``, up to the site's limits. A training that needs
+    longer than the partition allows goes on where it was.
     """
     gpus = need.gpus * need.nodes
     asks_gres = bool(gpus) and site.gpu.form == "gres"
@@ -423,8 +460,8 @@ def slurm_resources(need: Need, site: Site, attempt: int = 1) -> dict[str, int |
     model = f":{site.gpu.model}" if site.gpu.model else ""
     several = need.nodes > 1
     return {
-        "mem_mb": _at_most(need.memory_mb * attempt, site.limits.memory_mb),
-        "runtime": _at_most(need.minutes * attempt, site.limits.minutes),
+        "mem_mb": _at_most(need.memory_mb * growth.memory, site.limits.memory_mb),
+        "runtime": _at_most(need.minutes * growth.minutes, site.limits.minutes),
         "cpus_per_task": need.cpus,
         "gpu": gpus if gpus and not asks_gres else None,
         "gpu_model": site.gpu.model if gpus and not asks_gres else None,

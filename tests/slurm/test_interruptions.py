@@ -174,11 +174,15 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_bits_of_an_undisturbe
     assert training.bits() == Training(undisturbed, training.name).bits()
 
 
-def test_a_retry_asks_for_more_time_and_memory(interrupted):
-    history = interrupted["time limit"].history()
-    assert [row["ReqMem"] for row in history] == ["1200M", "2400M"]
-    assert history[1]["Timelimit"] == "00:20:00"
-    assert [row["ReqMem"] for row in interrupted["memory"].history()] == ["1200M", "2400M"]
+def test_a_retry_asks_for_more_of_what_ran_out_and_of_nothing_else(interrupted):
+    asked = {
+        way: [(row["ReqMem"], row["Timelimit"]) for row in interrupted[way].history()]
+        for way in ("time limit", "memory", "scancel")
+    }
+    # The first limit was shortened from outside, to one minute.
+    assert asked["time limit"] == [("1200M", "00:01:00"), ("1200M", "00:20:00")]
+    assert asked["memory"] == [("1200M", "00:10:00"), ("2400M", "00:10:00")]
+    assert asked["scancel"] == [("1200M", "00:10:00"), ("1200M", "00:10:00")]
     # A job that Slurm queued again is the same job.
     assert [row["ReqMem"] for row in interrupted["requeue"].history()] == ["1200M", "1200M"]
 

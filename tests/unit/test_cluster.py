@@ -1,14 +1,24 @@
 """What jobs ask for: from the resource table and the site file to the names that Slurm's executor knows."""
 
+import os
 import re
 
 import pytest
 import yaml
 
-from reproduction import cluster
-from reproduction.cluster import Need, Needs, Site, load_resources, load_site, slurm_resources
+from reproduction import cluster, ray
+from reproduction.cluster import (
+    Need,
+    Needs,
+    Site,
+    load_resources,
+    load_site,
+    slurm_resources,
+    too_few_gpus,
+)
 from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_experiments, load_scale
 from reproduction.data.table import load_datasets
+from reproduction.devices import Device
 from reproduction.pretrained import load_models
 from reproduction.runs import expand
 
@@ -128,9 +138,58 @@ def test_gpus_as_generic_resources_are_counted_on_each_node():
     assert (asked["nodes"], asked["tasks"], asked["mpi"]) == (2, 2, "srun")
 
 
+TIME = "slurmstepd: error: *** JOB 7 ON node1 CANCELLED AT 2026-11-29T06:00:00 DUE TO TIME LIMIT ***"
+MEMORY = [  # without cgroups; with them, as older and newer versions of Slurm say it
+    "slurmstepd: error: StepId=7.0 exceeded memory limit (2147483648 > 1258291200), being killed",
+    "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=7.batch. Some of your processes may have been killed",
+    "slurmstepd: error: Detected 2 oom_kill events in StepId=7.0. Some of the step tasks have been OOM Killed.",
+]
+OTHER = [
+    "slurmstepd: error: *** JOB 7 ON node1 CANCELLED AT 2026-11-29T06:00:00 ***",
+    "slurmstepd: error: *** JOB 7 ON node1 CANCELLED AT 2026-11-29T06:00:00 DUE TO NODE FAILURE ***",
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",  # of a GPU: no host memory helps
+    "",
+]
+
+
+def logged(folder, *texts):
+    """The logs of a job's attempts, in order."""
+    folder.mkdir(exist_ok=True)
+    for place, text in enumerate(texts):
+        path = folder / f"{100 - place}.log"  # Slurm's numbers start again at some time
+        path.write_text(f"Building DAG of jobs...\n{text}\n")
+        os.utime(path, (place, place))
+    return folder
+
+
+@pytest.mark.parametrize("text", MEMORY)
+def test_memory_grows_after_each_kill_for_memory_and_time_does_not(tmp_path, text):
+    logs = logged(tmp_path, text, text)
+    grown = [cluster.growth_after(logs, attempt) for attempt in (1, 3)]
+    assert grown == [cluster.Growth(), cluster.Growth(memory=3)]
+
+
+def test_time_grows_after_each_time_limit_and_memory_does_not(tmp_path):
+    assert cluster.growth_after(logged(tmp_path, TIME), 2) == cluster.Growth(minutes=2)
+    assert cluster.growth_after(logged(tmp_path, TIME, MEMORY[0], TIME), 4) == cluster.Growth(
+        minutes=3, memory=2
+    )
+
+
+@pytest.mark.parametrize("text", OTHER)
+def test_a_job_that_ended_otherwise_is_tried_again_as_it_was(tmp_path, text):
+    assert cluster.growth_after(logged(tmp_path, text), 2) == cluster.Growth()
+
+
+def test_logs_of_an_earlier_workflow_do_not_count(tmp_path):
+    logs = logged(tmp_path, MEMORY[0], MEMORY[0], TIME)  # only the last is of this one's first attempt
+    assert cluster.growth_after(logs, 2) == cluster.Growth(minutes=2)
+    assert cluster.growth_after(tmp_path / "nothing", 2) == cluster.Growth()
+
+
 def test_a_retry_asks_for_more_up_to_the_limits_of_the_site():
     site = Site.model_validate({"limits": {"minutes": 1440, "memory_mb": 1_000_000}})
-    asked = [slurm_resources(TRAINING, site, attempt) for attempt in (1, 2, 3)]
+    asked = [slurm_resources(TRAINING, site, cluster.Growth(times, times)) for times in (1, 2, 3)]
     assert [one["runtime"] for one in asked] == [600, 1200, 1440]
     assert [one["mem_mb"] for one in asked] == [400_000, 800_000, 1_000_000]
 
@@ -166,3 +225,25 @@ def test_every_rule_that_runs_something_says_what_it_needs():
 def test_a_scale_without_an_entry_is_named():
     with pytest.raises(ConfigurationError, match="scales: no entry 'huge'"):
         Needs("huge", load_scale("mini"), load_resources())
+
+
+def test_a_machine_with_too_few_gpus_is_told_what_was_asked_and_what_to_do(monkeypatch):
+    one = [Device("0", "GPU-a")]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert too_few_gpus("train", 1, 1, one) is None
+    assert too_few_gpus("plot_figure", 0, 1, []) is None
+    message = too_few_gpus("train", 8, 1, one)
+    assert message.startswith("train asks for 8 GPUs (workflow/resources.yaml)")
+    assert "CUDA_VISIBLE_DEVICES='0' leaves 1 GPU here" in message and "--profile slurm" in message
+    assert "asks for 1 GPU on each of 2 nodes" in too_few_gpus("train", 1, 2, one)
+
+
+def test_a_foreign_address_of_ray_is_no_cluster_that_we_started(monkeypatch):
+    for name in ("RAY_ADDRESS", "EAD_RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert not ray.is_on_cluster()
+    command = ray.command_on_nodes(["train"], 2, "10.0.0.2:20001")
+    for variable in command[command.index("env") + 1 : -1]:
+        monkeypatch.setenv(*variable.split("="))
+    assert ray.is_on_cluster() and os.environ["RAY_ADDRESS"] == "10.0.0.2:20001"

@@ -237,6 +237,24 @@ def test_several_nodes_join_the_cluster_that_is_there(paper):
     assert "num_cpus" not in values["ray_kwargs"]["ray_init"]
 
 
+@pytest.mark.parametrize("machine", [Verl(), Verl(gpus_per_node=8), Verl(device="cpu")])
+def test_a_training_on_one_node_starts_a_ray_of_its_own(paper, machine):
+    """Without an address Ray joins whatever cluster the machine has."""
+    values = configuration(run(paper), machine, **PLACES)
+    assert values["ray_kwargs"]["ray_init"]["address"] == "local"
+
+
+def test_states_to_resume_from_have_their_own_interval(paper):
+    def saved(**machine):
+        return configuration(run(paper), Verl(**machine), **PLACES)["trainer"]["save_freq"]
+
+    assert (saved(), saved(resume_every=5)) == (20, 5)
+    with pytest.raises(
+        ConfigurationError, match="checkpoint_every .20. must be a multiple of verl.resume_every .7."
+    ):
+        load_scale("paper", {"verl": {"resume_every": 7}})
+
+
 def test_the_machine_is_no_part_of_a_runs_identity(paper):
     other = paper.model_copy(update={"verl": Verl(gpus_per_node=4)})
     assert run(other).hash == run(paper).hash

@@ -1,5 +1,6 @@
 """What the verl engine does around verl: it leaves nothing behind, and never resumes another run's state."""
 
+import json
 import os
 import secrets
 import subprocess
@@ -12,10 +13,11 @@ import psutil
 import pytest
 import torch
 
-from reproduction import records
+from reproduction import files, records
 from reproduction.checkpoints import StateMismatch
-from reproduction.config import load_scale
+from reproduction.config import Verl, load_scale
 from reproduction.engines import verl
+from reproduction.engines.verl import sockets
 
 # A process of Ray's kind: in a session of its own, orphaned, deaf to SIGTERM, with a shared-memory segment.
 STUBBORN = """
@@ -92,6 +94,110 @@ def test_the_step_to_resume_from_is_the_one_verl_will_take(tmp_path):
     assert verl._resumed_step(tmp_path) == 0  # the folder is not there: verl starts over
     (tmp_path / "global_step_4").mkdir()
     assert verl._resumed_step(tmp_path) == 4
+
+
+def checkpoint_of(folder, gpus):
+    """What verl's FSDP trainer names the parts of a state."""
+    actor = folder / "verl" / "checkpoints" / "global_step_20" / "actor"
+    actor.mkdir(parents=True)
+    for rank in range(gpus):
+        for part in ("model", "optim", "extra_state"):
+            (actor / f"{part}_world_size_{gpus}_rank_{rank}.pt").touch()
+    return actor.parent
+
+
+def test_a_state_of_another_number_of_gpus_is_refused_with_both_numbers(tmp_path):
+    found = checkpoint_of(tmp_path, 8)
+    with pytest.raises(StateMismatch) as refused:
+        verl._check_gpus(found, Verl(gpus_per_node=4))
+    message = str(refused.value)
+    assert "written on 8 GPUs, and the training now has 4" in message and f"remove {tmp_path} to" in message
+    verl._check_gpus(found, Verl(gpus_per_node=8))
+    verl._check_gpus(found, Verl(nodes=2, gpus_per_node=4))  # as many, elsewhere
+    verl._check_gpus(found.with_name("global_step_0"), Verl(gpus_per_node=4))  # nothing to resume from
+
+
+# Stands for verl: shows its environment and lives on, deaf to SIGTERM, unless told to end.
+STAND_IN = """
+import json, os, signal, sys, time
+from pathlib import Path
+folder = Path(sys.argv[sys.argv.index("--config-path") + 1])
+(folder / f"seen_{os.getpid()}.json").write_text(json.dumps(dict(os.environ)))
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+while not (folder / "end").exists():
+    time.sleep(0.05)
+"""
+
+
+def test_what_a_killed_attempt_left_is_ended_before_verl_starts_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(verl, "END_S", 0.5)
+    monkeypatch.setattr(verl, "POLL_S", 0.05)
+    monkeypatch.setattr(files, "LOCAL", tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    package = tmp_path / "modules" / "verl" / "trainer"
+    package.mkdir(parents=True)
+    (package / "main_ppo.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+    folder = tmp_path / "state" / "verl"
+    folder.mkdir(parents=True)
+    machine = load_scale("gpu1").verl
+    left = subprocess.Popen(
+        [sys.executable, "-m", "verl.trainer.main_ppo", "--config-path", str(folder)],
+        env={**os.environ, verl.MARK: verl.mark(tmp_path / "state")},
+    )
+    wait_for(lambda: list(folder.glob("seen_*.json")))
+
+    def report():
+        assert left.poll() is not None, "it lives beside its successor"
+        if len(list(folder.glob("seen_*.json"))) == 2:
+            (folder / "end").touch()
+
+    assert verl._launch(tmp_path / "state", machine, report) == 0
+    (seen,) = [path for path in folder.glob("seen_*.json") if str(left.pid) not in path.name]
+    variables = json.loads(seen.read_text())
+    assert "RAY_ADDRESS" not in variables, "verl would look for somebody else's cluster"
+    assert variables[verl.PARENT] == str(os.getpid())
+
+
+# Starts a process that asks to end with it, and is killed.
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+print(child.stdout.readline().strip(), flush=True)
+time.sleep(600)
+"""
+CHILD = """
+import os, time
+from reproduction import compute
+compute.end_with_parent()
+print(os.getpid(), flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_process_ends_with_the_one_that_started_it_also_when_that_is_killed():
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(int(parent.stdout.readline()))
+    assert child.is_running()
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_two_trainings_have_sockets_in_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LOCAL", tmp_path)
+    theirs = "ipc:///tmp/rl-colocate-zmq-01000000-replica-0-rank-0.sock"  # of every first job of a Ray
+    handles = set()
+    for state in ("a", "b"):
+        monkeypatch.setenv(verl.MARK, verl.mark(tmp_path / state))
+        handles.add(sockets.own(theirs))
+    assert len(handles) == 2
+    for handle in handles:
+        path = Path(handle.removeprefix("ipc://"))
+        assert path.name == theirs.rsplit("/", 1)[1] and path.parent.is_dir()
+    assert tmp_path.joinpath(f"ead-{os.getuid()}").stat().st_mode & 0o777 == 0o700
+    # A socket's whole path has 107 characters at most.
+    assert len(theirs) + len(f"/tmp/ead-4294967295/verl-{verl.mark(tmp_path)}") - len("ipc:///tmp") < 107
 
 
 @pytest.mark.parametrize(("loss", "diverged"), [(0.5, False), (float("nan"), True), (float("inf"), True)])

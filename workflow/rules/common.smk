@@ -178,6 +178,12 @@ def too_few_gpus(rule, gpus, nodes):
 told = set()
 
 
+def slurm_logs(rule, wildcards):
+    """Where Slurm's executor keeps the logs of a job's attempts; in the Snakemake of a job there are none to look at."""
+    root = getattr(workflow.executor_settings, "logdir", None) or ".snakemake/slurm_logs"
+    return cluster.log_folder(Path(root), rule, wildcards)
+
+
 def needs(rule, of_job=None):
     """A rule's resources on a cluster; `of_job` finds a job's needs by its wildcards. Here only GPUs are shared out."""
 
@@ -189,8 +195,10 @@ def needs(rule, of_job=None):
                 if problem and problem not in told:
                     told.add(problem)
                     logger.warning(problem)
-            asked_of = cluster.Site() if on_this_machine else site
-            return cluster.slurm_resources(need, asked_of, attempt)[name]
+            if on_this_machine:
+                return cluster.slurm_resources(need, cluster.Site())[name]
+            growth = cluster.growth_after(slurm_logs(rule, wildcards), attempt)
+            return cluster.slurm_resources(need, site, growth)[name]
 
         return value
 

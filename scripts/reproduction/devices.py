@@ -9,22 +9,25 @@ import contextlib
 import logging
 import os
 import re
+import stat
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
-from reproduction.config import Verl
-from reproduction.files import local_folder
+if TYPE_CHECKING:
+    from reproduction.config import Verl
 
 log = logging.getLogger(__name__)
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_S = 1.0
+LOCAL = Path("/tmp")  # of this machine, wherever TMPDIR of a process points
 _WHOLE = re.compile(r"^GPU (\d+): .*\(UUID: (GPU-[^)]+)\)")
 _PART = re.compile(r"^\s+MIG .*\(UUID: (MIG-[^)]+)\)")
 
@@ -131,6 +134,20 @@ def _identity(name: str, machine: list[Device] | None) -> str | None:
     return begun[0] if len(begun) == 1 and name.startswith(("GPU-", "MIG-")) else None
 
 
+def local_folder(name: str) -> Path:
+    """Return a folder on this machine that all processes of this user find, and no other user can enter.
+
+    Raises RuntimeError if another user has taken its place.
+    """
+    folder = LOCAL / f"ead-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise RuntimeError(f"{folder} belongs to another user; have it removed")
+    (folder / name).mkdir(exist_ok=True)
+    return folder / name
+
+
 def _lock_folder() -> Path:
     """The folder of the locks; within a Slurm job it is the job's, whose devices may have names of its own."""
     job = os.environ.get("SLURM_JOB_ID")
@@ -157,14 +174,14 @@ def _wait_for(number: int, devices: list[Device], folder: Path, locks: contextli
                 time.sleep(POLL_S)
 
 
-def for_sampling(machine: Verl | None) -> contextlib.AbstractContextManager:
+def for_sampling(machine: "Verl | None") -> contextlib.AbstractContextManager:
     """Lease what one vLLM engine takes on ``machine``; nothing where responses are drawn without a GPU."""
     if machine is None or machine.device != "cuda":
         return contextlib.nullcontext()
     return leased(machine.tensor_parallel, "verl.tensor_parallel")
 
 
-def for_training(machine: Verl) -> contextlib.AbstractContextManager:
+def for_training(machine: "Verl") -> contextlib.AbstractContextManager:
     """Lease what a training takes of this machine. With several nodes the cluster's job has them whole."""
     if machine.device != "cuda" or machine.nodes > 1:
         return contextlib.nullcontext()

@@ -11,29 +11,12 @@ import json
 import os
 import secrets
 import shutil
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-
-LOCAL = Path("/tmp")  # of this machine, wherever TMPDIR of a process points
-
-
-def local_folder(name: str) -> Path:
-    """Return a folder on this machine that all processes of this user find, and no other user can enter.
-
-    Raises RuntimeError if another user has taken its place.
-    """
-    folder = LOCAL / f"ead-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise RuntimeError(f"{folder} belongs to another user; have it removed")
-    (folder / name).mkdir(exist_ok=True)
-    return folder / name
 
 
 @contextlib.contextmanager

@@ -22,8 +22,9 @@ import psutil
 
 from reproduction import records
 from reproduction.config import REPOSITORY, WORKFLOW, load_configuration, load_scale, merge, read_yaml
+from reproduction.devices import LOCAL
 from reproduction.engines.verl.configuration import MARK, mark
-from reproduction.files import LOCAL, write_json
+from reproduction.files import write_json
 from reproduction.runs import resolve
 
 CHOICES = {"models": {"tiny": {"hidden_size": 64, "heads": 2, "mlp_size": 192}}}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduction import devices, files
+from reproduction import devices
 from reproduction.config import REPOSITORY, Verl
 
 UUIDS = [f"GPU-{number}{number}{number}{number}0000-aaaa" for number in range(8)]
@@ -21,8 +21,8 @@ PART = "  MIG 3g.40gb     Device  {}: (UUID: MIG-{})"
 HOLDER = """
 import json, os, sys, time
 from pathlib import Path
-from reproduction import devices, files
-files.LOCAL, devices.POLL_S = Path(sys.argv[1]), 0.02
+from reproduction import devices
+devices.LOCAL, devices.POLL_S = Path(sys.argv[1]), 0.02
 number, seconds, note = int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])
 with devices.leased(number, "a test") as names:
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ",".join(names)
@@ -39,7 +39,7 @@ def machine(tmp_path, monkeypatch):
     """Puts a stand-in for nvidia-smi on the path that prints the given lines; without lines it fails."""
     for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "CUDA_DEVICE_ORDER"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(files, "LOCAL", tmp_path)
+    monkeypatch.setattr(devices, "LOCAL", tmp_path)
     monkeypatch.setattr(devices, "POLL_S", 0.02)
 
     def shows(*lines):
@@ -182,7 +182,7 @@ class Holder:
     def holds(self) -> bool:
         return self.note.with_suffix(".ready").exists()
 
-    def wait_until_it_holds(self, seconds=60) -> None:
+    def wait_until_it_holds(self, seconds=300) -> None:
         deadline = time.monotonic() + seconds
         while not self.holds:
             assert self.process.poll() is None, self.process.stderr.read()
@@ -190,7 +190,7 @@ class Holder:
             time.sleep(0.02)
 
     def end(self) -> dict:
-        assert self.process.wait(timeout=120) == 0, self.process.stderr.read()
+        assert self.process.wait(timeout=300) == 0, self.process.stderr.read()
         return json.loads(self.note.read_text())
 
 

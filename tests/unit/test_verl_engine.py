@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from reproduction import files, records
+from reproduction import devices, records
 from reproduction.checkpoints import StateMismatch
 from reproduction.config import Verl, load_scale
 from reproduction.engines import verl
@@ -132,7 +132,7 @@ while not (folder / "end").exists():
 def test_what_a_killed_attempt_left_is_ended_before_verl_starts_again(tmp_path, monkeypatch):
     monkeypatch.setattr(verl, "END_S", 0.5)
     monkeypatch.setattr(verl, "POLL_S", 0.05)
-    monkeypatch.setattr(files, "LOCAL", tmp_path)
+    monkeypatch.setattr(devices, "LOCAL", tmp_path)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     package = tmp_path / "modules" / "verl" / "trainer"
     package.mkdir(parents=True)
@@ -185,7 +185,7 @@ def test_a_process_ends_with_the_one_that_started_it_also_when_that_is_killed():
 
 
 def test_two_trainings_have_sockets_in_folders_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "LOCAL", tmp_path)
+    monkeypatch.setattr(devices, "LOCAL", tmp_path)
     theirs = "ipc:///tmp/rl-colocate-zmq-01000000-replica-0-rank-0.sock"  # of every first job of a Ray
     handles = set()
     for state in ("a", "b"):

@@ -9,14 +9,18 @@ import torch
 
 pytest.importorskip("verl")
 
+from safetensors.torch import save_file
 from tensordict import TensorDict
+from verl.workers.rollout.base import get_rollout_class
+from verl.workers.rollout.vllm_rollout import ServerAdapter
 
-from reproduction import countdown, warmstart
+from reproduction import countdown, devices, warmstart
 from reproduction.config import WORKFLOW, load_configuration, load_scale, merge, read_yaml
 from reproduction.data import make_row, write_dataset
 from reproduction.engines import prompts_of_step
-from reproduction.engines.verl.configuration import ROLLOUT, VALIDATION
-from reproduction.engines.verl.workers import Problems, VerifierReward
+from reproduction.engines.verl import sockets
+from reproduction.engines.verl.configuration import MARK, ROLLOUT, VALIDATION
+from reproduction.engines.verl.workers import Problems, PublishCheckpoint, VerifierReward
 from reproduction.runs import resolve
 from reproduction.tokenizer import Tokenizer
 from verl import DataProto
@@ -124,3 +128,35 @@ def test_real_problems_are_graded_by_the_answer_that_is_shown(world, response, e
     manager = VerifierReward(configuration(world), tokenizer, None)
     with manager.grader:
         assert manager._grade(row, [5], True).correct == expected
+
+
+def test_states_between_checkpoints_are_not_published(world, run, tmp_path):
+    """verl saves every `resume_every` steps; the run's checkpoints are what the workflow evaluates."""
+    step = run.training.steps
+    saved = tmp_path / "saved" / "actor" / "huggingface"
+    saved.mkdir(parents=True)
+    save_file({"weight": torch.ones(2)}, saved / "model.safetensors")
+    config = SimpleNamespace(
+        ead=SimpleNamespace(state=str(tmp_path), checkpoint_dtype="float32"),
+        actor_rollout_ref=configuration(world).actor_rollout_ref,
+    )
+    callback = PublishCheckpoint(config)
+    # A run with one checkpoint, at its end.
+    training = run.training.model_copy(update={"checkpoint_every": step})
+    trainer = SimpleNamespace(run=run.model_copy(update={"training": training}))
+    for number in range(1, step + 1):
+        callback.on_save(trainer, number, str(tmp_path / "saved"))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [f"step_{step}"]
+
+
+def test_verl_and_vllm_find_the_ends_of_the_socket(monkeypatch, tmp_path):
+    monkeypatch.setattr(devices, "LOCAL", tmp_path)
+    monkeypatch.setenv(MARK, "0123456789abcdef")
+    assert get_rollout_class("vllm") is sockets.Rollout
+    assert issubclass(sockets.Rollout, ServerAdapter)
+    # vLLM makes its workers of the class and verl's; `local_rank` and `model_runner` are the worker's.
+    worker = object.__new__(sockets.Worker)
+    worker.local_rank, worker.model_runner = 0, SimpleNamespace(vllm_config=None)
+    theirs = super(sockets.Worker, worker)._get_zmq_handle()
+    assert theirs.startswith("ipc:///tmp/rl-colocate-zmq-")
+    assert worker._get_zmq_handle() == sockets.own(theirs) != theirs

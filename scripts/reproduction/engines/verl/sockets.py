@@ -8,8 +8,8 @@ sent pickles. verl takes :class:`Rollout` for its end of the socket by the table
 
 import os
 
+from reproduction.devices import local_folder
 from reproduction.engines.verl.configuration import MARK
-from reproduction.files import local_folder
 
 PREFIX = "ipc://"
 

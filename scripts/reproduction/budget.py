@@ -1,9 +1,9 @@
 """What targets cost before anything is submitted: jobs, GPU hours, wall time on g GPUs, storage.
 
 Snakemake says which jobs it would run (``snakemake_logger_plugin_jobs``). A job takes as long as jobs of its kind
-took, where Snakemake has timed some (``results/{scale}/benchmarks``), and else as long as ``workflow/resources.yaml``
-makes one expect. Wall time and peak storage are those of a schedule that starts the job with the longest way to the
-end first.
+took, where Snakemake has timed some (``results/{scale}/benchmarks``), else, a training, as the preflight of its model
+makes one expect (``results/{scale}/preflight``), and else as ``workflow/resources.yaml`` does. Wall time and peak
+storage are those of a schedule that starts the job with the longest way to the end first.
 """
 
 import csv
@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from reproduction.cluster import Need, Needs
 from reproduction.config import REPOSITORY, Configuration, ConfigurationError
+from reproduction.rehearsal import reports as preflights
 from reproduction.runs import AXES, RunConfiguration
 
 HOUR, GIGABYTE = 3600.0, 1e9
@@ -97,6 +98,10 @@ def cost(planned: Sequence[Planned], needs: Needs, runs: Mapping[str, RunConfigu
     for job in planned:
         need = need_of(job, needs, runs)
         measured_s = timings.of(job.benchmark)
+        if measured_s is None and job.rule == "train":
+            measured_s = preflights.expected_s(
+                preflights.folder_beside(job.benchmark), runs[job.wildcards["run"]]
+            )
         costed.append(
             Costed(
                 rule=job.rule,

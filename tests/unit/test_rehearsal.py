@@ -294,6 +294,8 @@ def test_the_budget_counts_with_what_a_preflight_measured_if_it_passed(plan, tmp
     assert reports.expected_s(tmp_path, run) == pytest.approx(expected)
     text, passed = reports.summary([path])
     assert passed and path.exists() and "pass  machine" in text
+    beside = reports.folder_beside(f"results/gpu1/benchmarks/train/{run.name}.tsv")
+    assert beside.as_posix() == "results/gpu1/preflight"
 
     report.lines.append(reports.Line("disk", False, "1 GB free", "free some"))
     reports.write(report, path)

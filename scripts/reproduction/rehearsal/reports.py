@@ -96,6 +96,11 @@ def expected_s(folder: Path, run: RunConfiguration) -> float | None:
     return training.steps * step + (1 + len(training.checkpoints)) * measured["start_and_save_s"]
 
 
+def folder_beside(benchmark: str) -> Path:
+    """Return the folder of preflights of the scale whose jobs leave their ``benchmark`` files where this one is."""
+    return Path(benchmark.partition("/benchmarks/")[0]) / "preflight"
+
+
 def summary(paths: Iterable[Path]) -> tuple[str, bool]:
     """Return the text of all reports and whether all passed; reports that did not are removed, to be made again."""
     reports = {path: Report.read(path) for path in paths}

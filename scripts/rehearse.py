@@ -42,8 +42,7 @@ def main() -> int:
     try:
         plan = read_plan(json.loads(arguments.configuration))
         runs = rehearse.first_runs(plan.runs_of)
-        if arguments.select:
-            runs = {name: runs[name] for name in selected(runs, arguments.select)}
+        chosen = selected(runs, arguments.select) if arguments.select else None
         stage = rehearse.Stage(
             scale_name=plan.configuration.scale,
             scale=plan.scale,
@@ -66,7 +65,7 @@ def main() -> int:
         write_json(arguments.table, rehearse.as_data(rows, stage.scale_name, list(runs)))
         write_text(arguments.table.with_suffix(".md"), rehearse.as_markdown(rows, stage.scale_name))
 
-    rows = rehearse.rehearse(cells, stage, report)
+    rows = rehearse.rehearse(cells, stage, report, chosen)
     print(rehearse.as_markdown(rows, stage.scale_name))
     return int(any(row.status == "failed" for row in rows))
 

@@ -109,7 +109,7 @@ if scale.engine == "verl":
             " --dataset {input.dataset:q}"
             " --validation {input.validation:q}"
             " --scale {configuration.scale}"
-            " --scratch-bytes {params.scratch}"
+            " --scratch-bytes {params.scratch:q}"
             " --gpus {resources.gpus_per_node}"
             " --nodes {resources.nodes}"
             " --folder {params.folder:q}"

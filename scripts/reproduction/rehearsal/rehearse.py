@@ -10,7 +10,7 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -145,19 +145,26 @@ def to_kill(ordered: Sequence[tuple[Cell, bool]]) -> dict[str, str | None]:
 
 
 def rehearse(
-    found: Sequence[Cell], stage: Stage, report: Callable[[list[Row]], None] = lambda rows: None
+    found: Sequence[Cell],
+    stage: Stage,
+    report: Callable[[list[Row]], None] = lambda rows: None,
+    chosen: Collection[str] | None = None,
 ) -> list[Row]:
-    """Rehearse the cells; ``report`` gets all rows whenever one has changed."""
+    """Rehearse the cells of a scale; ``report`` gets all rows whenever one has changed.
+
+    ``chosen`` are names of runs: cells of others are only looked up among those that passed before.
+    """
     ordered = covering_first(found)
     moments = to_kill(ordered)
-    rows = {cell.key: Row(cell.run.name, list(cell.names)) for cell in found}
+    rows = {cell.key: Row(cell.run.name, list(cell.names), reason="not its turn yet") for cell in found}
     for cell, _ in ordered:
-        rows[cell.key] = _row(cell, moments[cell.key], stage)
+        tried = chosen is None or not set(chosen).isdisjoint(cell.names)
+        rows[cell.key] = _row(cell, moments[cell.key], stage, tried)
         report(list(rows.values()))
     return list(rows.values())
 
 
-def _row(cell: Cell, moment: str | None, stage: Stage) -> Row:
+def _row(cell: Cell, moment: str | None, stage: Stage, tried: bool) -> Row:
     run, machine = shrunk(cell.run, stage.scale.verl)
     row = Row(cell.run.name, list(cell.names))
     entry = (
@@ -186,6 +193,9 @@ def _row(cell: Cell, moment: str | None, stage: Stage) -> Row:
         earlier = Row.from_dict(json.loads(kept.read_text(encoding="utf-8")))
         if earlier.status == "passed":
             return Row(**{**vars(earlier), "cell": row.cell, "names": row.names})
+    if not tried:
+        row.reason = "not among the runs that were asked for"
+        return row
     row.rehearsed_as = f"{key}" + ("" if stands == source else f", with {stands} for {source}")
     started = time.monotonic()
     log.info("%s: %s", cell.run.name, folder)

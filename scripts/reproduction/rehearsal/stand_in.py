@@ -252,8 +252,8 @@ def _learn(folder: Path, problems: Sequence[Problem], seed: int) -> float:
             unlikely = values[len(seen) :]
             table[:] = unlikely[torch.randint(OTHERS, (config.vocab_size,))]
             table[candidates] = values
-    model.generation_config = None  # written as published, by `write_description`
-    described = (folder / "config.json").read_text(encoding="utf-8")
+    published = {name: (folder / name).read_bytes() for name in ("config.json", "generation_config.json")}
     model.save_pretrained(folder)
-    (folder / "config.json").write_text(described, encoding="utf-8")  # transformers would write it anew
+    for name, content in published.items():  # transformers writes its own
+        (folder / name).write_bytes(content)
     return float(loss)

@@ -41,14 +41,14 @@ def distinct(runs: Iterable[RunConfiguration], machine: Verl) -> list[Cell]:
     return [Cell(key, group[0], tuple(run.name for run in group)) for key, group in found.items()]
 
 
-def told(run: RunConfiguration, machine: Verl) -> dict[str, Any]:
-    """Return what verl and vLLM are told of ``run``, without what only names it."""
+def told(run: RunConfiguration, machine: Verl, dataset: str | None = None) -> dict[str, Any]:
+    """Return what verl and vLLM are told of ``run``, without what only names it; ``dataset`` is one that stands in."""
     anywhere = Path("state")
     values = configuration(
         run,
         machine,
         model=Path(run.model_definition.source),
-        dataset=Path(source_of(run)),
+        dataset=Path(dataset or source_of(run)),
         validation=Path("validation"),
         state=anywhere,
         cpus=1,
@@ -92,6 +92,7 @@ def shrunk(run: RunConfiguration, machine: Verl) -> tuple[RunConfiguration, Verl
         "gpus_per_node": 1,
         "tensor_parallel": 1,
         "offload": False,
+        "gpu_memory_utilization": 0.5,
         "attention": "sdpa",
         "validate_every": None,
         "dump_every": 1,

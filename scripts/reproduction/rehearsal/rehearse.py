@@ -179,7 +179,7 @@ def _row(cell: Cell, moment: str | None, stage: Stage, tried: bool) -> Row:
     stands = source if source in stage.datasets else stage.table.datasets.get(source, source)
     key = digest(
         {
-            "told": cells.told(run, machine),
+            "told": cells.told(run, machine, stands),
             "killed": moment is not None,
             "data": sha256_of_file(stage.datasets[stands]),
             "tokenizer": str(stage.tokenizers is not None),

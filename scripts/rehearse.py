@@ -41,7 +41,7 @@ def main() -> int:
     compute.set_up(threads=1)  # what it computes itself is small
     try:
         plan = read_plan(json.loads(arguments.configuration))
-        runs = rehearse.first_runs(plan.runs_of)
+        runs = rehearse.first_runs(plan)
         chosen = selected(runs, arguments.select) if arguments.select else None
         stage = rehearse.Stage(
             scale_name=plan.configuration.scale,

@@ -24,7 +24,7 @@ def plan(request):
 
 @pytest.fixture(scope="module")
 def found(plan):
-    return cells.distinct(first_runs(plan.runs_of).values(), plan.scale.verl)
+    return cells.distinct(first_runs(plan).values(), plan.scale.verl)
 
 
 # --- cells -------------------------------------------------------------------------------------------------
@@ -32,7 +32,8 @@ def found(plan):
 
 def test_every_cell_of_the_scale_is_stood_for_once_and_seeds_make_no_other_configuration(plan, found):
     names = [name for cell in found for name in cell.names]
-    assert sorted(names) == sorted({run.cell + "/seed~0" for run in plan.runs.values()})
+    planned = {run.cell for name in plan.configuration.experiments for run in plan.runs_of[name].values()}
+    assert sorted(names) == sorted(f"{cell}/seed~0" for cell in planned)
     first = next(iter(plan.runs.values()))
     again = first.model_copy(update={"seed": 1})
     assert cells.told(first, plan.scale.verl) == cells.told(again, plan.scale.verl)
@@ -87,7 +88,7 @@ def test_a_rehearsal_shrinks_sizes_and_nothing_else(plan, found):
         changed = {"training"}
         kept = set(type(run).model_fields) - changed
         assert all(getattr(run, key) == getattr(cell.run, key) for key in kept)
-        assert machine.max_prompt_tokens == plan.scale.verl.max_prompt_tokens
+        assert machine.max_prompt_tokens == plan.scale.verl.of(run.model).max_prompt_tokens
         updates = cell.run.training.prompts > cell.run.training.mini_batch_prompts
         assert (run.training.prompts > run.training.mini_batch_prompts) == updates
 
@@ -205,7 +206,7 @@ CHECKS = {
     "every step once": checks.every_step_once,
     "prompts": lambda training: checks.prompts_in_order(training, PROBLEMS),
     "longest prompt": lambda training: checks.longest_prompt_was_asked(training, 17),
-    "streams": checks.streams_of_their_own,
+    "streams": checks.responses_of_their_own,
     "agreement": checks.sampler_and_trainer_agree,
     "weights": checks.importance_weights,
 }

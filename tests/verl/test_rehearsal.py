@@ -50,7 +50,7 @@ def test_a_cell_passes_with_real_rows_and_the_real_tokenizer(tokenizers, tmp_pat
     if not DATA.is_dir():
         pytest.skip(f"{DATA}: no local copies of the real data sets; set EAD_REAL_DATA")
     plan = read_plan({"scale": "gpu1"})
-    (first, _), *_ = covering_first(distinct(first_runs(plan.runs_of).values(), plan.scale.verl))
+    (first, _), *_ = covering_first(distinct(first_runs(plan).values(), plan.scale.verl))
     choices = {
         "scale": "gpu1",
         "paths": {"real_data": str(DATA), "tokenizers": str(tokenizers)},

@@ -138,7 +138,7 @@ def test_what_a_rehearsal_asks_of_the_records(training, results):
     rows = pd.read_parquet(results / "data" / "countdown_train.parquet")
     print(checks.every_step_once(training))
     print(checks.prompts_in_order(training, [info["id"] for info in rows.extra_info]))
-    print(checks.streams_of_their_own(training))
+    print(checks.responses_of_their_own(training))
     print(checks.sampler_and_trainer_agree(training))
     print(checks.importance_weights(training))
     print(checks.learns(training))

@@ -74,7 +74,7 @@ def shrunk(run: RunConfiguration, machine: Verl) -> tuple[RunConfiguration, Verl
     Smaller are the batch, the number of updates in a step (two stand for several), the response and the number of
     steps; the limit on prompts, n, and everything else that the algorithm and the sampler are stay.
     """
-    training = run.training
+    machine, training = machine.of(run.model), run.training
     prompts = 4 if run.n <= 4 else 2
     updates = min(2, training.prompts // training.mini_batch_prompts)
     changed = {
@@ -126,6 +126,7 @@ def choose_rows(
 
 def too_long(run: RunConfiguration, machine: Verl, model_configuration: Mapping[str, Any]) -> str | None:
     """Say where prompt and response at full length do not fit the model's positions; None where they do."""
+    machine = machine.of(run.model)
     longest = machine.max_prompt_tokens + run.training.max_new_tokens
     positions = model_configuration["max_position_embeddings"]
     if longest <= positions:

@@ -8,6 +8,7 @@ scales that come to the same small configuration share it.
 
 import json
 import logging
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,6 +30,7 @@ from reproduction.config import (
 from reproduction.data import read_dataset
 from reproduction.data.schema import write_dataset
 from reproduction.files import sha256_of_file, write_json, write_text
+from reproduction.plan import Plan
 from reproduction.pretrained import HubModel
 from reproduction.rehearsal import cells, checks
 from reproduction.rehearsal.cells import Cell, choose_rows, shrunk, too_long
@@ -180,7 +182,6 @@ def _row(cell: Cell, moment: str | None, stage: Stage, tried: bool) -> Row:
     key = digest(
         {
             "told": cells.told(run, machine, stands),
-            "killed": moment is not None,
             "data": sha256_of_file(stage.datasets[stands]),
             "tokenizer": str(stage.tokenizers is not None),
             "code": _code(),
@@ -191,7 +192,8 @@ def _row(cell: Cell, moment: str | None, stage: Stage, tried: bool) -> Row:
     kept = folder / "row.json"
     if kept.exists():
         earlier = Row.from_dict(json.loads(kept.read_text(encoding="utf-8")))
-        if earlier.status == "passed":
+        was_killed = any(part.name == "kill" for part in earlier.parts)
+        if earlier.status == "passed" and (was_killed or moment is None):
             return Row(**{**vars(earlier), "cell": row.cell, "names": row.names})
     if not tried:
         row.reason = "not among the runs that were asked for"
@@ -199,6 +201,7 @@ def _row(cell: Cell, moment: str | None, stage: Stage, tried: bool) -> Row:
     row.rehearsed_as = f"{key}" + ("" if stands == source else f", with {stands} for {source}")
     started = time.monotonic()
     log.info("%s: %s", cell.run.name, folder)
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that did not pass, or was not killed
     try:
         _rehearse_cell(cell, run, machine, moment, entry, stage.datasets[stands], folder, stage, row)
         row.status = "passed"
@@ -260,7 +263,7 @@ def _rehearse_cell(cell, run, machine, moment, entry, dataset, folder, stage: St
     part("every step once", lambda: checks.every_step_once(training))
     part("prompts", lambda: checks.prompts_in_order(training, ids))
     part("longest prompt", lambda: checks.longest_prompt_was_asked(training, longest))
-    part("streams", lambda: checks.streams_of_their_own(training))
+    part("responses", lambda: checks.responses_of_their_own(training))
     part("sampler and trainer", lambda: checks.sampler_and_trainer_agree(training))
     part("importance weights", lambda: checks.importance_weights(training))
     part("temperatures", lambda: checks.temperatures_are_the_schedules(training))
@@ -314,7 +317,7 @@ def part_of_stage(part, cell, run, machine, entry, dataset, evaluation_dataset, 
         if mistake:
             raise checks.Failed(mistake)
         return (
-            f"{stage.scale.verl.max_prompt_tokens} + {cell.run.training.max_new_tokens} tokens of "
+            f"{machine.max_prompt_tokens} + {cell.run.training.max_new_tokens} tokens of "
             f"{config['max_position_embeddings']} positions"
         )
 
@@ -410,12 +413,12 @@ def as_markdown(rows: Sequence[Row], scale_name: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def first_runs(tables: Mapping[str, Mapping[str, RunConfiguration]]) -> dict[str, RunConfiguration]:
-    """Return the runs of a scale by name, one seed of each cell: a seed makes no other configuration."""
+def first_runs(plan: Plan) -> dict[str, RunConfiguration]:
+    """Return the runs that a scale plans by name, one seed of each cell: a seed makes no other configuration."""
     found: dict[str, RunConfiguration] = {}
     cells_seen: set[str] = set()
-    for table in tables.values():
-        for name, run in table.items():
+    for experiment in plan.configuration.experiments:
+        for name, run in plan.runs_of[experiment].items():
             if name in found or run.cell not in cells_seen:
                 found[name] = run
                 cells_seen.add(run.cell)

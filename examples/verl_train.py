@@ -12,10 +12,12 @@ from ead.schedule import Annealed
 
 folder = Path(sys.argv[1]).absolute()
 folder.mkdir(parents=True, exist_ok=True)
-# verl does not tell a rollout from a validation: the rows do, each by the agent loop that answers it.
+# verl does not tell a rollout from a validation: the rows do, each by the agent loop that answers it. Their numbers
+# name their random streams, so that copies of a prompt get responses of their own.
 for name, source in (("ead_rollout", sys.argv[2]), ("ead_validation", sys.argv[3])):
     rows = pq.read_table(source)
-    pq.write_table(rows.append_column("agent_name", [[name] * len(rows)]), folder / f"{name}.parquet")
+    rows = rows.append_column("agent_name", [[name] * len(rows)]).append_column("ead_row", [range(len(rows))])
+    pq.write_table(rows, folder / f"{name}.parquet")
 loop = "ead.integrations.verl.AnnealedAgentLoop"
 schedules = {"ead_rollout": Annealed().to_dict(), "ead_validation": None}
 loops = [

@@ -1,13 +1,15 @@
 """The verl engine end to end on a small model: train, interrupt, resume, evaluate; then look for what was left behind.
 
-Everything runs as the workflow would run it, through train.py and evaluate.py. What the run says about the method
-is measured from its dumps by tests/verl/test_verl_smoke.py.
+Everything runs as the workflow would run it, through train.py and evaluate.py. The interruption comes at the worst
+moment: verl has noted that it resumes from a checkpoint which is not published yet. What the run says about the
+method is measured from its dumps by tests/verl/test_verl_smoke.py.
 """
 
 import argparse
 import json
 import logging
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -16,12 +18,26 @@ from pathlib import Path
 
 from reproduction import records
 from reproduction.engines.verl import abandoned_segments
-from reproduction.files import write_json
+from reproduction.files import write_json, write_text
 from reproduction.runs import RunConfiguration
 
 SCRIPTS = Path(__file__).resolve().parent
 INTERRUPTED_AFTER = 2  # steps
 TIMEOUT_S = 1800.0
+# Python runs a file of this name when it starts. The first process that would make the folder of the step to be
+# published says so and waits for its end.
+HOLD = """
+import os, sys, time
+
+def hold(event, arguments):
+    step = os.environ["EAD_SMOKE_HOLDS_STEP"]
+    if event == "os.mkdir" and f"/checkpoints/.step_{step}." in os.fsdecode(arguments[0]):
+        open(os.path.join(os.path.dirname(__file__), "held"), "x").close()
+        time.sleep(3600)
+
+if "EAD_SMOKE_HOLDS_STEP" in os.environ:
+    sys.addaudithook(hold)
+"""
 
 
 def main() -> None:
@@ -50,8 +66,12 @@ def main() -> None:
     ]
     seconds = {}
     started = time.monotonic()
-    interrupted = interrupt(train, state, INTERRUPTED_AFTER)
+    interrupt(train, folder / "hold", INTERRUPTED_AFTER)
     seconds["until_interrupted"] = time.monotonic() - started
+    interrupted = {
+        "saved": int((state / "verl" / "checkpoints" / "latest_checkpointed_iteration.txt").read_text()),
+        "published": sorted(path.name for path in (state / "checkpoints").glob("step_*")),
+    }
     left = {"interrupted": sorted(abandoned_segments() - before)}
 
     started = time.monotonic()
@@ -84,7 +104,7 @@ def main() -> None:
             "configuration_hash": run.hash,
             "status": manifest["status"],
             "steps": manifest["steps"],
-            "interrupted_after_step": interrupted,
+            "interrupted": interrupted,
             "metrics": [_known(row) for row in records.read(state / "metrics.jsonl")],
             "evaluation": json.loads((folder / "evaluation" / "manifest.json").read_text())["files"],
             "shared_memory_left": left,
@@ -98,17 +118,19 @@ def _known(row: dict) -> dict:
     return {name: value for name, value in row.items() if not math.isnan(value)}
 
 
-def interrupt(command: list[str], state: Path, step: int) -> int:
-    """Start a training and send it SIGTERM once the checkpoint of ``step`` is whole; return that step.
+def interrupt(command: list[str], hold: Path, step: int) -> None:
+    """Start a training and send it SIGTERM once verl has saved ``step`` and would publish it.
 
     Raises RuntimeError if it ends before, or does not get there in time.
     """
-    process = subprocess.Popen(command)
+    write_text(hold / "sitecustomize.py", HOLD)
+    path = os.pathsep.join([str(hold), *filter(None, [os.environ.get("PYTHONPATH")])])
+    process = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": path, "EAD_SMOKE_HOLDS_STEP": str(step)}
+    )
     deadline = time.monotonic() + TIMEOUT_S
-    tracker = state / "verl" / "checkpoints" / "latest_checkpointed_iteration.txt"
-    published = state / "checkpoints" / f"step_{step}"
     try:
-        while not (published.exists() and tracker.exists() and int(tracker.read_text() or 0) >= step):
+        while not (hold / "held").exists():
             if process.poll() is not None:
                 raise RuntimeError(f"the training ended by itself, with status {process.returncode}")
             if time.monotonic() > deadline:
@@ -117,7 +139,6 @@ def interrupt(command: list[str], state: Path, step: int) -> int:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
-    return step
 
 
 if __name__ == "__main__":

@@ -12,12 +12,16 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from reproduction import devices, records
+from reproduction import countdown, devices, records, warmstart
 from reproduction.checkpoints import StateMismatch
-from reproduction.config import Verl, load_scale
+from reproduction.config import WORKFLOW, Verl, load_configuration, load_scale, read_yaml
+from reproduction.data import write_dataset
 from reproduction.engines import verl
 from reproduction.engines.verl import sockets
+from reproduction.engines.verl.publishing import publish_checkpoint, publish_missing
+from reproduction.runs import resolve
 
 # A process of Ray's kind: in a session of its own, orphaned, deaf to SIGTERM, with a shared-memory segment.
 STUBBORN = """
@@ -224,3 +228,92 @@ def test_a_training_on_a_node_that_lacks_its_gpus_says_so_and_starts_nothing(tmp
             progress=None,
         )
     assert [path.name for path in (tmp_path / "state" / "verl").iterdir()] == ["identity.json"]
+
+
+# --- a checkpoint that verl has saved and nobody has published -----------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """verl's checkpoints of a run that has just saved step 3; steps 1 and 2 are published."""
+    (tmp_path / "model").mkdir()
+    warmstart.write_tokenizer(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text("{}")
+    save_file({"w": torch.zeros(2)}, tmp_path / "model" / "model.safetensors")
+    checkpoints = tmp_path / "state" / "verl" / "checkpoints"
+    huggingface = checkpoints / "global_step_3" / "actor" / "huggingface"
+    huggingface.mkdir(parents=True)
+    (huggingface / "config.json").write_text("{}")
+    (huggingface / "tokenizer.json").write_text("as transformers writes it")
+    save_file({"w": torch.tensor([1 / 3, 2.0])}, huggingface / "model.safetensors")
+    (checkpoints / "latest_checkpointed_iteration.txt").write_text("3")
+    for step in (1, 2):
+        (tmp_path / "state" / "checkpoints" / f"step_{step}").mkdir(parents=True)
+    return tmp_path
+
+
+def test_what_is_published_late_is_what_would_have_been_published(saved):
+    state, model = saved / "state", saved / "model"
+    source = state / "verl" / "checkpoints"
+    publish_checkpoint(source / "global_step_3", saved / "in_time", model=model, dtype="bfloat16")
+    (state / "checkpoints" / ".step_3.0123456789ab.tmp").mkdir()  # killed while it was written
+    publish_missing(source, state / "checkpoints", 3, model=model, dtype="bfloat16")
+    assert sorted(path.name for path in (state / "checkpoints").iterdir()) == ["step_1", "step_2", "step_3"]
+    found = {path.name: path.read_bytes() for path in (state / "checkpoints" / "step_3").iterdir()}
+    assert found == {path.name: path.read_bytes() for path in (saved / "in_time").iterdir()}
+    assert found["tokenizer.json"] == (model / "tokenizer.json").read_bytes()
+    weights = load_file(state / "checkpoints" / "step_3" / "model.safetensors")["w"]
+    assert weights.dtype == torch.bfloat16 and torch.equal(weights, torch.tensor([1 / 3, 2.0]).bfloat16())
+
+
+def test_a_published_checkpoint_is_left_alone(saved):
+    published = saved / "state" / "checkpoints"
+    publish_missing(saved / "nowhere", published, 2, model=saved / "model", dtype="float32")
+    assert not list((published / "step_2").iterdir())
+
+
+def test_a_checkpoint_without_weights_is_named(saved):
+    source = saved / "state" / "verl" / "checkpoints"
+    (source / "global_step_3" / "actor" / "huggingface" / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="huggingface: no weights; remove the trainer's state"):
+        publish_missing(source, saved / "state" / "checkpoints", 3, model=saved / "model", dtype="float32")
+    assert not (saved / "state" / "checkpoints" / "step_3").exists()
+
+
+def test_a_run_that_was_killed_before_its_last_checkpoint_was_published_ends_with_it(saved, monkeypatch):
+    """verl has nothing left to do, so it is not started; the run ends as if nothing had happened."""
+    monkeypatch.setattr(verl, "version", lambda package: "0")
+    monkeypatch.setattr(verl, "_launch", lambda *_: pytest.fail("verl was started"))
+    state = saved / "state"
+    for step in (1, 2, 3):
+        row = {"step": step, "loss": 0.1, "gradient_norm": 1.0}
+        for name in verl.RECORDS:
+            records.append(state / name, row)
+    for name in ("train", "validation"):
+        countdown_file(saved / f"{name}.parquet")
+    scale = load_scale("mini", read_yaml(WORKFLOW / "verl_smoke.yaml"))
+    run = resolve(
+        load_configuration({"scale": "mini"}),
+        scale,
+        role="llama_1b",
+        algorithm="dapo",
+        sampler="ead_tis",
+        rollouts=None,
+        seed=0,
+    )
+    result = verl.train(
+        run,
+        scale.verl,
+        model=saved / "model",
+        dataset=saved / "train.parquet",
+        validation=saved / "validation.parquet",
+        state=state,
+        progress=None,
+    )
+    assert (result.status, result.steps, result.checkpoints) == ("finished", 3, [1, 2, 3])
+    assert json.loads((state / "verl" / "ended.json").read_text())["checkpoints"] == [1, 2, 3]
+
+
+def countdown_file(path):
+    problems = countdown.generate_problems(3, "train", root_seed=0, test_share=0.2, limit=40)
+    write_dataset(list(countdown.dataset_rows(problems, "train", "train")), path)

@@ -1,16 +1,22 @@
 """What the agent loop asks of vLLM for one response, without an engine."""
 
 import asyncio
+import json
+import uuid
 from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("verl")
 
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
 from ead import seeds
-from ead.integrations.verl import AnnealedAgentLoop, request_parameters
+from ead.integrations import verl as integration
+from ead.integrations.verl import AnnealedAgentLoop, prompt_name, request_parameters
 from ead.schedule import Annealed
 
 SCHEDULE = Annealed().to_dict()
@@ -32,7 +38,8 @@ def loop(monkeypatch, asked, **arguments):
 
 
 def run(agent, step=7, index=3, session=0, shared=VERLS):
-    return asyncio.run(agent.run(shared, global_steps=step, index=index, session_id=session, raw_prompt=[]))
+    row = {"index": index, "ead_row": index, "raw_prompt": []}
+    return asyncio.run(agent.run(shared, global_steps=step, session_id=session, **row))
 
 
 def test_the_step_and_the_schedule_are_in_the_request(monkeypatch):
@@ -73,8 +80,6 @@ def test_a_record_has_what_was_asked_and_what_came(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
     run(agent, step=4)
     (file,) = tmp_path.iterdir()
-    import json
-
     (line,) = map(json.loads, file.read_text().splitlines())
     assert line["extra_args"]["ead"]["step"] == line["step"] == 4
     assert (line["tokens"], line["logprobs"]) == ([2], [-0.5])
@@ -91,3 +96,111 @@ def test_a_prompt_that_is_too_long_is_refused(monkeypatch):
 def test_a_wrong_schedule_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="tau_min"):
         loop(monkeypatch, [], schedule={"kind": "annealed", "tau_min": -1})
+
+
+# --- what tells a prompt from the others of its step -----------------------------------------------------------
+
+MESSAGES = [{"role": "user", "content": "What is 1 + 1?"}]
+OTHER = [{"role": "user", "content": "What is 1 + 2?"}]
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """A process that has sampled nothing yet, as after a resume."""
+    integration._copies.clear()
+
+
+def seeds_of(agent, asked, rows, *, siblings=2, step=7):
+    """Seeds [row][sibling] of a batch, its prompts and siblings interleaved as verl's tasks are."""
+    asked.clear()
+
+    async def sample():
+        loops = [
+            agent.run(VERLS, global_steps=step, session_id=sibling, **row)
+            for sibling in range(siblings)
+            for row in rows
+        ]
+        await asyncio.gather(*loops)
+
+    asyncio.run(sample())
+    flat = [request["seed"] for request in asked]
+    return [flat[place :: len(rows)] for place in range(len(rows))]
+
+
+def row_of(index, messages=MESSAGES, **more):
+    return {"index": index, "raw_prompt": messages, "uid": str(uuid.uuid4()), **more}
+
+
+INDICES = st.one_of(
+    st.uuids().map(str), st.uuids(), st.text(), st.integers(), st.floats(), st.none(), st.binary(), st.just(0)
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(INDICES, st.text(max_size=3)), min_size=1, max_size=12))
+def test_every_response_of_a_batch_has_a_seed_of_its_own_and_the_same_one_after_a_resume(prompts):
+    """Indices of any kind, repeated or absent; prompts that are repeated, with the same index or another."""
+
+    def drawn():
+        integration._copies.clear()
+        names = {}
+        for index, text in prompts:
+            row = row_of(index, [{"role": "user", "content": text}])
+            name = prompt_name(STREAM, 7, row)
+            assert prompt_name(STREAM, 7, row) == name  # its siblings share it
+            names[row["uid"]] = name
+        return list(names.values())
+
+    first = drawn()
+    assert len(set(first)) == len(prompts)
+    assert drawn() == first
+
+
+def test_prompts_named_by_uuids_and_copies_of_them_get_responses_of_their_own(monkeypatch):
+    """As in the hub's DAPO-Math-17k: each prompt 100 times, under one UUID."""
+    asked = []
+    agent = loop(monkeypatch, asked, schedule=SCHEDULE)
+    names = [str(uuid.UUID(int=number)) for number in range(3)]
+    rows = [row_of(name, [{"role": "user", "content": name}]) for _ in range(100) for name in names]
+    found = seeds_of(agent, asked, rows)
+    assert len({seed for siblings in found for seed in siblings}) == 2 * len(rows)
+    integration._copies.clear()
+    again = [{**row, "uid": str(uuid.uuid4())} for row in rows]
+    assert seeds_of(agent, asked, again) == found
+
+
+def test_without_an_index_prompts_of_a_step_differ(monkeypatch):
+    asked = []
+    agent = loop(monkeypatch, asked)
+    found = seeds_of(agent, asked, [row_of(0, MESSAGES), row_of(0, OTHER), row_of(0, MESSAGES)])
+    assert len({seed for siblings in found for seed in siblings}) == 6
+
+
+def test_a_row_with_a_number_is_named_by_it_alone(monkeypatch):
+    asked = []
+    agent = loop(monkeypatch, asked)
+    rows = [row_of("the same", ead_row=np.int64(number)) for number in range(3)]
+    expected = [[seeds.derive(*STREAM, 7, number, sibling) for sibling in range(2)] for number in range(3)]
+    assert seeds_of(agent, asked, rows) == expected
+    assert seeds_of(agent, asked, rows[::-1]) == expected[::-1]
+
+
+def test_copies_on_two_of_verls_workers_differ(monkeypatch):
+    monkeypatch.setattr(integration.ray, "is_initialized", lambda: True)
+    names = []
+    for worker in (
+        "agent_loop_worker_0_0123abcd",
+        "agent_loop_worker_1_4567cdef",
+        "agent_loop_worker_0_89abcdef",
+    ):
+        context = SimpleNamespace(get_actor_name=lambda worker=worker: worker)
+        monkeypatch.setattr(integration.ray, "get_runtime_context", lambda context=context: context)
+        integration._copies.clear()  # another process
+        names.append(prompt_name(STREAM, 7, row_of("the same")))
+    assert names[0] != names[1] and names[0] == names[2]
+
+
+def test_what_is_remembered_of_copies_stays_small():
+    for step in range(1000):
+        prompt_name(STREAM, step, row_of(0))
+    assert len(integration._copies) == integration._KEPT_STEPS

@@ -115,7 +115,8 @@ def logits_of(reference, frame) -> list[np.ndarray]:
 
 
 def test_the_run_was_interrupted_resumed_and_finished(report, results, run, state):
-    assert report["interrupted_after_step"] == 2
+    """Between verl's note of the checkpoint to resume from and the publishing of that checkpoint."""
+    assert report["interrupted"] == {"saved": 2, "published": ["step_1"]}
     assert (report["status"], report["steps"]) == ("finished", 3)
     assert [row["step"] for row in report["metrics"]] == [1, 2, 3]
     log = (state / "verl" / "verl.log").read_text()

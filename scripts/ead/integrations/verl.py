@@ -15,7 +15,8 @@ Nothing of verl is patched. Three places of its configuration turn EAD on:
 
 - the rows of the training set carry ``agent_name: ead_rollout``, those of the validation set
   ``ead_validation``. verl does not tell an agent loop whether it validates, so without this column validation
-  would be annealed too, silently;
+  would be annealed too, silently. A second column, ``ead_row``, numbers the rows: each then has random streams of its
+  own, whatever ``extra_info.index`` says and however often a prompt is repeated;
 - ``actor_rollout_ref.rollout.temperature`` is 1, and ``logprobs_mode`` stays ``processed_logprobs``, so that
   verl's rollout correction (TIS) sees the log-probabilities of the distribution really sampled from.
 
@@ -28,12 +29,15 @@ the first step on.
 """
 
 import asyncio
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import ray
 from omegaconf import OmegaConf
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
@@ -51,9 +55,10 @@ class AnnealedAgentLoop(SingleTurnAgentLoop):
     Args:
         schedule: what ``ead.schedule.from_config`` takes; None samples at the temperature that verl sets.
         stream: root seed and names of the random stream that responses are drawn from. A response's own seed
-            is derived from it and the global step, the row's ``extra_info.index`` and the response's number
-            among its siblings, so a resumed run draws what an uninterrupted one would have drawn. vLLM draws
-            such responses one by one. None leaves the seed to the engine.
+            is derived from it and the global step, the row and the response's number among its siblings, so a
+            resumed run draws what an uninterrupted one would have drawn. The row is known by its column ``ead_row``;
+            where it has none, by :func:`prompt_name`. vLLM draws such responses one by one. None leaves the seed to
+            the engine.
         record: folder to write every response to, one JSON object per line, with its tokens, its
             log-probabilities and the request's parameters; None keeps nothing. ``record_every`` thins the steps.
 
@@ -81,9 +86,10 @@ class AnnealedAgentLoop(SingleTurnAgentLoop):
 
     async def run(self, sampling_params: dict[str, Any], **kwargs) -> AgentLoopOutput:
         """Return the response to ``kwargs["raw_prompt"]``."""
+        step, row = int(kwargs["global_steps"]), kwargs.get("ead_row")
         names = {
-            "step": int(kwargs["global_steps"]),
-            "prompt": int(kwargs["index"]),
+            "step": step,
+            "prompt": prompt_name(self.stream or [], step, kwargs) if row is None else int(row),
             "sibling": int(kwargs["session_id"]),
         }
         if self.schedule is not None:
@@ -148,7 +154,7 @@ def request_parameters(
     stream: Sequence[int | str] | None,
     *,
     step: int,
-    prompt: int,
+    prompt: int | str,
     sibling: int,
 ) -> dict[str, Any]:
     """Return vLLM's sampling parameters of one response; ``sampling_params``, which siblings share, stays."""
@@ -161,5 +167,35 @@ def request_parameters(
     return request
 
 
+_KEPT_STEPS = 8  # of which copies are remembered; an asynchronous trainer has few steps in flight
+_copies: dict[int, dict[tuple, dict[Any, int]]] = {}  # step -> prompt -> uid -> number of the copy
+
+
+def prompt_name(stream: Sequence[int | str], step: int, row: Mapping[str, Any]) -> str:
+    """Return what tells a row without a number of its own from the others of its step.
+
+    That is its index (verl gives 0 to a row without one, and some data sets name a prompt by a UUID), its messages,
+    and for copies of a prompt the number of the copy, which a resumed run gives again as long as the number of verl's
+    agent-loop workers stays. Siblings share the row's ``uid``, which verl draws anew each time.
+    """
+    messages = json.dumps(_plain(row["raw_prompt"]), sort_keys=True, default=str)
+    digest = hashlib.sha256(messages.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    name = f"{row.get('index')}/{digest}/{_worker()}"
+    if step not in _copies:
+        for old in sorted(_copies)[: 1 - _KEPT_STEPS]:
+            del _copies[old]
+        _copies[step] = {}
+    uids = _copies[step].setdefault((*stream, name), {})
+    return f"{name}/{uids.setdefault(row.get('uid'), len(uids))}"
+
+
+def _worker() -> str:
+    """The agent-loop worker that this process is: each has its own part of a batch, the same one after a resume."""
+    name = ray.get_runtime_context().get_actor_name() if ray.is_initialized() else None
+    return (name or "").rpartition("_")[0]  # verl ends the name with random digits
+
+
 def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    if OmegaConf.is_config(value):
+        return OmegaConf.to_container(value, resolve=True)
+    return value.tolist() if isinstance(value, np.ndarray) else value

@@ -40,6 +40,7 @@ from reproduction.engines.verl.configuration import (
     environment,
     mark,
 )
+from reproduction.engines.verl.publishing import publish_missing
 from reproduction.files import sha256_of_file, sha256_of_model, write_json, write_text
 from reproduction.progress import Progress
 from reproduction.runs import RunConfiguration
@@ -116,6 +117,9 @@ def train(
             f"{state}: verl's checkpoint is of step {done}, the records have {steps} steps; remove the folder"
         )
     _check_gpus(folder / "checkpoints" / f"global_step_{done}", machine)
+    if done in run.training.checkpoints:
+        dtype = values["ead"]["checkpoint_dtype"]
+        publish_missing(folder / "checkpoints", state / "checkpoints", done, model=model, dtype=dtype)
     with Progress(progress, run.name, run.training.steps, "step", done) as bar:
         if done < run.training.steps:
             with devices.for_training(machine):

@@ -18,7 +18,6 @@ import pandas as pd
 import torch
 import transfer_queue as tq
 from omegaconf import open_dict
-from safetensors.torch import load_file, save_file
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import Dataset
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
@@ -33,10 +32,10 @@ from reproduction import compute, records
 from reproduction.data import SCHEMA, read_dataset
 from reproduction.engines import prompts_of_step
 from reproduction.engines.verl.configuration import PARENT, ROLLOUT, SOCKETS, VALIDATION, sampling_temperature
-from reproduction.files import atomic_directory, link, write_parquet
+from reproduction.engines.verl.publishing import publish_checkpoint
+from reproduction.files import write_parquet
 from reproduction.rewards import Grader, problems_of
 from reproduction.runs import RunConfiguration
-from reproduction.tokenizer import Tokenizer
 from reproduction.transformer import eos_tokens
 from verl import DataProto
 
@@ -78,6 +77,7 @@ class Problems(Dataset):
             **{name: row[name] for name in _GRADED},
             "raw_prompt": row["prompt"],
             "index": row["extra_info"]["index"],
+            "ead_row": row["extra_info"]["index"],
             "agent_name": ROLLOUT if self.training else VALIDATION,
             "dummy_tensor": torch.zeros(1, dtype=torch.uint8),  # verl wants a tensor in every batch
         }
@@ -209,30 +209,17 @@ _TIMINGS = {"gen": "sampling", "old_log_prob": "logprobs", "ref": "reference", "
 class PublishCheckpoint(CheckpointCallback):
     """Puts the Hugging Face form of each checkpoint where the run contract wants it.
 
-    verl keeps the trainer's weights in float32 and samples from a copy in the rollout type; the published
-    checkpoint is that copy, so that what is evaluated is what sampled, at half the size in bfloat16. Between the
-    checkpoints verl may save states to resume from (``verl.resume_every``); those are not published.
+    Between the checkpoints verl may save states to resume from (``verl.resume_every``); those are not published.
     """
 
     def on_save(self, trainer, global_step: int, checkpoint_dir: str, **_) -> None:
-        if global_step not in trainer.run.training.checkpoints:
-            return
-        source = Path(checkpoint_dir) / "actor" / "huggingface"
-        dtype = getattr(torch, self.config.ead.checkpoint_dtype)
-        target = Path(self.config.ead.state) / "checkpoints" / f"step_{global_step}"
-        with atomic_directory(target) as folder:
-            # The tokenizer as the model came with it: transformers would write it anew.
-            Tokenizer(Path(self.config.actor_rollout_ref.model.path)).save(folder)
-            for file in source.iterdir():
-                if (folder / file.name).exists():
-                    continue
-                if file.suffix == ".safetensors":
-                    tensors = load_file(file)
-                    if any(tensor.dtype != dtype for tensor in tensors.values()):
-                        converted = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-                        save_file(converted, folder / file.name, metadata={"format": "pt"})
-                        continue
-                link(file, folder / file.name)
+        if global_step in trainer.run.training.checkpoints:
+            publish_checkpoint(
+                Path(checkpoint_dir),
+                Path(self.config.ead.state) / "checkpoints" / f"step_{global_step}",
+                model=Path(self.config.actor_rollout_ref.model.path),
+                dtype=self.config.ead.checkpoint_dtype,
+            )
 
 
 class _Rollouts:

@@ -129,7 +129,7 @@ def compare_verdicts(data: Path, workers: int, random: np.random.Generator) -> d
             if entry.local is None:
                 continue
             path = Path(scratch) / f"{name}.parquet"
-            prepare_dataset(name, entry, path, path.with_suffix(".json"), real_data=data)
+            prepare_dataset(name, entry, path, path.with_suffix(".json"), real_data=data, any_length=True)
             problems = [p for p in problems_of(read_dataset(path)) if p.ability != MULTIPLE_CHOICE]
             if not problems:
                 continue

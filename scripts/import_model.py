@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument(
         "--accept-unpinned",
         action="store_true",
-        help="use hub files for which the table has no verified revision or checksum; the manifest says so",
+        help="use hub files for which the table pins no revision; the manifest says so",
     )
     arguments = parser.parse_args()
     if arguments.output.name != "manifest.json":

@@ -22,13 +22,13 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=TABLE, help="table of data sets")
     parser.add_argument("--real-data", type=Path, help="folder with local copies; without it, the hub")
     parser.add_argument("--cache", type=Path, help="the hub client's cache folder (default: its own)")
-    parser.add_argument(
-        "--tokenizer", type=Path, help="tokenizer that counts the tokens of the length filter"
-    )
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--tokenizer", type=Path, help="tokenizer.json that counts the tokens of a problem")
+    length.add_argument("--any-length", action="store_true", help="leave out no problem for its length")
     parser.add_argument(
         "--accept-unpinned",
         action="store_true",
-        help="use hub files for which the table has no verified revision or checksum; the card says so",
+        help="use hub files for which the table pins no revision; the card says so",
     )
     parser.add_argument("--output", type=Path, required=True, help="data set (Parquet)")
     parser.add_argument("--card", type=Path, required=True, help="data card (JSON)")
@@ -42,6 +42,7 @@ def main() -> None:
             real_data=arguments.real_data,
             cache=arguments.cache,
             tokenizer=arguments.tokenizer,
+            any_length=arguments.any_length,
             accept_unpinned=arguments.accept_unpinned,
         )
     except ValueError as error:

@@ -1,6 +1,7 @@
 """A small server on 127.0.0.1 in the layout of the Hugging Face hub, for tests of the download path."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,17 +9,27 @@ from threading import Thread
 from urllib.parse import unquote
 
 COMMIT = "c0ffee" + "0" * 34
+LARGE = (".parquet", ".safetensors")
+
+
+def git_sha1(content: bytes) -> str:
+    """The name that git gives a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 class HubServer:
     """Serves ``files``: (kind, repository) -> {file name: bytes}; every repository has the one ``COMMIT``.
 
-    ``cut_after`` makes it break connections after that many bytes of a file. ``requests`` lists what was asked.
+    As the hub it states a SHA-256 for large files (``LARGE``) and git's SHA-1 for others. ``cut_after`` makes it break
+    connections after that many bytes of a file. ``damaged`` files come with a wrong byte, under the right checksum.
+    ``requests`` lists what was asked, ``sent`` counts the bytes that were sent of each file.
     """
 
     def __init__(self) -> None:
         self.files: dict[tuple[str, str], dict[str, bytes]] = {}
         self.cut_after: int | None = None
+        self.damaged: set[str] = set()
+        self.sent: Counter[str] = Counter()
         self.requests: list[str] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         Thread(target=self._server.serve_forever, daemon=True).start()
@@ -63,15 +74,21 @@ class HubServer:
                 if content is None:
                     self.send_header("X-Error-Code", code)
                     content = b""
-                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+                self.send_header("ETag", f'"{git_sha1(content)}"')
+                if path.endswith(LARGE):
+                    self.send_header("X-Linked-Etag", f'"{hashlib.sha256(content).hexdigest()}"')
+                    self.send_header("X-Linked-Size", str(len(content)))
+                if path in hub.damaged or path.rpartition("/")[2] in hub.damaged:
+                    content = content[:-1] + bytes([content[-1] ^ 1])
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 if with_body and hub.cut_after is not None:
-                    self.wfile.write(content[: hub.cut_after])
-                    self.wfile.flush()
+                    content = content[: hub.cut_after]
                     self.close_connection = True
-                elif with_body:
+                if with_body:
+                    hub.sent[path.partition(f"/resolve/{COMMIT}/")[2]] += len(content)
                     self.wfile.write(content)
+                    self.wfile.flush()
 
             def log_message(self, *arguments) -> None:
                 """Say nothing."""

@@ -39,8 +39,23 @@ RESOURCES_FILE = REPOSITORY / "workflow" / "resources.yaml"
 # Every rule of the workflow but the figures' own targets: what workflow/resources.yaml may name, and no figure may.
 RULES = (
     *("all", "budget", "check_contamination", "claims", "claims_so_far", "cost", "deviations", "draw_study"),
-    *("estimate_figure", "estimate_study", "evaluate_model", "evaluate_run", "export_provenance"),
-    *("generate_problems", "import_model", "ingest_runs", "judge_claims", "plot_claims", "plot_cost"),
+    *(
+        "estimate_figure",
+        "estimate_study",
+        "evaluate_model",
+        "evaluate_run",
+        "export_provenance",
+        "fetch_dataset",
+    ),
+    *(
+        "generate_problems",
+        "import_model",
+        "import_tokenizer",
+        "ingest_runs",
+        "judge_claims",
+        "plot_claims",
+        "plot_cost",
+    ),
     *("plot_deviations", "plot_figure", "plot_study", "prepare_dataset", "provenance", "real_lm", "report"),
     *("preflight", "preflight_model", "rehearse", "runs", "stale"),
     *("tabulate_deviations", "tabulate_hyperparameters", "tabulate_real_lm", "train", "train_base_model"),

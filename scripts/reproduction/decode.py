@@ -83,6 +83,12 @@ class InProcess:
         report=lambda done: None,
     ) -> Drawn:
         """See :class:`Sampler`. The stream of a batch is named by the place of its first prompt."""
+        longest, allowed = max(map(len, prompts)), self.model.shape.positions - max_new_tokens
+        if longest > allowed:  # before the first is drawn
+            raise ValueError(
+                f"a prompt has {longest} tokens; beside responses of {max_new_tokens} the model's positions allow "
+                f"{allowed}"
+            )
         row_bytes = self.model.cache_bytes(max(map(len, prompts)) + max_new_tokens)
         rows = max(samples, min(MAX_ROWS, CACHE_BYTES // row_bytes))
         per_chunk = rows // samples

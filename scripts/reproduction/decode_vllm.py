@@ -102,7 +102,10 @@ class Vllm:
         allowed = self._machine.max_prompt_tokens
         longest = max(map(len, prompts)) - position
         if longest > allowed:
-            raise ValueError(f"a prompt has {longest} tokens; verl.max_prompt_tokens allows {allowed}")
+            raise ValueError(
+                f"a prompt has {longest} tokens; verl.max_prompt_tokens allows {allowed}. Raise it, or let a study's "
+                "max_prompt_tokens leave such problems out"
+            )
         from vllm import SamplingParams
 
         engine, of_response = self._engine(), self._machine.seed_of == "response"

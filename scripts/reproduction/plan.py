@@ -45,7 +45,7 @@ from reproduction.config import (
     suggest,
 )
 from reproduction.data.table import DatasetEntry, load_datasets
-from reproduction.pretrained import HubModel, PackageModel, load_models
+from reproduction.pretrained import TOKENIZER, HubModel, PackageModel, load_models
 from reproduction.requests import Request, read_command_line, selected, take_request
 from reproduction.runs import RunConfiguration, expand
 
@@ -181,6 +181,12 @@ def _choices(configuration: Configuration, experiments: Mapping[str, Experiment]
             f"config.yaml: paths.real_data: no such folder, found {data!r}; allowed: a folder with the files that "
             "workflow/datasets.yaml names, or null for the hub"
         )
+    tokenizers = configuration.paths.tokenizers
+    if tokenizers is not None and not Path(tokenizers).is_dir():
+        yield (
+            f"config.yaml: paths.tokenizers: no such folder, found {tokenizers!r}; allowed: a folder with "
+            "{owner}/{model}/tokenizer.json, or null for the hub"
+        )
 
 
 # --- the scale ---------------------------------------------------------------------------------------------
@@ -196,6 +202,16 @@ def _sources(
     for alias, model in scale.models.items():
         if isinstance(model, PretrainedModel):
             yield from _unknown(f"{where}: models.{alias}.source", "pretrained model", [model.source], models)
+    with_tokenizer = [
+        name for name, entry in models.items() if isinstance(entry, HubModel) and TOKENIZER in entry.files
+    ]
+    for name, entry in datasets.items():
+        yield from _unknown(
+            f"datasets.yaml: {name}.tokenizer",
+            "hub model with a tokenizer.json",
+            [entry.tokenizer],
+            with_tokenizer,
+        )
 
 
 def _sizes(configuration: Configuration, scale: Scale, datasets: Mapping[str, DatasetEntry]) -> Iterator[str]:

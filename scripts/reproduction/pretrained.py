@@ -20,11 +20,12 @@ from reproduction.config import (
     suggest,
     validate,
 )
-from reproduction.data.sources import hub_files
+from reproduction.data.sources import describe, hub_files
 from reproduction.data.table import HubFiles, Sha256
-from reproduction.files import atomic_directory, sha256_of_file, write_json
+from reproduction.files import atomic_directory, atomic_path, sha256_of_file, write_json
 
 TABLE = REPOSITORY / "workflow" / "models.yaml"
+TOKENIZER = "tokenizer.json"
 
 
 class ModelError(ValueError):
@@ -118,13 +119,27 @@ def _import_hub(
         target = folder / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file.path, target)
-    source = {
-        "kind": "hub",
-        "repository": entry.repository,
-        "revision": revision,
-        "pinned": entry.revision is not None and None not in entry.files.values(),
-    }
-    return source, _load_tokenizer_as_written(folder)
+    return describe(entry, revision, files), _load_tokenizer_as_written(folder)
+
+
+def import_tokenizer(
+    name: str,
+    output: str | Path,
+    *,
+    table: dict[str, HubModel | PackageModel],
+    cache: str | Path | None = None,
+) -> None:
+    """Write the tokenizer.json of the hub model ``name`` to ``output``; its weights are not fetched.
+
+    Raises ``ModelError`` for a model without one, ``DatasetError`` if the file cannot be had or differs.
+    """
+    entry = find_model(name, table)
+    if not isinstance(entry, HubModel) or TOKENIZER not in entry.files:
+        raise ModelError(f"{name}: the table names no {TOKENIZER} of it on a hub")
+    only = entry.model_copy(update={"files": {TOKENIZER: entry.files[TOKENIZER]}})
+    _, (file,) = hub_files(only, cache=cache, kind="model")
+    with atomic_path(output) as temporary:
+        shutil.copyfile(file.path, temporary)
 
 
 def _load_tokenizer_as_written(folder: Path) -> list[str]:

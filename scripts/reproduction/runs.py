@@ -294,6 +294,8 @@ def publish(
 ) -> None:
     """Make the run folder from the trainer's state; the manifest comes last, and says how healthy the run was.
 
+    ``prompts.json`` of the state is what the engine found of the prompts' lengths (``reproduction.prompts``).
+
     Checkpoints are linked, not moved: the state stays whole, so that publishing again after a kill in between
     gives the same folder.
     """
@@ -320,6 +322,7 @@ def publish(
             "status": result.status,
             "steps": result.steps,
             "checkpoints": result.checkpoints,
+            "prompts": json.loads((state / "prompts.json").read_text(encoding="utf-8")),
             "health": [sign.to_dict() for sign in signs],
             "code": {**code_version(), "sources": dict(sources)},
             "started": started,

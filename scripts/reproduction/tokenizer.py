@@ -24,6 +24,8 @@ class Tokenizer:
         """
         self.folder = Path(folder)
         self._fast = FastTokenizer.from_file(str(self.folder / "tokenizer.json"))
+        self._fast.no_truncation()  # a published file may ask for it
+        self._fast.no_padding()
         config = json.loads((self.folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         file = self.folder / "chat_template.jinja"
         source = file.read_text(encoding="utf-8") if file.exists() else config.get("chat_template")
@@ -45,8 +47,16 @@ class Tokenizer:
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Return the token ids of a prompt: the chat so far, and the opening of the assistant's turn."""
-        return self.encode(
-            self._template.render(messages=messages, add_generation_prompt=True, tools=None, **self._special)
+        return self.encode(self._rendered(messages))
+
+    def chat_lengths(self, chats: Sequence[Sequence[Mapping[str, str]]]) -> list[int]:
+        """Return the number of tokens of each prompt, on all cores."""
+        texts = [self._rendered(messages) for messages in chats]
+        return [len(found.ids) for found in self._fast.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _rendered(self, messages: Sequence[Mapping[str, str]]) -> str:
+        return self._template.render(
+            messages=messages, add_generation_prompt=True, tools=None, **self._special
         )
 
     def decode(self, responses: Sequence[Sequence[int]]) -> list[str]:

@@ -18,6 +18,7 @@ from hub_server import COMMIT, HubServer, hub_server
 from reproduction.data import DatasetError, read_dataset
 from reproduction.data.prepare import prepare_dataset
 from reproduction.data.table import load_datasets
+from reproduction.pretrained import HubModel, import_model, import_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = ("dataset", "somebody/gsm8k")
@@ -144,17 +145,137 @@ def test_an_unknown_repository_or_revision_is_named(workplace, key, value):
     assert "has no such dataset or revision" in message
 
 
-def test_an_unpinned_source_prints_its_pins_and_is_used_only_if_accepted(workplace):
+def test_a_pinned_revision_needs_no_checksum_in_the_table(workplace):
+    """The hub states one for each file of it; the card has them, and says what each was compared with."""
     pins = dict(workplace.entry["hub"]["files"])
-    workplace.entry["hub"] |= {"revision": None, "files": dict.fromkeys(pins)}
-    message = workplace.fails()
-    assert "--accept-unpinned" in message
-    printed = yaml.safe_load(re.search(r"  revision: .*?(?=\nCompare)", message, re.DOTALL)[0])
-    assert printed == {"revision": COMMIT, "files": pins}
+    workplace.entry["hub"]["files"] = dict.fromkeys(pins)
+    source = workplace.prepare()["source"]
+    assert source["pinned"] is True
+    assert {file["name"]: file["sha256"] for file in source["files"]} == pins
+    assert {file["verified_by"] for file in source["files"]} == {"hub sha256"}
+    workplace.hub.stop()
+    assert workplace.prepare()["source"] == source  # and without a connection
 
-    assert workplace.prepare(accept_unpinned=True)["source"]["pinned"] is False
-    workplace.entry["hub"] |= printed
-    assert workplace.prepare()["source"]["pinned"] is True
+
+@pytest.mark.parametrize("cached", [False, True], ids=["fetched now", "in the cache"])
+@pytest.mark.parametrize("name", ["data/train-1.parquet", "data/train-1.jsonl"], ids=["large", "small"])
+def test_a_file_that_is_not_what_the_hub_states_is_refused_and_not_fetched_again(workplace, name, cached):
+    content = "".join(
+        json.dumps({"question": f"{n}?", "answer": f"#### {n}"}) + "\n" for n in range(3)
+    ).encode()
+    files = workplace.hub.files[TRAIN]
+    files[name] = content if name.endswith("jsonl") else files["data/train-1.parquet"]
+    workplace.entry["hub"]["files"] = {"data/train-0.parquet": None, name: None}
+    if cached:
+        workplace.prepare()
+        (blob,) = [
+            path.resolve()
+            for path in (workplace.folder / "cache").rglob(Path(name).name)
+            if path.is_symlink()
+        ]
+        blob.write_bytes(blob.read_bytes()[:-1] + b"?")
+        workplace.output.unlink()
+        workplace.card.unlink()
+    else:
+        workplace.hub.damaged.add(Path(name).name)
+    message = workplace.fails()
+    assert f"somebody/gsm8k: {name}: the checksum does not match" in message
+    assert re.search(r"Delete \S+/blobs/\w+ to fetch it again", message)
+    sent = dict(workplace.hub.sent)
+    assert workplace.fails() == message
+    assert dict(workplace.hub.sent) == sent  # a repeated job costs no download
+
+
+def test_a_small_file_is_compared_with_gits_checksum(workplace):
+    content = json.dumps({"question": "?", "answer": "#### 1"}).encode()
+    workplace.hub.files[TRAIN] = {"train.jsonl": content}
+    workplace.entry["hub"] |= {"files": {"train.jsonl": None}, "rows": 1}
+    (file,) = workplace.prepare()["source"]["files"]
+    assert file["verified_by"] == "hub git-sha1"
+    assert file["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_a_checksum_that_the_hub_contradicts_is_refused_before_the_download(workplace):
+    workplace.entry["hub"]["files"]["data/train-0.parquet"] = "0" * 64
+    assert "correct the table; nothing was fetched" in workplace.fails()
+    assert not workplace.hub.sent
+
+
+def test_a_cache_without_links_asks_the_hub_again(workplace, monkeypatch):
+    """Some file systems have no symbolic links: the file itself lies where the link would."""
+    workplace.entry["hub"]["files"] = dict.fromkeys(workplace.entry["hub"]["files"])
+    workplace.prepare()
+    for link in list((workplace.folder / "cache").rglob("*.parquet")):
+        if link.is_symlink():
+            link.resolve().rename(link)
+    assert {f["verified_by"] for f in workplace.prepare()["source"]["files"]} == {"hub sha256"}
+
+
+def test_without_a_pinned_revision_nothing_is_fetched_and_the_current_one_is_printed(workplace):
+    workplace.entry["hub"]["revision"] = None
+    message = workplace.fails()
+    assert f"revision: {COMMIT}" in message and "--accept-unpinned" in message
+    assert not workplace.hub.sent
+    source = workplace.prepare(accept_unpinned=True)["source"]
+    assert source["pinned"] is True  # every file by the table
+    workplace.entry["hub"]["files"] = dict.fromkeys(workplace.entry["hub"]["files"])
+    source = workplace.prepare(accept_unpinned=True)["source"]
+    assert (source["pinned"], source["revision"]) == (False, COMMIT)
+
+
+def test_what_was_fetched_is_prepared_without_a_connection(workplace):
+    """On a cluster the download runs on the login node, what follows on nodes that may reach no hub."""
+    workplace.entry["hub"]["files"] = dict.fromkeys(workplace.entry["hub"]["files"])
+    command = [sys.executable, str(REPOSITORY / "scripts" / "fetch_dataset.py"), "--dataset", "gsm8k"]
+    command += ["--table", str(workplace.table()), "--cache", str(workplace.folder / "cache")]
+    command += ["--output", str(workplace.folder / "fetched.json")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"HF_ENDPOINT": workplace.hub.endpoint}
+    )
+    assert done.returncode == 0, done.stderr
+    workplace.hub.stop()
+    fetched = json.loads((workplace.folder / "fetched.json").read_text())
+    assert workplace.prepare()["source"] == {**fetched, "adapter": "gsm8k"}
+
+
+def test_of_a_tokenizer_nothing_but_its_file_is_fetched(workplace):
+    name = "somebody/model"
+    content = b'{"model": {}}'
+    workplace.hub.files["model", name] = {"tokenizer.json": content, "model.safetensors": b"w" * 1000}
+    table = {
+        name: HubModel(
+            kind="hub",
+            licence="MIT",
+            repository=name,
+            revision=COMMIT,
+            files=dict.fromkeys(["tokenizer.json", "model.safetensors"]),
+        )
+    }
+    output = workplace.folder / "tokenizers" / name / "tokenizer.json"
+    import_tokenizer(name, output, table=table, cache=workplace.folder / "cache")
+    assert output.read_bytes() == content
+    assert list(workplace.hub.sent) == ["tokenizer.json"]
+
+
+def test_a_model_is_imported_by_its_revision_alone(workplace):
+    """As the paper's models, whose checksums the table does not have."""
+    name = "somebody/model"
+    files = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"w" * 1000}
+    workplace.hub.files["model", name] = files
+    entry = HubModel(kind="hub", licence="MIT", repository=name, revision=COMMIT, files=dict.fromkeys(files))
+    folder = workplace.folder / "model"
+    cache = workplace.folder / "cache"
+    manifest = import_model(name, folder, table={name: entry}, downloads=workplace.folder, cache=cache)
+    assert manifest["source"]["pinned"]
+    assert {f["name"]: f["verified_by"] for f in manifest["source"]["files"]} == {
+        "config.json": "hub git-sha1",
+        "tokenizer.json": "hub git-sha1",
+        "model.safetensors": "hub sha256",
+    }
+    assert manifest["files"]["model.safetensors"] == hashlib.sha256(files["model.safetensors"]).hexdigest()
+    sent = dict(workplace.hub.sent)
+    import_model(name, folder, table={name: entry}, downloads=workplace.folder, cache=cache)
+    assert dict(workplace.hub.sent) == sent
 
 
 def test_a_download_that_breaks_off_fails_and_works_the_next_time(workplace):
@@ -165,6 +286,16 @@ def test_a_download_that_breaks_off_fails_and_works_the_next_time(workplace):
     workplace.hub.cut_after = None
     workplace.prepare()
     assert len(read_dataset(workplace.output)) == 6
+
+
+def test_a_download_that_fails_keeps_the_files_it_has(workplace):
+    name = "data/train-1.parquet"
+    whole = workplace.hub.files[TRAIN].pop(name)
+    assert name in workplace.fails()
+    sent = workplace.hub.sent["data/train-0.parquet"]
+    workplace.hub.files[TRAIN][name] = whole
+    workplace.prepare()
+    assert workplace.hub.sent["data/train-0.parquet"] == sent
 
 
 def test_a_hub_that_does_not_answer_is_named(workplace):

@@ -104,7 +104,12 @@ def real(real_data, tmp_path_factory):
 
     def load(name: str) -> pd.DataFrame:
         prepare_dataset(
-            name, table[name], folder / f"{name}.parquet", folder / f"{name}.json", real_data=real_data
+            name,
+            table[name],
+            folder / f"{name}.parquet",
+            folder / f"{name}.json",
+            real_data=real_data,
+            any_length=True,
         )
         return read_dataset(folder / f"{name}.parquet")
 

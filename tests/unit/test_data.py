@@ -1,8 +1,10 @@
 """Real data sets: schema, adapters, table, preparation. Small files made here, and the real ones if present."""
 
+import codecs
 import hashlib
 import json
 import re
+from decimal import Decimal
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +18,17 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from ead import seeds
 from reproduction.config import ConfigurationError
 from reproduction.data import SCHEMA, DatasetError, make_row, read_dataset, write_dataset
-from reproduction.data.adapters import ADAPTERS, BadRow, Skip, last_boxed
+from reproduction.data.adapters import (
+    ADAPTERS,
+    TAKES,
+    Adapter,
+    BadRow,
+    Skip,
+    after_hashes,
+    integer,
+    last_boxed,
+    number,
+)
 from reproduction.data.prepare import check_local_copy, prepare_dataset
 from reproduction.data.prompts import PROMPTS
 from reproduction.data.table import DatasetEntry, LocalSource, find_dataset, load_datasets
@@ -155,6 +167,154 @@ def test_a_solution_without_a_closed_box_is_a_bad_row(solution, reason):
     assert caught.value.reason == reason
 
 
+INTEGERS = (
+    st.integers() | st.integers(-(10**40), 10**40) | st.sampled_from([2**53, 2**53 + 1, 9007199254740993])
+)
+
+
+@given(INTEGERS, st.sampled_from(["", ".", ".0", ".000"]), st.sampled_from(["", "0", "000"]))
+def test_an_integer_of_any_size_keeps_its_digits(value, fraction, zeros):
+    """Through a floating-point number 9007199254740993 would become another one."""
+    sign = "-" if value < 0 else ""
+    written = [value, Decimal(value), f" {sign}{zeros}{abs(value)}{fraction} "]
+    assert [integer(form) for form in written] == [str(value)] * 3
+    if abs(value) < 2**53:
+        assert integer(float(value)) == str(value)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        True,
+        False,
+        0.5,
+        "0.5",
+        float("nan"),
+        float("inf"),
+        Decimal("NaN"),
+        Decimal("0.5"),
+        None,
+        [1],
+        "",
+        "1,000",
+        "1_0",
+    ],
+    ids=repr,
+)
+def test_what_is_no_integer_is_refused(answer):
+    with pytest.raises(BadRow, match="wanted an integer answer, found"):
+        integer(answer)
+
+
+def test_an_integer_that_has_lost_digits_is_refused():
+    with pytest.raises(BadRow, match="has lost its last digits"):
+        integer(9007199254740993.0)
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=6), st.floats(-1e15, 1e15), INTEGERS)
+def test_a_number_of_any_kind_keeps_its_value(exact, binary, whole):
+    for answer, value in ((exact, exact), (str(exact), exact), (whole, whole), (str(whole), whole)):
+        assert Decimal(number(answer)) == Decimal(value)
+    assert float(number(binary)) == binary
+    assert all("e" not in number(answer).lower() for answer in (exact, binary, whole))
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [(0.5, "0.5"), (5, "5"), (5.0, "5"), (1e-7, "0.0000001"), ("0.50", "0.50"), ("1e3", "1000")],
+)
+def test_a_number_becomes_text(answer, text):
+    assert number(answer) == text
+
+
+@pytest.mark.parametrize(
+    "answer", [True, float("nan"), float("inf"), "1/2", "1e999999999", "--1", "٣", None, [0.5]], ids=repr
+)
+def test_what_is_no_number_is_refused(answer):
+    with pytest.raises(BadRow, match="wanted a number as the answer, found"):
+        number(answer)
+
+
+@pytest.mark.parametrize(("answer", "take"), [(5, "integer"), (0.5, "number")])
+@pytest.mark.parametrize("other", ["as_given", "after_hashes", "last_boxed"])
+def test_a_number_where_text_is_wanted_names_the_remedy(answer, take, other):
+    with pytest.raises(BadRow, match=f"`take: {take}`"):
+        TAKES[other](answer)
+    assert TAKES[take](answer) == str(answer)
+
+
+@given(
+    st.integers(0, 10**15), st.sampled_from(["", "$", "-", "€ "]), st.sampled_from(["", ".25", " km", "%"])
+)
+def test_thousands_separators_of_one_number_go(value, before, after):
+    assert after_hashes(f"so\n#### {before}{value:,}{after}\nThe end, 1,234.") == f"{before}{value}{after}"
+
+
+@given(
+    st.lists(st.integers(-9999, 9999).map(str), min_size=2, max_size=4),
+    st.sampled_from([("(", ")"), ("[", ")"), (r"\{", r"\}")]),
+    st.sampled_from([",", ", "]),
+)
+def test_commas_between_numbers_stay(numbers, brackets, comma):
+    answer = brackets[0] + comma.join(numbers) + brackets[1]
+    assert after_hashes(f"#### {answer}\nwords, more words") == answer
+    assert after_hashes(f"#### {', '.join(numbers)}") == ", ".join(numbers)
+
+
+UNSEEN = ["\ufeff", "\u200b", "\u200d", "\u2060", "\u200e", "\u00ad"]
+
+
+@given(st.lists(st.sampled_from([*UNSEEN, "4", "2", "x", " ", "/"]), min_size=1))
+def test_what_nobody_sees_is_no_part_of_an_answer(signs):
+    seen = "".join(sign for sign in signs if sign not in UNSEEN).strip()
+    row = {"q": "Q", "a": "".join(signs)}
+    adapter = Adapter("q", "a", TAKES["as_given"])
+    if not seen:
+        with pytest.raises(BadRow, match="holds no answer"):
+            adapter(row)
+        return
+    found = adapter(row)
+    assert found.answer == seen
+    assert found.published_answer == (None if "".join(signs).strip() == seen else "".join(signs).strip())
+
+
+@pytest.mark.parametrize("code", [0, 7, 8, 11, 12, 27, 127, 0x85])
+def test_a_control_character_in_an_answer_is_a_bad_row(code):
+    with pytest.raises(BadRow, match=f"control character U\\+{code:04X}"):
+        Adapter("q", "a", TAKES["as_given"])({"q": "Q", "a": f"4{chr(code)}2"})
+
+
+@pytest.mark.parametrize("sign", [*UNSEEN, "\0"])
+def test_no_data_set_is_written_with_a_gold_that_nothing_matches(tmp_path, sign):
+    with pytest.raises(DatasetError, match=rf"reward_model.ground_truth': holds .*U\+{ord(sign):04X}"):
+        write_dataset([row(ground_truth=f"42{sign}")], tmp_path / "made_up.parquet")
+
+
+NAMES = st.text("ab.", min_size=1, max_size=4).filter(lambda name: name.strip("."))
+
+
+@given(st.lists(NAMES, min_size=1, max_size=3))
+def test_a_column_is_found_by_its_name_with_dots_or_by_its_path(names):
+    source = "found"
+    for name in reversed(names):
+        source = {name: source}
+    assert Adapter(".".join(names), "answer", TAKES["as_given"])({**source, "answer": "1"}).text == "found"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"q": {"txt": "Q"}}, r"column 'q.text': 'text' is missing in 'q'; found 'txt'"),
+        ({"q,text": "Q"}, r"column 'q.text': 'q' is missing; found 'q,text'"),
+        ({"q": ["Q"]}, r"column 'q.text': 'text' is missing in 'q'; found \['Q'\]"),
+        ({}, r"column 'q.text': 'q' is missing; found nothing"),
+    ],
+)
+def test_what_is_missing_is_named_where_it_is_missing(source, message):
+    with pytest.raises(BadRow, match=message):
+        Adapter("q.text", "a", TAKES["as_given"])(source)
+
+
 @pytest.mark.parametrize(
     ("adapter", "source", "problem", "answer"),
     [
@@ -238,7 +398,7 @@ def test_numina_proofs_are_skipped(problem):
 
 
 def test_a_missing_column_says_which_are_there():
-    with pytest.raises(BadRow, match="column 'question' is missing; found problem, answer"):
+    with pytest.raises(BadRow, match="column 'question': 'question' is missing; found 'problem', 'answer'"):
         ADAPTERS["gsm8k"]({"problem": "Q", "answer": "#### 1"})
 
 
@@ -400,7 +560,6 @@ HOSTILE_LINES = {
     "nested without end": b'{"question": ' + b"[" * 100_000,
     "a number without end": b'{"question": "Q", "answer": ' + b"9" * 100_000 + b"}",
     "two objects": b'{"question": "Q", "answer": "#### 1"} {}',
-    "a mark of byte order": b'\xef\xbb\xbf{"question": "Q", "answer": "#### 1"}',
     "bytes of zero": b"\x00" * 1000,
 }
 
@@ -476,6 +635,18 @@ def test_half_of_a_surrogate_pair_is_a_bad_row(source):
         prepare(source, entry_for(source, 5))
 
 
+@given(
+    st.lists(st.sampled_from([b"", codecs.BOM_UTF8]), min_size=4, max_size=4),
+    st.sampled_from([b"", b"\n", b"\n\n", b"\r\n \r\n\n"]),
+)
+def test_marks_of_byte_order_and_empty_last_lines_cost_no_row(tmp_path_factory, marks, end):
+    """One at the start of a file, and those that joining files leaves within it."""
+    path = tmp_path_factory.mktemp("marks") / "d.jsonl"
+    path.write_bytes(b"\n".join(mark + gsm8k_line(n).encode() for n, mark in enumerate(marks)) + end)
+    for on_bad_row in ("error", "drop"):
+        assert prepare(path, entry_for(path, 4, on_bad_row=on_bad_row))["rows"]["kept"] == 4
+
+
 def test_a_blank_line_in_the_middle_is_a_bad_row(source):
     source.write_text(gsm8k_line(0) + "\n\n" + gsm8k_line(1) + "\n")
     with pytest.raises(DatasetError, match=r"row 1 \(line 2\): not JSON"):
@@ -505,19 +676,28 @@ def test_long_problems_are_dropped_where_a_tokenizer_is_configured(source):
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(source.parent / "tokenizer.json"))
     source.write_text(gsm8k_line(0) + "\n" + json.dumps({"question": "word " * 6, "answer": "#### 1"}))
-    entry = entry_for(source, 2, max_problem_tokens=5)
+    entry = entry_for(source, 2, max_problem_tokens=5, tokenizer="somebody/model")
     card = prepare(source, entry, tokenizer=source.parent)
     assert card["dropped"] == {"too_long": {"count": 1, "rows": "1"}}
-    assert card["length_filter"]["applied"]
-    card = prepare(source, entry)
+    assert (card["length_filter"]["applied"], card["length_filter"]["left_out"]) == (True, 1)
+    with pytest.raises(
+        DatasetError, match="more than 5 tokens .* wants a tokenizer: give that of somebody/model"
+    ):
+        prepare(source, entry)
+    card = prepare(source, entry, any_length=True)
     assert card["rows"]["kept"] == 2
     assert card["length_filter"] == {
         "applied": False,
-        "reason": "no tokenizer is configured",
+        "reason": "problems of any length were asked for",
         "max_problem_tokens": 5,
     }
     with pytest.raises(DatasetError, match="no such tokenizer"):
         prepare(source, entry, tokenizer=source.parent / "nowhere")
+
+
+def test_a_limit_of_length_wants_a_tokenizer(source):
+    with pytest.raises(ValueError, match="give both `max_problem_tokens` and `tokenizer`"):
+        entry_for(source, 2, max_problem_tokens=5)
 
 
 def parquet_source(tmp_path: Path, table: pa.Table) -> Path:
@@ -535,7 +715,9 @@ def test_a_truncated_parquet_file_is_named(tmp_path):
 
 def test_parquet_without_a_column_or_with_another_type_is_a_bad_row(tmp_path):
     path = parquet_source(tmp_path, pa.table({"problem": ["Q"], "answer": ["#### 1"]}))
-    with pytest.raises(DatasetError, match="d.parquet: row 0: column 'question' is missing; found answer"):
+    with pytest.raises(
+        DatasetError, match="d.parquet: row 0: column 'question': 'question' is missing; found 'answer'"
+    ):
         prepare(path, entry_for(path, 1))
     path = parquet_source(tmp_path, pa.table({"question": [1, 2], "answer": ["#### 1"] * 2}))
     with pytest.raises(DatasetError, match="d.parquet: row 0: column 'question': wanted text, found 1"):
@@ -622,7 +804,12 @@ EXPECTED_DROPPED = {
 @pytest.mark.parametrize("name", [name for name, entry in TABLE.items() if entry.local])
 def test_real_data_sets_are_prepared_whole(name, real_data, tmp_path):
     card = prepare_dataset(
-        name, TABLE[name], tmp_path / "d.parquet", tmp_path / "d.json", real_data=real_data
+        name,
+        TABLE[name],
+        tmp_path / "d.parquet",
+        tmp_path / "d.json",
+        real_data=real_data,
+        any_length=True,
     )
     dropped = {reason: found["count"] for reason, found in card["dropped"].items()}
     assert dropped == EXPECTED_DROPPED.get(name, {})

@@ -219,7 +219,7 @@ def test_a_penalty_to_the_reference_policy_trains(world, tmp_path):
 
 def test_too_few_problems_are_named(world, tmp_path):
     run = run_of(training={"prompts": 64, "mini_batch_prompts": 64})
-    with pytest.raises(ValueError, match="40 problems, training.prompts asks for 64"):
+    with pytest.raises(ValueError, match="40 of 40 prompts can be used, 64 are asked for"):
         train(world, run, tmp_path)
 
 

@@ -17,6 +17,7 @@ def pretrained_entry(wildcards):
     return pretrained_models[pretrained_source(wildcards)].model_dump_json()
 
 
+# Local: on a cluster it runs where there is a connection.
 rule import_model:
     output:
         f"{RESULTS}/models/{{imported_model}}/manifest.json",
@@ -26,6 +27,7 @@ rule import_model:
         f"{RESULTS}/benchmarks/import_model/{{imported_model}}.tsv"
     wildcard_constraints:
         imported_model="|".join(imported_models) or "none",
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     resources:

@@ -18,6 +18,11 @@ class Paths(Strict):
     real_data: Folder | None = Field(
         None, description="folder with local copies of the real data sets; null fetches them from their hub"
     )
+    tokenizers: Folder | None = Field(
+        None,
+        description="folder with {owner}/{model}/tokenizer.json of the tokenizers that measure training problems; "
+        "null fetches them from their hub",
+    )
 
 
 class Tracking(Strict):

@@ -181,7 +181,9 @@ class Verl(Strict):
     )
     nodes: Count = Field(1, description="machines of one training")
     gpus_per_node: Count = Field(1, description="GPUs that a training takes on each")
-    max_prompt_tokens: Count = Field(1024, description="a longer prompt is an error")
+    max_prompt_tokens: Count = Field(
+        1024, description="a longer prompt is left out of a training, and an error in an evaluation"
+    )
     tensor_parallel: Count = Field(1, description="GPUs that share one vLLM engine")
     gpu_memory_utilization: Share = Field(0.6, description="share of a GPU's memory that vLLM takes")
     max_num_seqs: Count = Field(

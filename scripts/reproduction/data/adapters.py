@@ -4,14 +4,20 @@ An ``Adapter`` turns one row of one file layout into a ``Problem``. It raises ``
 broken and ``Skip`` for a sound row that has no place in the data set (a proof has no checkable answer).
 """
 
+import contextlib
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from ead.verifier.text import MAX_ANSWER_CHARACTERS
 from reproduction.data.prompts import PROMPTS
+from reproduction.data.schema import control_character
+
+_ABSENT = object()
 
 
 class BadRow(ValueError):
@@ -66,7 +72,8 @@ class Adapter:
     def columns(self) -> list[str]:
         """Top-level columns the adapter reads."""
         paths = [self.problem, self.answer, self.id, self.choices, *self.details]
-        return sorted({path.split(".")[0] for path in paths if path is not None})
+        # A column's own name may have dots in it.
+        return sorted({name for path in paths if path is not None for name in (path.split(".")[0], path)})
 
     def __call__(self, row: Mapping[str, Any]) -> Problem:
         """Return the problem in ``row``. Raises ``BadRow`` or ``Skip``."""
@@ -80,6 +87,7 @@ class Adapter:
             answer = self.take(_value(row, self.answer)).strip()
         else:
             choices, answer = _multiple_choice(_value(row, self.choices), _value(row, self.answer))
+        published, answer = answer, without_format_characters(answer).strip()
         if not answer:
             raise BadRow("empty_answer", f"column {self.answer!r} holds no answer")
         if len(answer) > MAX_ANSWER_CHARACTERS:
@@ -94,6 +102,10 @@ class Adapter:
             *((self.choices, c) for c in choices),
         ):
             _encodable(text, path)
+        if control := control_character(answer):
+            raise BadRow(
+                "control_character", f"column {self.answer!r}: holds the control character {control}"
+            )
         identifier = None
         if self.id is not None:
             identifier = str(_value(row, self.id))
@@ -105,7 +117,7 @@ class Adapter:
         return Problem(
             text=problem,
             answer=rewritten,
-            published_answer=None if rewritten == answer else answer,
+            published_answer=None if rewritten == published else published,
             choices=choices,
             id=identifier,
             details=details,
@@ -125,23 +137,52 @@ def only_element(answers: Any) -> str:
 
 
 def integer(answer: Any) -> str:
-    """The column is an integer, perhaps written as 27.0 or 027."""
-    try:
-        number = float(answer)
-        whole = int(answer) if isinstance(answer, str) else int(number)
-    except (TypeError, ValueError, OverflowError):
-        number, whole = float("nan"), 0
-    if number != whole:
-        raise BadRow("malformed_answer", f"wanted an integer answer, found {answer!r:.80}")
-    return str(whole)
+    """The column is an integer, perhaps written as 27.0 or 027, of any size."""
+    whole = None
+    if isinstance(answer, str):
+        if written := re.fullmatch(r"([+-]?[0-9]+)(?:\.0*)?", answer.strip()):
+            whole = written[1]
+    elif isinstance(answer, float) and answer.is_integer():
+        if abs(answer) >= 2**53:
+            raise BadRow(
+                "digits_lost",
+                f"the integer {answer!r:.80} is stored as a floating-point number, which has lost its last digits",
+            )
+        whole = int(answer)
+    elif isinstance(answer, int) and not isinstance(answer, bool):
+        whole = answer
+    elif isinstance(answer, Decimal) and answer.is_finite() and answer == int(answer):
+        whole = int(answer)
+    if whole is None:
+        raise BadRow("malformed_answer", f"wanted an integer answer, found {answer!r:.80}{_remedy(answer)}")
+    return str(int(whole)) if len(str(whole)) <= MAX_ANSWER_CHARACTERS else whole
+
+
+def number(answer: Any) -> str:
+    """The column is a number, or one as text: 0.5, 1e-3; the digits are those of the column."""
+    if isinstance(answer, str) and re.fullmatch(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)", answer.strip()):
+        return answer.strip()
+    written = answer.strip() if isinstance(answer, str) else repr(answer)
+    is_number = isinstance(answer, (int, float, Decimal)) and not isinstance(answer, bool)
+    exact = None
+    if is_number or (isinstance(answer, str) and re.fullmatch(r"[0-9.eE+-]+", written)):
+        with contextlib.suppress(InvalidOperation):
+            exact = answer if isinstance(answer, Decimal) else Decimal(written)
+    if exact is None or not exact.is_finite() or abs(exact.adjusted()) > MAX_ANSWER_CHARACTERS:
+        raise BadRow("malformed_answer", f"wanted a number as the answer, found {answer!r:.80}")
+    text = format(exact, "f")  # a grader need not know exponents
+    return text.removesuffix(".0") if isinstance(answer, float) else text
 
 
 def after_hashes(solution: Any) -> str:
-    """GSM8K: what follows the last ``####`` of the solution, without thousands separators."""
+    """GSM8K: the line after the last ``####`` of the solution, a number without thousands separators."""
     _, mark, answer = _string(solution).rpartition("####")
     if not mark:
         raise BadRow("no_answer", "the solution has no '####' line")
-    return answer.replace(",", "")
+    line = answer.strip().partition("\n")[0].strip()
+    # One number, perhaps with a currency before it or a unit after it; in a pair or a list commas part the numbers.
+    one_number = re.fullmatch(r"[^\d,()\[\]{}]*\d{1,3}(?:,\d{3})+(?:\.\d+)?[^\d,()\[\]{}]*", line)
+    return line.replace(",", "") if one_number else line
 
 
 def last_boxed(solution: Any) -> str:
@@ -162,7 +203,7 @@ def last_boxed(solution: Any) -> str:
 
 
 TAKES: dict[str, Callable[[Any], str]] = {
-    take.__name__: take for take in (as_given, integer, only_element, last_boxed, after_hashes)
+    take.__name__: take for take in (as_given, integer, number, only_element, last_boxed, after_hashes)
 }
 """How an answer is taken from its column, by name; an entry that states its columns refers to these."""
 
@@ -184,6 +225,11 @@ _PROOF = re.compile(r"\b(?:prove|proof|show that|demonstrate that)\b", re.IGNORE
 def proofs(problem: str) -> str | None:
     """NuminaMath: a problem that asks for a proof has no answer to check."""
     return "proof" if _PROOF.search(problem) else None
+
+
+def without_format_characters(answer: str) -> str:
+    """Remove what nobody sees and no grader expects: marks of byte order, zero-width spaces, marks of direction."""
+    return "".join(character for character in answer if unicodedata.category(character) != "Cf")
 
 
 def without_dapo_prompt(text: str) -> str:
@@ -238,13 +284,26 @@ def _letter(place: int) -> str:
 
 
 def _value(row: Any, path: str) -> Any:
-    value = row
-    for step in path.split("."):
-        try:
-            value = value[int(step)] if isinstance(value, list) else value[step]
-        except (KeyError, IndexError, TypeError, ValueError):
-            found = ", ".join(map(str, row)) if isinstance(row, Mapping) else repr(row)[:80]
-            raise BadRow("missing_column", f"column {path!r} is missing; found {found}") from None
+    """The value at a dotted path; a name with dots in it goes before a path through nested columns."""
+    value, left = row, path
+    while left:
+        step = left
+        if isinstance(value, list):
+            step = left.split(".")[0]
+            found = value[int(step)] if step.isdecimal() and int(step) < len(value) else _ABSENT
+        else:
+            while isinstance(value, Mapping) and step not in value and "." in step:
+                step = step.rpartition(".")[0]
+            found = value[step] if isinstance(value, Mapping) and step in value else _ABSENT
+        if found is _ABSENT:
+            above = path.removesuffix(left).removesuffix(".")
+            there = ", ".join(map(repr, value)) if isinstance(value, Mapping) else repr(value)
+            raise BadRow(
+                "missing_column",
+                f"column {path!r}: {left.split('.')[0]!r} is missing{f' in {above!r}' if above else ''}; "
+                f"found {there[:200] or 'nothing'}",
+            )
+        value, left = found, left[len(step) + 1 :]
     return value
 
 
@@ -257,8 +316,15 @@ def _text(row: Mapping[str, Any], path: str) -> str:
 
 def _string(value: Any) -> str:
     if not isinstance(value, str):
-        raise BadRow("wrong_type", f"wanted text, found {value!r:.80}")
+        raise BadRow("wrong_type", f"wanted text, found {value!r:.80}{_remedy(value)}")
     return value
+
+
+def _remedy(value: Any) -> str:
+    """What to do about a number where something else was wanted."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+        return ""
+    return "; `take: integer` reads whole numbers, `take: number` any"
 
 
 def _encodable(text: str, path: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from reproduction.data.adapters import Adapter, BadRow, Problem, Skip
 from reproduction.data.prompts import PROMPTS
 from reproduction.data.schema import SCHEMA, DatasetError, make_row, write_dataset
-from reproduction.data.sources import SourceFile, SourceRow, hub_files, local_files, read_rows
+from reproduction.data.sources import SourceFile, SourceRow, describe, hub_files, local_files, read_rows
 from reproduction.data.table import DatasetEntry
 from reproduction.files import sha256_of_file, write_json
 
@@ -40,29 +40,34 @@ def prepare_dataset(
     real_data: str | Path | None = None,
     cache: str | Path | None = None,
     tokenizer: str | Path | None = None,
+    any_length: bool = False,
     accept_unpinned: bool = False,
 ) -> dict[str, Any]:
     """Write the data set ``name`` to ``output`` and what was done to ``card``; return the card.
 
     The source is the local copy in ``real_data`` where that is given and the entry has one, else the hub
-    (``cache`` is the hub client's folder). ``tokenizer`` is a folder with a tokenizer.json, or that file.
-    The same inputs give the same bytes. Raises ``DatasetError``, and then writes nothing, if a checksum or a
+    (``cache`` is the hub client's folder). ``tokenizer`` is a folder with a tokenizer.json, or that file; an entry
+    that limits the length of its problems wants one, unless ``any_length`` leaves that limit out. The same inputs
+    give the same bytes. Raises ``DatasetError``, and then writes nothing, if a checksum or a
     number of rows is not as the table says, or for the first broken row unless the entry drops those.
     """
+    if entry.max_problem_tokens is not None and tokenizer is None and not any_length:
+        raise DatasetError(
+            f"{name}: problems of more than {entry.max_problem_tokens} tokens are left out, which wants a tokenizer: "
+            f"give that of {entry.tokenizer} (--tokenizer), or keep problems of any length (--any-length)"
+        )
     if real_data is not None and entry.local is not None:
         source = entry.local
         files = local_files(source, real_data)
-        origin = {"kind": "local", "origin": source.origin}
+        origin = {
+            "kind": "local",
+            "origin": source.origin,
+            "files": [{"name": file.name, "sha256": file.sha256} for file in files],
+        }
     elif entry.hub is not None:
         source = entry.hub
         revision, files = hub_files(source, cache=cache, accept_unpinned=accept_unpinned)
-        pinned = source.revision is not None and None not in source.files.values()
-        origin = {
-            "kind": "hub",
-            "repository": source.repository,
-            "revision": revision,
-            "pinned": pinned,
-        }
+        origin = describe(source, revision, files)
     else:
         raise DatasetError(
             f"{name}: the table has only a local copy ({entry.local.file}); set paths.real_data to its folder"
@@ -99,7 +104,6 @@ def prepare_dataset(
         "split": entry.split,
         "source": {
             **origin,
-            "files": [{"name": file.name, "sha256": file.sha256} for file in files],
             "adapter": source.adapter or source.columns.model_dump(),
         },
         "prompt": {"template": entry.prompt, **vars(template)},
@@ -183,7 +187,7 @@ def _drop_long(
     """Remove problems of more tokens than the entry allows; return what was done, for the card."""
     limit = entry.max_problem_tokens
     if limit is None or tokenizer is None:
-        why = "the table sets no limit" if limit is None else "no tokenizer is configured"
+        why = "the table sets no limit" if limit is None else "problems of any length were asked for"
         return {"applied": False, "reason": why, "max_problem_tokens": limit}
     from tokenizers import Tokenizer
 
@@ -193,6 +197,7 @@ def _drop_long(
         raise DatasetError(f"{path}: no such tokenizer; give a folder with a tokenizer.json, or that file")
     encoder = Tokenizer.from_file(str(path))
     encoder.no_truncation()
+    encoder.no_padding()
     indices = sorted(problems)
     for encoding, index in zip(
         encoder.encode_batch_fast([problems[index].asked for index in indices], add_special_tokens=False),
@@ -202,7 +207,13 @@ def _drop_long(
         if len(encoding.ids) > limit:
             dropped.add("too_long", index)
             del problems[index]
-    return {"applied": True, "max_problem_tokens": limit, "tokenizer_sha256": sha256_of_file(path)}
+    return {
+        "applied": True,
+        "max_problem_tokens": limit,
+        "tokenizer": entry.tokenizer,
+        "tokenizer_sha256": sha256_of_file(path),
+        "left_out": len(indices) - len(problems),
+    }
 
 
 def _details(problem: Problem) -> dict[str, Any]:

@@ -13,6 +13,7 @@ extra_info     {id, index, split, details}: unique name, position in the source,
 """
 
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,11 @@ def _problem_of(row: Any) -> str | None:
     for column, text in texts.items():
         if problem := _wrong_text(text):
             return f"column {column!r}: {problem}"
+    gold = row["reward_model"]["ground_truth"]
+    if unseen := [f"U+{ord(sign):04X}" for sign in gold if unicodedata.category(sign) == "Cf"]:
+        return f"column 'reward_model.ground_truth': holds {unseen[0]}, which nobody sees and no response has"
+    if control := control_character(gold):
+        return f"column 'reward_model.ground_truth': holds the control character {control}"
     index = row["extra_info"]["index"]
     if not isinstance(index, int) or isinstance(index, bool):
         return f"column 'extra_info.index': wanted an integer, found {_short(index)}"
@@ -227,6 +233,14 @@ def _wrong_text(text: Any) -> str | None:
         text.encode()
     except UnicodeEncodeError as error:
         return f"not encodable as UTF-8 ({error.reason} at character {error.start})"
+    return None
+
+
+def control_character(text: str) -> str | None:
+    """Return the name of the first character of ``text`` that no text has (U+0000); tabs and line ends are none."""
+    for character in text:
+        if unicodedata.category(character) == "Cc" and character not in "\t\n\r":
+            return f"U+{ord(character):04X}"
     return None
 
 

@@ -1,7 +1,11 @@
 """Files of a data set: found in a local folder or fetched from a hub, checked, then read row by row."""
 
+import codecs
+import contextlib
+import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +22,16 @@ from reproduction.files import sha256_of_file
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file whose checksum is known; ``name`` is its name at the source."""
+    """A file whose checksum is known; ``name`` is its name at the source.
+
+    ``verified_by`` is what the checksum was compared with: ``table``, or what the hub states for the pinned revision,
+    ``hub sha256`` (of large files) or ``hub git-sha1`` (of others); None where nothing pins the file.
+    """
 
     path: Path
     name: str
     sha256: str
+    verified_by: str | None
 
 
 def find_local_copy(source: LocalSource, folder: str | Path) -> Path:
@@ -45,7 +54,7 @@ def local_files(source: LocalSource, folder: str | Path) -> list[SourceFile]:
             f"{path}: the checksum does not match\n  expected {source.sha256}\n  found    {found}\n"
             f"Replace the file by the one from {source.origin}; nothing was written"
         )
-    return [SourceFile(path, source.file, found)]
+    return [SourceFile(path, source.file, found, "table")]
 
 
 def hub_files(
@@ -57,39 +66,114 @@ def hub_files(
 ) -> tuple[str, list[SourceFile]]:
     """Fetch the files of ``source`` and return the commit they are of, and the files.
 
-    Files already in ``cache`` (default: the hub client's own cache) are not fetched again. Raises
-    ``DatasetError`` if a file cannot be had, if its checksum differs, or, unless ``accept_unpinned``, if the
-    table has no revision or checksum for it; that message prints what to write there.
+    A pinned revision fixes the content: the hub states a SHA-256 for large files and git's SHA-1 of a blob for the
+    others. Each file is compared with the table's checksum, or with the hub's where the table has none. Files already
+    in ``cache`` (default: the hub client's own cache) are not fetched again, and neither they nor those that a
+    connection cut short are asked for twice. Raises ``DatasetError`` if a file cannot be had or its checksum differs.
+    Without a pinned revision it says so before anything is fetched, unless ``accept_unpinned``.
     """
-    files = []
-    for name in source.files:
-        path = _download(source, name, cache, kind)
-        files.append(SourceFile(path, name, sha256_of_file(path)))
+    if source.revision is None and not accept_unpinned:
+        _, revision = _stated(source, next(iter(source.files)), kind)
+        raise DatasetError(
+            f"{source.repository}: the table pins no revision, so nothing was fetched. It is now\n"
+            f"  revision: {revision}\nCompare it with a source you trust and write it into the table, or pass "
+            "--accept-unpinned"
+        )
+    files = [_verified(source, name, cache, kind) for name in source.files]
     # The client stores a file below snapshots/{commit}/.
     parts = files[0].path.parts
-    revision = parts[len(parts) - 1 - parts[::-1].index("snapshots") + 1]
+    return parts[len(parts) - 1 - parts[::-1].index("snapshots") + 1], files
 
-    for file in files:
-        expected = source.files[file.name]
-        if expected is not None and file.sha256 != expected:
-            raise DatasetError(
-                f"{source.repository}: {file.name}: the checksum does not match\n  expected {expected}\n"
-                f"  found    {file.sha256}\nDelete {file.path} to fetch it again; nothing was written"
-            )
-    missing = [file for file in files if source.files[file.name] is None]
-    if (missing or source.revision is None) and not accept_unpinned:
-        pins = [f"  revision: {revision}", "  files:", *(f"    {file.name}: {file.sha256}" for file in files)]
-        raise DatasetError(
-            f"{source.repository}: the table has no verified revision or checksum for this source, so it was "
-            "fetched but not used. It is now\n" + "\n".join(pins) + "\nCompare these with a source you trust "
-            "and write them into the table, or pass --accept-unpinned"
-        )
-    return revision, files
+
+def describe(source: HubFiles, revision: str, files: Sequence[SourceFile]) -> dict[str, Any]:
+    """What a manifest says of files from a hub."""
+    return {
+        "kind": "hub",
+        "repository": source.repository,
+        "revision": revision,
+        "pinned": all(file.verified_by for file in files),
+        "files": [
+            {"name": file.name, "sha256": file.sha256, "verified_by": file.verified_by} for file in files
+        ],
+    }
+
+
+def _verified(source: HubFiles, name: str, cache: str | Path | None, kind: str) -> SourceFile:
+    """Fetch one file and compare it with the table, or with what the hub states for the pinned revision."""
+    from huggingface_hub import try_to_load_from_cache
+
+    expected, stated = source.files[name], None
+    where = dict(repo_type=kind, revision=source.revision, cache_dir=cache)
+    if source.revision and not isinstance(try_to_load_from_cache(source.repository, name, **where), str):
+        stated, _ = _stated(source, name, kind)
+        if expected and _is_sha256(stated) and stated != expected:  # before gigabytes are fetched in vain
+            raise _mismatch(source, name, expected, stated, "correct the table; nothing was fetched")
+    path = _download(source, name, cache, kind)
+    found = sha256_of_file(path)
+    if expected:
+        if found != expected:
+            raise _mismatch(source, name, expected, found, _fetch_again(path))
+        return SourceFile(path, name, found, "table")
+    if source.revision is None:
+        return SourceFile(path, name, found, None)
+    # The client names a file of its cache by what the hub stated, where the file system has links.
+    blob = path.resolve()
+    stated = blob.name if blob.parent.name == "blobs" else stated or _stated(source, name, kind)[0]
+    sha256 = _is_sha256(stated)
+    computed = found if sha256 else _git_sha1(path)
+    if computed != stated:
+        raise _mismatch(source, name, stated, computed, _fetch_again(path))
+    return SourceFile(path, name, found, "hub sha256" if sha256 else "hub git-sha1")
+
+
+def _mismatch(source: HubFiles, name: str, expected: str, found: str, remedy: str) -> DatasetError:
+    return DatasetError(
+        f"{source.repository}: {name}: the checksum does not match\n  expected {expected}\n  found    {found}\n{remedy}"
+    )
+
+
+def _fetch_again(path: Path) -> str:
+    return f"Delete {path.resolve()} to fetch it again; nothing was written"
+
+
+def _is_sha256(checksum: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{64}", checksum) is not None
+
+
+def _git_sha1(path: Path) -> str:
+    """The name that git gives a file's content."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _stated(source: HubFiles, name: str, kind: str) -> tuple[str, str]:
+    """Return what the hub states of a file: its checksum, and the commit it is of. Nothing is fetched."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    where = dict(repo_type=kind, revision=source.revision)
+    with _explained(source, name, kind) as endpoint:
+        found = get_hf_file_metadata(hf_hub_url(source.repository, name, endpoint=endpoint, **where))
+    if not found.etag or not found.commit_hash:
+        raise DatasetError(f"{source.repository}: {name}: {endpoint} states no checksum or no commit of it")
+    return found.etag, found.commit_hash
 
 
 def _download(source: HubFiles, name: str, cache: str | Path | None, kind: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    where = dict(repo_type=kind, revision=source.revision, cache_dir=cache)
+    with _explained(source, name, kind) as endpoint:
+        return Path(hf_hub_download(source.repository, name, endpoint=endpoint, **where))
+
+
+@contextlib.contextmanager
+def _explained(source: HubFiles, name: str, kind: str) -> Iterator[str]:
+    """Yield the hub's address; what goes wrong there says what to do."""
     import httpx  # the hub client's own HTTP library; imported here since local files do not need it
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants
     from huggingface_hub.errors import (
         EntryNotFoundError,
         HfHubHTTPError,
@@ -106,20 +190,14 @@ def _download(source: HubFiles, name: str, cache: str | Path | None, kind: str) 
         "dataset": ", or set paths.real_data to a folder with local copies",
         "model": ", or take a model that workflow/models.yaml finds elsewhere",
     }
+    unreachable = (
+        f"{where}: {name}: {endpoint} cannot be reached and the file is not in the cache. Try "
+        f"again with a connection{elsewhere[kind]}"
+    )
     try:
-        path = hf_hub_download(
-            source.repository,
-            name,
-            repo_type=kind,
-            revision=source.revision,
-            cache_dir=cache,
-            endpoint=endpoint,
-        )
-    except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError: the hub did not answer at all
-        raise DatasetError(
-            f"{where}: {name}: {endpoint} cannot be reached and the file is not in the cache. Try "
-            f"again with a connection{elsewhere[kind]}"
-        ) from error
+        yield endpoint
+    except (LocalEntryNotFoundError, httpx.ConnectError) as error:  # the hub did not answer at all
+        raise DatasetError(unreachable) from error
     except EntryNotFoundError as error:
         raise DatasetError(f"{where}: the repository has no file {name!r}; correct the table") from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
@@ -128,9 +206,8 @@ def _download(source: HubFiles, name: str, cache: str | Path | None, kind: str) 
         ) from error
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise DatasetError(
-            f"{where}: {name}: the download from {endpoint} broke off ({error}); run it again"
+            f"{where}: {name}: the download from {endpoint} broke off ({error}); run it again: whole files stay"
         ) from error
-    return Path(path)
 
 
 @dataclass(frozen=True)
@@ -157,7 +234,7 @@ def read_rows(files: Sequence[SourceFile], columns: Sequence[str]) -> Iterator[S
 
 def _read_jsonl(file: SourceFile, columns: Sequence[str]) -> Iterator[tuple[str, dict | BadRow]]:
     lines = file.path.read_bytes().split(b"\n")
-    if not lines[-1].strip():
+    while lines and not lines[-1].strip():
         lines.pop()
     for number, line in enumerate(lines):
         yield f"row {number} (line {number + 1})", _parse(line)
@@ -165,7 +242,8 @@ def _read_jsonl(file: SourceFile, columns: Sequence[str]) -> Iterator[tuple[str,
 
 def _parse(line: bytes) -> dict | BadRow:
     try:
-        value = json.loads(line.decode("utf-8"), object_pairs_hook=_unique_keys)
+        # Some programs put a byte order mark before a file's first line; files that were joined have more of them.
+        value = json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8"), object_pairs_hook=_unique_keys)
     except UnicodeDecodeError as error:
         return BadRow("not_utf8", f"not UTF-8 text ({error})")
     except (ValueError, RecursionError) as error:

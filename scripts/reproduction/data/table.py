@@ -96,9 +96,9 @@ class HubFiles(Strict):
     """Files of a repository on its hub."""
 
     repository: str = Field(pattern=r"^[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*$", description="owner/name")
-    revision: Commit | None = Field(description="commit; null where none could be verified")
+    revision: Commit | None = Field(description="commit, which fixes every file; null where none is known")
     files: dict[RelativeFile, Sha256 | None] = Field(
-        min_length=1, description="file -> SHA-256; null where it could not be verified"
+        min_length=1, description="file -> SHA-256; null where the hub's statement for that commit does"
     )
 
 
@@ -122,10 +122,19 @@ class DatasetEntry(Strict):
         "error", description="a broken row ends the preparation, or is left out and counted"
     )
     max_problem_tokens: Count | None = Field(
-        None, description="leave out longer problems, counted by the configured tokenizer"
+        None, description="leave out longer problems; a limit wants the `tokenizer` that counts"
+    )
+    tokenizer: str | None = Field(
+        None, description="model of workflow/models.yaml whose tokenizer counts the tokens of a problem"
     )
     local: LocalSource | None = Field(None, description="a copy in the folder that `paths.real_data` names")
     hub: HubSource | None = Field(None, description="where it comes from without a local copy")
+
+    @model_validator(mode="after")
+    def _counts_with_something(self) -> "DatasetEntry":
+        if (self.max_problem_tokens is None) != (self.tokenizer is None):
+            raise ValueError("give both `max_problem_tokens` and `tokenizer`, or neither")
+        return self
 
     @model_validator(mode="after")
     def _has_a_source(self) -> "DatasetEntry":

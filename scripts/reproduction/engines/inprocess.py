@@ -25,9 +25,10 @@ from reproduction import policy, records
 from reproduction.checkpoints import State, StateStore
 from reproduction.data import read_dataset
 from reproduction.engines import Result, prompts_of_step
-from reproduction.files import atomic_directory, sha256_of_file
+from reproduction.files import atomic_directory, sha256_of_file, write_json
 from reproduction.generate import Rollouts, generate
 from reproduction.progress import Progress
+from reproduction.prompts import fitting
 from reproduction.rewards import Grader, Problem, problems_of
 from reproduction.runs import RunConfiguration
 from reproduction.tokenizer import Tokenizer
@@ -51,6 +52,7 @@ def train(
         StateMismatch: the state belongs to another configuration, model, data set or library version.
     """
     trainer = Trainer(run, model, dataset, state, workers)
+    write_json(state / "prompts.json", {"training": trainer.measured})
     with trainer.grader, Progress(progress, run.name, run.training.steps, "step", trainer.step) as bar:
         while trainer.step < run.training.steps:
             values = trainer.advance()
@@ -68,13 +70,17 @@ class Trainer:
     def __init__(self, run: RunConfiguration, model: Path, dataset: Path, state: Path, workers: int):
         self.run, self.settings = run, run.training
         self.schedule = schedule.from_config(run.sampler_definition.schedule)
-        self.problems = problems_of(read_dataset(dataset))
-        if len(self.problems) < self.settings.prompts:
-            raise ValueError(
-                f"{dataset}: {len(self.problems)} problems, training.prompts asks for {self.settings.prompts}"
-            )
+        problems = problems_of(read_dataset(dataset))
         self.model, self.tokenizer = Transformer.load(model), Tokenizer(model)
-        self.prompts = policy.encode(self.problems, self.tokenizer)
+        prompts = policy.encode(problems, self.tokenizer)
+        kept, self.measured = fitting(
+            [problem.id for problem in problems],
+            [len(prompt) for prompt in prompts],
+            self.model.shape.positions - self.settings.max_new_tokens,
+            name=str(dataset),
+            least=self.settings.prompts,
+        )
+        self.problems, self.prompts = [problems[i] for i in kept], [prompts[i] for i in kept]
         self.reference = Transformer.load(model) if run.algorithm_definition.kl_coefficient else None
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),

@@ -30,6 +30,7 @@ import yaml
 from reproduction import compute, devices, records
 from reproduction.checkpoints import StateMismatch
 from reproduction.config import Verl
+from reproduction.data import read_dataset, write_dataset
 from reproduction.engines import Result
 from reproduction.engines.verl import sockets
 from reproduction.engines.verl.configuration import (
@@ -43,7 +44,9 @@ from reproduction.engines.verl.configuration import (
 from reproduction.engines.verl.publishing import publish_missing
 from reproduction.files import sha256_of_file, sha256_of_model, write_json, write_text
 from reproduction.progress import Progress
+from reproduction.prompts import fitting
 from reproduction.runs import RunConfiguration
+from reproduction.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +75,11 @@ def train(
     ``checkpoints/step_N/`` in Hugging Face format; and below ``verl/`` its configuration, its log, its own
     checkpoint, and the dumps of rollouts and validations that the scale asks for.
 
+    All prompts are measured before anything starts; ``prompts.json`` says which were too long and left out.
+
     Raises:
-        StateMismatch: the state belongs to another run, model, data set or version of verl.
+        StateMismatch: the state belongs to another run, model, data set, prompt limit or version of verl.
+        ValueError: too few prompts fit.
         RuntimeError: the node lacks GPUs; or verl failed, and the message has the end of its log.
     """
     machine = machine.of(run.model)
@@ -85,6 +91,7 @@ def train(
             "run": run.hash,
             "model": sha256_of_model(model),
             "dataset": sha256_of_file(dataset),
+            "max_prompt_tokens": str(machine.max_prompt_tokens),
             "verl": version("verl"),
             "format": STATE_FORMAT,
         },
@@ -95,6 +102,7 @@ def train(
     if machine.device == "cuda":
         compute.require_gpus(machine.gpus_per_node, "verl.gpus_per_node")
     done = _resumed_step(folder / "checkpoints")
+    dataset, validation = _fitting(run, machine, model, dataset, validation, state)
     values = configuration(
         run,
         machine,
@@ -132,6 +140,36 @@ def train(
     write_json(ended, asdict(result))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # 12 bytes per parameter, of no further use
     return result
+
+
+def _fitting(
+    run: RunConfiguration, machine: Verl, model: Path, dataset: Path, validation: Path, state: Path
+) -> tuple[Path, Path]:
+    """Return the data sets that verl is to read: as they are, or copies without the prompts that are too long."""
+    tokenizer = Tokenizer(model)
+    files, measured = [], {}
+    for name, path, least in (("training", dataset, run.training.prompts), ("validation", validation, 1)):
+        frame = read_dataset(path)
+        kept, measured[name] = fitting(
+            [extra["id"] for extra in frame["extra_info"]],
+            tokenizer.chat_lengths(frame["prompt"]),
+            machine.max_prompt_tokens,
+            name=str(path),
+            least=least,
+        )
+        if len(kept) < len(frame):
+            log.warning(
+                "%s: %d of %d prompts are longer than %d tokens (verl.max_prompt_tokens) and left out",
+                path,
+                len(frame) - len(kept),
+                len(frame),
+                machine.max_prompt_tokens,
+            )
+            path = state / "verl" / f"{name}.parquet"
+            write_dataset(frame.iloc[kept].to_dict("records"), path)
+        files.append(path)
+    write_json(state / "prompts.json", measured)
+    return files[0], files[1]
 
 
 def _result(run: RunConfiguration, state: Path) -> Result:

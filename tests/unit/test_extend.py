@@ -171,7 +171,7 @@ def test_the_data_set_of_the_page_is_prepared_from_the_lines_of_the_page(tables,
         ("columns: {problem: question}", "'datasets.my_problems.local.columns.answer' is missing"),
         (
             "columns: {problem: q, answer: a, take: lastboxed}",
-            "'as_given', 'integer', 'only_element', 'last_boxed'",
+            "'as_given', 'integer', 'number', 'only_element', 'last_boxed'",
         ),
     ],
 )

@@ -30,7 +30,7 @@ def loop(monkeypatch, asked, **arguments):
     async def noted(self, sampling_params, **kwargs):
         asked.append(sampling_params)
         sampling_params["max_tokens"] = 1  # verl's server edits what it is given
-        return SimpleNamespace(prompt_ids=[1], response_ids=[2], response_logprobs=[-0.5])
+        return SimpleNamespace(prompt_ids=[1], response_ids=[2], response_mask=[1], response_logprobs=[-0.5])
 
     monkeypatch.setattr(SingleTurnAgentLoop, "__init__", lambda self, *a, **k: None)
     monkeypatch.setattr(SingleTurnAgentLoop, "run", noted)

@@ -23,6 +23,10 @@ Nothing of verl is patched. Three places of its configuration turn EAD on:
 The engine's processor is ``ead.integrations.vllm.AnnealedTemperature``, which an installed ``ead`` publishes by
 its entry point.
 
+:class:`AnnealedToolAgentLoop`, named in the same way, is verl's loop of several turns with tools. Its ``position`` says
+what the schedule counts: ``response``, the tokens that the model has drawn for this response so far, without those of
+the tools; ``turn``, the tokens of the present turn.
+
 Do not put verl's ``@register`` on an agent loop that a YAML list names: it would replace that entry and drop its
 parameters, and EAD would be off without a word. Watch the importance weights: with EAD they have a spread from
 the first step on.
@@ -41,16 +45,20 @@ import ray
 from omegaconf import OmegaConf
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
 
 from ead import seeds
 from ead.schedule import from_config
+
+POSITIONS = ("response", "turn")
+"""What a schedule's position counts in a response of several turns; see the module."""
 
 _IMPOSSIBLE = {"kind": "fixed", "tau": 1.0, "position": -1}
 _REFUSED = "ead: position is -1"
 
 
-class AnnealedAgentLoop(SingleTurnAgentLoop):
-    """One prompt, one response, sampled with a schedule at the trainer's global step.
+class _Annealed:
+    """What both agent loops add to verl's: requests with a schedule at the trainer's global step.
 
     Args:
         schedule: what ``ead.schedule.from_config`` takes; None samples at the temperature that verl sets.
@@ -131,6 +139,7 @@ class AnnealedAgentLoop(SingleTurnAgentLoop):
             **request,
             "prompt_tokens": output.prompt_ids,
             "tokens": output.response_ids,
+            "mask": output.response_mask,  # 1 at the tokens that the model drew
             "logprobs": output.response_logprobs,
         }
         # One file per process: lines of several would mix.
@@ -146,6 +155,42 @@ class AnnealedAgentLoop(SingleTurnAgentLoop):
                 "raise the limit"
             )
         return prompt_ids
+
+
+class AnnealedAgentLoop(_Annealed, SingleTurnAgentLoop):
+    """One prompt, one response, sampled with a schedule at the trainer's global step; see :class:`_Annealed`."""
+
+
+class AnnealedToolAgentLoop(_Annealed, ToolAgentLoop):
+    """verl's loop of turns with tools, sampled with a schedule at the trainer's global step.
+
+    Args: those of :class:`_Annealed`, and
+        position: ``response`` or ``turn``, one of :data:`POSITIONS`.
+
+    Raises:
+        ValueError: as for :class:`_Annealed`, or ``position`` is another word.
+    """
+
+    def __init__(self, *args, position: str = "response", **kwargs):
+        if position not in POSITIONS:
+            raise ValueError(f"position must be one of {', '.join(POSITIONS)}, found {position!r}")
+        super().__init__(*args, **kwargs)
+        self.position = position
+
+    async def _handle_generating_state(self, agent_data, sampling_params, *args, **kwargs):
+        drawn = sum(agent_data.response_mask) if self.position == "response" else 0
+        request = turn_parameters(sampling_params, agent_data.assistant_turns, drawn)
+        return await super()._handle_generating_state(agent_data, request, *args, **kwargs)
+
+
+def turn_parameters(request: Mapping[str, Any], turn: int, position: int) -> dict[str, Any]:
+    """Return the parameters of one turn: ``request``'s with a seed of the turn's own, annealed from ``position`` on."""
+    turned = {**request}
+    if turn and "seed" in request:  # used again it would draw the same random numbers again
+        turned["seed"] = seeds.derive(request["seed"], turn)
+    if "extra_args" in request:
+        turned["extra_args"] = {"ead": {**request["extra_args"]["ead"], "position": position}}
+    return turned
 
 
 def request_parameters(

@@ -125,3 +125,11 @@ def test_a_record_tells_the_models_tokens_from_the_tools(tiny_model, tmp_path):
 def test_another_word_for_a_position_is_refused(tiny_model, tmp_path):
     with pytest.raises(ValueError, match="position must be one of response, turn, found 'token'"):
         run(tiny_model, tmp_path, schedule=SCHEDULE, position="token")
+
+
+def test_a_switch_is_not_carried_over_to_another_turn(tiny_model, tmp_path):
+    switched = {"kind": "switched", "before": SCHEDULE, "after": {"kind": "fixed", "tau": 1.0}, "tokens": [7]}
+    with pytest.raises(ValueError, match="position must be turn"):
+        run(tiny_model, tmp_path, schedule=switched)
+    _, asked, _ = run(tiny_model, tmp_path, schedule=switched, position="turn")
+    assert [request["extra_args"]["ead"]["kind"] for _, request in asked] == ["switched"] * 2

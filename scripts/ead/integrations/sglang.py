@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-from ead.schedule import Schedule, from_config
+from ead.schedule import Schedule, Switched, from_config
 
 _KEY = "ead"
 _STATE = "__ead__"
@@ -89,6 +89,10 @@ def _read(config: Any) -> tuple[Schedule, int, int]:
     values = dict(config)
     step, position = values.pop("step", 0), values.pop("position", 0)
     schedule = from_config(values)
+    if isinstance(schedule, Switched):
+        raise ValueError(
+            "ead: a switched schedule needs the newest token, which SGLang does not tell a processor"
+        )
     schedule.temperature(position, step)  # raises on a bad position or step
     return schedule, step, position
 

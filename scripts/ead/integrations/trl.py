@@ -40,7 +40,7 @@ from transformers import GenerationConfig, StoppingCriteria
 from trl import GRPOConfig, GRPOTrainer
 
 from ead.integrations.transformers import AnnealedTemperature
-from ead.schedule import Schedule
+from ead.schedule import Schedule, Switched
 
 POSITIONS = ("response", "turn")
 """What a schedule's position counts in a response of several turns; see the module."""
@@ -85,6 +85,14 @@ class AnnealedGRPOTrainer(GRPOTrainer):
             raise TypeError(f"schedule must be one of ead.schedule, found {schedule!r}")
         if position not in POSITIONS:
             raise ValueError(f"position must be one of {', '.join(POSITIONS)}, found {position!r}")
+        if (
+            isinstance(schedule, Switched)
+            and position == "response"
+            and {"tools", "environment_factory"} & {*kwargs}
+        ):
+            raise ValueError(
+                "a switched schedule and turns: position must be turn; a switch is not carried over"
+            )
         check_arguments(GRPOConfig if args is None else args, kwargs.get("rollout_func"))
         self.schedule, self.position = schedule, position
         self._drawn: list[tuple[list[int], int]] = []  # the last turn's sequences, tokens drawn of each

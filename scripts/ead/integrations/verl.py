@@ -48,7 +48,7 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
 
 from ead import seeds
-from ead.schedule import from_config
+from ead.schedule import Switched, from_config
 
 POSITIONS = ("response", "turn")
 """What a schedule's position counts in a response of several turns; see the module."""
@@ -175,6 +175,10 @@ class AnnealedToolAgentLoop(_Annealed, ToolAgentLoop):
         if position not in POSITIONS:
             raise ValueError(f"position must be one of {', '.join(POSITIONS)}, found {position!r}")
         super().__init__(*args, **kwargs)
+        if position == "response" and (self.schedule or {}).get("kind") == Switched.kind:
+            raise ValueError(
+                "a switched schedule and turns: position must be turn; a switch is not carried over"
+            )
         self.position = position
 
     async def _handle_generating_state(self, agent_data, sampling_params, *args, **kwargs):

@@ -16,7 +16,7 @@ from trl.trainer import grpo_trainer
 from ead.importance import truncated_weights
 from ead.integrations.trl import AnnealedGRPOTrainer
 from ead.objective import policy_loss
-from ead.schedule import Annealed
+from ead.schedule import Annealed, Fixed, Switched
 from goodness_of_fit import assert_sampled_from, position_p_values
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "trl_train.py"
@@ -297,6 +297,7 @@ def test_trls_defaults_are_refused():
         ({"schedule": {"kind": "annealed"}}, TypeError, "schedule must be one of ead.schedule"),
         ({"schedule": SCHEDULE, "position": "token"}, ValueError, "response, turn, found 'token'"),
         ({"schedule": SCHEDULE, "rollout_func": print}, ValueError, "rollout_func samples by itself"),
+        ({"schedule": Switched(SCHEDULE, Fixed(1.0), [7]), "tools": [look_up]}, ValueError, "must be turn"),
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path, arguments, error, message):

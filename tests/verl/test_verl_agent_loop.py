@@ -25,7 +25,11 @@ VERLS = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.
 
 
 def loop(monkeypatch, asked, **arguments):
-    """An agent loop whose base class only notes what it would have sent."""
+    """An agent loop whose base class only notes what it would have sent; its engine knows EAD."""
+
+    async def refuse(**request):
+        assert request["sampling_params"]["extra_args"]["ead"]["position"] == -1
+        raise ValueError("ead: position is -1")
 
     async def noted(self, sampling_params, **kwargs):
         asked.append(sampling_params)
@@ -34,7 +38,10 @@ def loop(monkeypatch, asked, **arguments):
 
     monkeypatch.setattr(SingleTurnAgentLoop, "__init__", lambda self, *a, **k: None)
     monkeypatch.setattr(SingleTurnAgentLoop, "run", noted)
-    return AnnealedAgentLoop(stream=STREAM, **arguments)
+    monkeypatch.setattr(AnnealedAgentLoop, "_proof", None)
+    agent = AnnealedAgentLoop(stream=STREAM, **arguments)
+    agent.server_manager = SimpleNamespace(generate=refuse)
+    return agent
 
 
 def run(agent, step=7, index=3, session=0, shared=VERLS):
@@ -62,6 +69,17 @@ def test_siblings_share_verls_parameters_and_stay_apart(monkeypatch):
         run(agent, session=session, shared=shared)
     assert shared == VERLS
     assert len({request["seed"] for request in asked}) == 4
+
+
+def test_an_engine_that_ignores_ead_ends_the_training(monkeypatch):
+    agent = loop(monkeypatch, [], schedule=SCHEDULE)
+
+    async def ignore(**_):
+        return SimpleNamespace(token_ids=[1])
+
+    agent.server_manager = SimpleNamespace(generate=ignore)
+    with pytest.raises(RuntimeError, match="vLLM ignores the request for EAD"):
+        run(agent)
 
 
 @pytest.mark.parametrize("change", [{"step": 8}, {"prompt": 4}, {"sibling": 1}])

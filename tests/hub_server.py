@@ -1,6 +1,7 @@
 """A small server on 127.0.0.1 in the layout of the Hugging Face hub, for tests of the download path."""
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +69,9 @@ class HubServer:
             def answer(self, with_body: bool) -> None:
                 path = unquote(self.path)
                 hub.requests.append(f"{self.command} {path}")
+                if path.startswith("/api/"):
+                    self.list_files(path)
+                    return
                 content, code = hub.find(path) if "/resolve/" in path else (None, "RepoNotFound")
                 self.send_response(404 if content is None else 200)
                 self.send_header("X-Repo-Commit", COMMIT)
@@ -89,6 +93,23 @@ class HubServer:
                     hub.sent[path.partition(f"/resolve/{COMMIT}/")[2]] += len(content)
                     self.wfile.write(content)
                     self.wfile.flush()
+
+            def list_files(self, path: str) -> None:
+                """Answer ``/api/{datasets or models}/{owner}/{name}``, the hub's description of a repository."""
+                kind, _, repository = path.removeprefix("/api/").partition("/")
+                files = hub.files.get((kind.removesuffix("s"), repository))
+                body = {
+                    "id": repository,
+                    "sha": COMMIT,
+                    "siblings": [{"rfilename": name} for name in files or []],
+                }
+                content = json.dumps(body).encode()
+                self.send_response(404 if files is None else 200)
+                if files is None:
+                    self.send_header("X-Error-Code", "RepoNotFound")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
 
             def log_message(self, *arguments) -> None:
                 """Say nothing."""

@@ -227,8 +227,9 @@ def _sizes(configuration: Configuration, scale: Scale, datasets: Mapping[str, Da
             sizes[name] = min(exist, data.limit or exist)
         elif data.source in datasets:
             entry = datasets[data.source]
-            rows = max(source.rows for source in (entry.local, entry.hub) if source is not None)
-            sizes[name] = min(rows, data.limit or rows)
+            rows = [source.rows for source in (entry.local, entry.hub) if source is not None]
+            if None not in rows:  # of a source that is not pinned
+                sizes[name] = min(max(rows), data.limit or max(rows))
     for key, name, asked in _asked(scale):
         if name in sizes and asked > sizes[name]:
             yield f"{where}: {key}: at most {sizes[name]}, the problems of {name!r}, found {asked}"

@@ -211,16 +211,26 @@ def test_a_cache_without_links_asks_the_hub_again(workplace, monkeypatch):
     assert {f["verified_by"] for f in workplace.prepare()["source"]["files"]} == {"hub sha256"}
 
 
-def test_without_a_pinned_revision_nothing_is_fetched_and_the_current_one_is_printed(workplace):
+def test_without_a_pinned_revision_nothing_is_fetched_and_the_pins_are_printed(workplace):
+    pins = dict.fromkeys(workplace.entry["hub"]["files"])
+    workplace.hub.files[TRAIN]["README.md"] = b"# GSM8K"
     workplace.entry["hub"]["revision"] = None
     message = workplace.fails()
-    assert f"revision: {COMMIT}" in message and "--accept-unpinned" in message
-    assert not workplace.hub.sent
+    assert "--accept-unpinned" in message and not workplace.hub.sent
     source = workplace.prepare(accept_unpinned=True)["source"]
     assert source["pinned"] is True  # every file by the table
-    workplace.entry["hub"]["files"] = dict.fromkeys(workplace.entry["hub"]["files"])
+    workplace.entry["hub"]["files"] = pins
     source = workplace.prepare(accept_unpinned=True)["source"]
     assert (source["pinned"], source["revision"]) == (False, COMMIT)
+    # An entry of which nothing is known but the repository: what is printed pins it.
+    workplace.output.unlink()
+    workplace.card.unlink()
+    workplace.entry["hub"] |= {"files": None, "rows": None}
+    message = workplace.fails()
+    printed = yaml.safe_load(re.search(r"  revision: .*?(?=\nCompare)", message, re.DOTALL)[0])
+    assert printed == {"revision": COMMIT, "files": pins}
+    workplace.entry["hub"] |= {**printed, "rows": 6}
+    assert workplace.prepare()["source"]["pinned"] is True
 
 
 def test_what_was_fetched_is_prepared_without_a_connection(workplace):

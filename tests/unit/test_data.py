@@ -31,7 +31,7 @@ from reproduction.data.adapters import (
 )
 from reproduction.data.prepare import check_local_copy, prepare_dataset
 from reproduction.data.prompts import PROMPTS
-from reproduction.data.table import DatasetEntry, LocalSource, find_dataset, load_datasets
+from reproduction.data.table import DatasetEntry, HubSource, LocalSource, find_dataset, load_datasets
 
 TABLE = load_datasets()
 
@@ -422,10 +422,16 @@ def test_the_table_pins_every_local_copy_and_says_what_it_could_not_verify():
     unpinned = {
         name
         for name, entry in TABLE.items()
-        if entry.hub and (entry.hub.revision is None or None in entry.hub.files.values())
+        if entry.hub and (entry.hub.files is None or None in entry.hub.files.values())
     }
-    assert unpinned == {"minerva_math", "olympiadbench", "mmlu_dev", "numina_math_cot"}
-    assert {name for name, entry in TABLE.items() if entry.local is None} == {"numina_math_cot"}
+    assert unpinned == {"minerva_math", "olympiadbench", "mmlu_dev", "numina_math_cot", "numina_math"}
+    assert {name for name, entry in TABLE.items() if entry.local is None} == {
+        "numina_math_cot",
+        "numina_math",
+    }
+    assert {name for name, entry in TABLE.items() if entry.hub and entry.hub.revision is None} == {
+        "numina_math"
+    }
 
 
 @pytest.mark.parametrize(
@@ -779,6 +785,21 @@ def test_numina_rows_without_a_checkable_answer_are_counted(tmp_path):
         "duplicate_problem": "4",
     }
     assert card["rows"]["kept"] == 1
+
+
+def test_the_releases_numina_rows_have_answers_of_their_own(tmp_path):
+    """Columns problem and answer (D16)."""
+    path = parquet_source(tmp_path, pa.table({"problem": ["What is $1 + 1$?"], "answer": ["$2$"]}))
+    prepare(path, entry_for(path, 1, TABLE["numina_math"].hub.adapter))
+    assert read_dataset(tmp_path / "out" / "d.parquet").reward_model[0]["ground_truth"] == "2"
+
+
+@pytest.mark.parametrize("unknown", ["files", "rows"])
+def test_a_pinned_revision_wants_its_files_and_rows(unknown):
+    values = TABLE["numina_math_cot"].hub.model_dump()
+    with pytest.raises(ValueError, match="a pinned revision wants its"):
+        HubSource(**{**values, unknown: None})
+    HubSource(**{**values, "revision": None, "files": None, "rows": None})
 
 
 def test_without_any_source_that_can_be_used_the_entry_is_named(source):

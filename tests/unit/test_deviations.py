@@ -123,7 +123,7 @@ def test_prompts_are_counted_from_the_card(recorded):
 def test_what_is_missing_is_said_and_nothing_else_fails(recorded):
     (recorded.folder / "evaluations/b/seed~0/manifest.json").unlink()
     rows = tabulate(load_deviations(), recorded)
-    assert [row["id"] for row in rows] == [f"D{number:02}" for number in range(1, 16)]
+    assert [row["id"] for row in rows] == list(load_deviations())
     first = [measure for measure in rows[0]["measures"] if measure["kind"] == "training"]
     assert [measure["status"] for measure in first] == ["not run", "not run"]
     assert first[0]["reason"] == "missing evaluations/b/seed~0/manifest.json"

@@ -263,6 +263,7 @@ ADAPTERS: dict[str, Adapter] = {
     ),
     "dapo": Adapter("prompt.0.content", "reward_model.ground_truth", integer, clean=without_dapo_prompt),
     "mmlu": Adapter("question", "answer", as_given, choices="choices", details=("subject",)),
+    "numina_math": Adapter("problem", "answer", as_given),
     "numina_math_cot": Adapter("problem", "solution", last_boxed, details=("source",), skip=proofs),
 }
 """Every known file layout by name; the table of data sets refers to these names."""

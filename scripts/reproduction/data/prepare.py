@@ -75,7 +75,7 @@ def prepare_dataset(
 
     reader, dropped = source.reader, Dropped()
     problems, read = _select(name, entry, read_rows(files, reader.columns), reader, dropped)
-    if read != source.rows:
+    if source.rows is not None and read != source.rows:
         raise DatasetError(f"{name}: {_names(files)}: read {read} rows, the table says {source.rows}")
     length_filter = _drop_long(entry, problems, tokenizer, dropped)
     if not problems:

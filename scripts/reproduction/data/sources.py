@@ -72,12 +72,15 @@ def hub_files(
     connection cut short are asked for twice. Raises ``DatasetError`` if a file cannot be had or its checksum differs.
     Without a pinned revision it says so before anything is fetched, unless ``accept_unpinned``.
     """
-    if source.revision is None and not accept_unpinned:
-        _, revision = _stated(source, next(iter(source.files)), kind)
+    if source.revision is None and (source.files is None or not accept_unpinned):
+        revision, names = _current(source, kind)
+        pins = [f"  revision: {revision}", "  files:", *(f"    {name}: null" for name in names)]
         raise DatasetError(
             f"{source.repository}: the table pins no revision, so nothing was fetched. It is now\n"
-            f"  revision: {revision}\nCompare it with a source you trust and write it into the table, or pass "
-            "--accept-unpinned"
+            + "\n".join(pins)
+            + "\nCompare the revision with a source you trust and write it into the table with the files you want"
+            + (" and their number of rows" if kind == "dataset" else "")
+            + ("" if source.files is None else ", or pass --accept-unpinned")
         )
     files = [_verified(source, name, cache, kind) for name in source.files]
     # The client stores a file below snapshots/{commit}/.
@@ -159,6 +162,16 @@ def _stated(source: HubFiles, name: str, kind: str) -> tuple[str, str]:
     if not found.etag or not found.commit_hash:
         raise DatasetError(f"{source.repository}: {name}: {endpoint} states no checksum or no commit of it")
     return found.etag, found.commit_hash
+
+
+def _current(source: HubFiles, kind: str) -> tuple[str, list[str]]:
+    """Return the commit that the hub's main branch is at, and its data files. Nothing is fetched."""
+    from huggingface_hub import HfApi
+
+    with _explained(source, "the list of files", kind) as endpoint:
+        found = HfApi(endpoint=endpoint).repo_info(source.repository, repo_type=kind)
+    names = [file.rfilename for file in found.siblings]
+    return found.sha, [name for name in names if name != ".gitattributes" and not name.endswith(".md")]
 
 
 def _download(source: HubFiles, name: str, cache: str | Path | None, kind: str) -> Path:

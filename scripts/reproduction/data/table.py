@@ -97,13 +97,30 @@ class HubFiles(Strict):
 
     repository: str = Field(pattern=r"^[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*$", description="owner/name")
     revision: Commit | None = Field(description="commit, which fixes every file; null where none is known")
-    files: dict[RelativeFile, Sha256 | None] = Field(
-        min_length=1, description="file -> SHA-256; null where the hub's statement for that commit does"
+    files: dict[RelativeFile, Sha256 | None] | None = Field(
+        min_length=1,
+        description="file -> SHA-256, null where the hub's statement for that commit does; null with the revision",
     )
+
+    @model_validator(mode="after")
+    def _files_of_a_commit(self) -> "HubFiles":
+        if self.files is None and self.revision is not None:
+            raise ValueError("a pinned revision wants its files")
+        return self
 
 
 class HubSource(Layout, HubFiles):
     """Files of a data set repository on its hub, and what they hold."""
+
+    rows: Count | None = Field(
+        description="rows in all files together; any other number is an error. Null with the revision"
+    )
+
+    @model_validator(mode="after")
+    def _rows_of_a_commit(self) -> "HubSource":
+        if self.rows is None and self.revision is not None:
+            raise ValueError("a pinned revision wants its number of rows")
+        return self
 
 
 class DatasetEntry(Strict):

@@ -14,14 +14,14 @@ def main() -> int:
     parser.add_argument("--port", default="5000")
     arguments = parser.parse_args()
     configuration = load_configuration(read_yaml(Path("config.yaml")))
-    if configuration.tracking.uri:
-        print(f"the runs are on the tracking server: {configuration.tracking.uri}")
-        return 0
     folder = Path(configuration.paths.results) / "mlflow"
-    if not (folder / "mlflow.db").exists():
-        print(f"{folder}: no runs yet; `make reproduce` makes them", file=sys.stderr)
+    store = Store.at(configuration.tracking.uri, folder)
+    if store.database_file is None:
+        print(f"the runs are on the tracking server: {store.tracking_uri}")
+        return 0
+    if not store.database_file.exists():
+        print(f"{store.database_file}: no runs yet; `make reproduce` makes them", file=sys.stderr)
         return 1
-    store = Store.local(folder)
     address = f"http://127.0.0.1:{arguments.port}"
     for experiment, page in pages(store, address).items():
         print(f"{experiment}: {page}")

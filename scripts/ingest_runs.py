@@ -23,10 +23,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--run", type=Path, nargs="*", default=[], help="folders of finished runs")
-    store = parser.add_mutually_exclusive_group(required=True)
-    store.add_argument("--local", type=Path, help="folder of a local store (its database and artifacts)")
-    store.add_argument("--uri", help="tracking server, for instance http://127.0.0.1:5000")
-    parser.add_argument("--locks", type=Path, help="folder of a server's locks, shared with the trainings")
+    parser.add_argument(
+        "--local",
+        type=Path,
+        required=True,
+        help="folder of the local store: its database, artifacts and locks",
+    )
+    parser.add_argument(
+        "--uri", help="server (http://127.0.0.1:5000) or database in the place of the local one"
+    )
     parser.add_argument(
         "--state",
         type=Path,
@@ -67,11 +72,7 @@ def main() -> None:
             evaluations[name] = contents.evaluation_metrics(manifest)
             datasets[name] = contents.datasets_of(run, manifest, files)
 
-    place = (
-        tracking.Store.local(arguments.local)
-        if arguments.local
-        else tracking.Store(arguments.uri, None, arguments.locks)
-    )
+    place = tracking.Store.at(arguments.uri, arguments.local)
     ingested = tracking.ingest(place, arguments.run, evaluations=evaluations, datasets=datasets)
     runs = ingested["runs"]
     tracking.describe_experiments(

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from reproduction.config import REPOSITORY, ConfigurationError, read_yaml
-from reproduction.plan import read_plan
+from reproduction.config import REPOSITORY, ConfigurationError
+from reproduction.plan import read_files, read_plan
 
 INTERRUPTED = 128 + 2  # exit status of a command that SIGINT ended
 
@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--cores", default="all")
     arguments = parser.parse_args()
     try:
-        configuration = read_plan(read_yaml(Path("config.yaml"))).configuration
+        configuration = read_plan(read_files("config.yaml")).configuration
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return 2

@@ -47,9 +47,14 @@ def main() -> None:
     parser.add_argument(
         "--no-stream", action="store_true", help="leave MLflow to the ingestion of finished runs"
     )
-    parser.add_argument("--tracking-uri", help="MLflow server; without it the local store is used")
     parser.add_argument(
-        "--tracking-folder", type=Path, required=True, help="local MLflow store; with a server, its locks"
+        "--tracking-uri", help="MLflow server or database; without it the local store is used"
+    )
+    parser.add_argument(
+        "--tracking-folder",
+        type=Path,
+        required=True,
+        help="local MLflow store; of another database its artifacts, of a server its locks",
     )
     parser.add_argument("--progress", type=Path)
     parser.add_argument("--threads", type=int, default=1)
@@ -81,11 +86,7 @@ def main() -> None:
             "figures": ", ".join(figures),
         },
     )
-    store = (
-        Store(arguments.tracking_uri, None, arguments.tracking_folder / ".locks")
-        if arguments.tracking_uri
-        else Store.local(arguments.tracking_folder)
-    )
+    store = Store.at(arguments.tracking_uri, arguments.tracking_folder)
     engine = importlib.import_module(f"reproduction.engines.{run.engine}")
     started = mark_started(arguments.state)
     sources = mark_sources(arguments.state, Path(engine.__file__))

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from reproduction.config import REPOSITORY, merge, read_yaml
+from reproduction.config import REPOSITORY, dump_yaml, merge, read_yaml
 
 # What is right in the copy before a mistake is laid over it: one figure at the smallest scale.
 CHOICES = {"scale": "mini", "experiments": ["fig04"], "tracking": {"stream": False}}
@@ -36,7 +36,7 @@ class Wrong:
             path.write_bytes(self.text.encode("latin-1") * self.times)
         else:
             values = merge(read_yaml(path), self.change)
-            path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+            path.write_text(dump_yaml(values), encoding="utf-8")
         try:
             yield
         finally:

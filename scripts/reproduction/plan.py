@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ead import schedule
@@ -41,6 +42,7 @@ from reproduction.config import (
     load_experiments,
     load_samplers,
     load_scale,
+    merge,
     read_yaml,
     suggest,
 )
@@ -77,32 +79,40 @@ class Plan:
         return {name: run for table in self.runs_of.values() for name, run in table.items()}
 
 
-def check_file(path: str | Path) -> None:
-    """Read a configuration file strictly, before Snakemake does: its reader lets a repeated key win silently, and runs
-    what a file holds as a template where ``__use_yte__`` asks for it.
+def read_files(*paths: str | Path) -> dict[str, Any]:
+    """Return the values of configuration files, each laid over those before it.
+
+    Snakemake reads the same files, by YAML 1.1, lets a repeated key win silently, and runs what a file holds as a
+    template where ``__use_yte__`` asks for it; the workflow takes its values from here.
 
     Raises ConfigurationError. A file that is not there is left to Snakemake, which may have been given others.
     """
-    if not Path(path).exists():
-        return
-    for key in read_yaml(Path(path)):
-        if str(key).startswith("__"):
-            raise ConfigurationError(f"{path}: unknown key {key!r}{suggest(key, Configuration.model_fields)}")
+    values: dict[str, Any] = {}
+    for path in filter(Path.exists, map(Path, paths)):
+        found = read_yaml(path)
+        for key in found:
+            if str(key).startswith("__"):
+                known = Configuration.model_fields
+                raise ConfigurationError(f"{path}: unknown key {key!r}{suggest(key, known)}")
+        values = merge(values, found)
+    return values
 
 
-def read_plan(values: dict[str, Any], given: Iterable[str] = (), workflow: Path = WORKFLOW) -> Plan:
+def read_plan(
+    values: Mapping[str, Any], given: Mapping[str, Any] = MappingProxyType({}), workflow: Path = WORKFLOW
+) -> Plan:
     """Return the plan of one call.
 
     Args:
-        values: Snakemake's merged ``config``; values of ``--config`` get their types here, and those that concern
-            this call only are taken out.
-        given: keys that came from ``--config``.
+        values: of the configuration files (:func:`read_files`).
+        given: values of ``--config`` as Snakemake parsed them. They are laid over ``values``; those that concern this
+            call only are taken out.
         workflow: folder with scales/, samplers.yaml and the other tables.
 
     Raises:
         ConfigurationError: one line per mistake.
     """
-    read_command_line(values, given)
+    values = merge(values, read_command_line(given))
     request = take_request(values)
     configuration = load_configuration(values)
     scale = load_scale(configuration.scale, configuration.overrides, workflow)

@@ -4,14 +4,12 @@ snakemake budget --config targets=fig10 gpus=16
 snakemake runs --config select=sampler~ead_tis/n~8
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BeforeValidator, Field
 
-from reproduction.config import ConfigurationError, Count, Strict, suggest, validate
+from reproduction.config import ConfigurationError, Count, Strict, scalar, suggest, validate
 
 
 class Request(Strict):
@@ -30,32 +28,22 @@ class Request(Strict):
     )
 
 
-def read_command_line(config: dict[str, Any], given: Iterable[str]) -> None:
-    """Give the values of ``--config`` their types: Snakemake leaves whatever is inside a list or mapping as text.
+def read_command_line(given: Any) -> Any:
+    """Return what ``--config`` was given as a file would have it; Snakemake leaves most of it as text.
 
-    ``given`` are the keys on the command line. ``seeds=[0,1]`` comes as texts and becomes numbers, as in config.yaml.
+    ``seeds=[0,1]`` comes as texts and becomes numbers; ``0x10`` is 16, ``yes`` a text.
     """
-    for key in given:
-        if isinstance(config.get(key), Mapping | list):
-            config[key] = _typed(config[key])
-
-
-def _typed(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {_typed(key): _typed(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_typed(item) for item in value]
-    if not isinstance(value, str):
-        return value
+    if isinstance(given, Mapping):
+        return {read_command_line(key): read_command_line(item) for key, item in given.items()}
+    if isinstance(given, list):
+        return [read_command_line(item) for item in given]
+    if not isinstance(given, str):
+        return given
     try:
-        return float(value) if re.fullmatch(r"[+-]?\d[\d.]*[eE][+-]?\d+", value) else _scalar(value)
-    except (ValueError, yaml.YAMLError):
-        return value
-
-
-def _scalar(text: str) -> Any:
-    value = yaml.safe_load(text)
-    return value if value is None or isinstance(value, bool | int | float) else text
+        value = scalar(given)
+    except ConfigurationError:
+        return given
+    return value if value is None or isinstance(value, bool | int | float) else given
 
 
 def take_request(values: dict[str, Any]) -> Request:

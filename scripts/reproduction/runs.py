@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import pandas as pd
-import yaml
 
 from reproduction import health, records
 from reproduction.config import (
@@ -39,6 +38,7 @@ from reproduction.config import (
     Training,
     WarmStartModel,
     adapt_schedule,
+    dump_yaml,
     load_experiments,
     load_scale,
     suggest,
@@ -308,7 +308,7 @@ def publish(
     groups = _read_table(state / "groups.jsonl")
     by_prompt = [column for column in groups if column != "step"]
     write_parquet(groups.explode(by_prompt, ignore_index=True).infer_objects(), output / "groups.parquet")
-    write_text(output / "config.yaml", yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))
+    write_text(output / "config.yaml", dump_yaml(run.model_dump(mode="json")))
     for step in result.checkpoints:
         with atomic_directory(output / "checkpoints" / f"step_{step}") as folder:
             for file in (state / "checkpoints" / f"step_{step}").iterdir():

@@ -152,15 +152,14 @@ def test_every_snakemake_command_names_targets_and_choices_that_exist(tables, tm
     for page, words in snakemake_commands():
         where = f"{page}: snakemake {' '.join(words)}"
         arguments = parser.parse_args(words)
-        given = parse_config(arguments.config)
-        read_command_line(given, list(given))
+        given = read_command_line(parse_config(arguments.config))
         for profile in arguments.profile or []:
             assert (REPOSITORY / profile / "config.yaml").is_file(), where
             given = {**yaml.safe_load((REPOSITORY / profile / "workflow.yaml").read_text()), **given}
         values = merge(edited, given)
         request = take_request(values)
         key = json.dumps(values, sort_keys=True)
-        plan = plans[key] = plans.get(key) or read_plan(values, workflow=tables.folder)
+        plan = plans[key] = plans.get(key) or read_plan(merge(edited, given), workflow=tables.folder)
         if "runs" in arguments.targets:
             assert selected(plan.runs, request.select), where
         for target in [*arguments.targets, *request.targets]:

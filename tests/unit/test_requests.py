@@ -2,7 +2,7 @@
 
 import pytest
 
-from reproduction.config import ConfigurationError
+from reproduction.config import ConfigurationError, read_yaml
 from reproduction.requests import read_command_line, selected, take_request
 
 NAMES = [
@@ -23,22 +23,33 @@ def test_a_request_is_taken_out_of_the_configuration():
 
 
 def test_nested_values_of_the_command_line_get_the_types_they_have_in_a_file():
-    config = {
+    given = {
         "seeds": ["0", "1"],
         "overrides": {
             "learning_rates": {"4": "5e-4", "8": "1.0e-3"},
             "algorithms": {"dapo": {"label": "a: b"}},
         },
         "tracking": {"stream": "false", "uri": "null"},
-        "paths": {"results": "8"},
+        "paths": {"results": "r8"},
+        "root_seed": 10,
     }
-    read_command_line(config, ["seeds", "overrides", "tracking"])
-    assert config == {
+    assert read_command_line(given) == {
         "seeds": [0, 1],
         "overrides": {"learning_rates": {4: 5e-4, 8: 1e-3}, "algorithms": {"dapo": {"label": "a: b"}}},
         "tracking": {"stream": False, "uri": None},
-        "paths": {"results": "8"},
+        "paths": {"results": "r8"},
+        "root_seed": 10,
     }
+
+
+@pytest.mark.parametrize(
+    "text", ["0x1f", "0o17", "1e3", "yes", "12:30", "2026-11-29", "~", "a b", "[", "=", "<<"]
+)
+def test_a_text_means_the_same_in_a_file_and_on_the_command_line(tmp_path, text):
+    (path := tmp_path / "config.yaml").write_text(
+        f"value: {text}\n" if text not in "[=<<" else f"value: '{text}'\n"
+    )
+    assert read_command_line({"value": text}) == read_yaml(path)
 
 
 def test_a_selection_names_whole_parts_in_any_order():

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from snakemake.cli import parse_config
-from snakemake.common.configfile import load_configfile
 
 from reproduction import plan
 from reproduction.cluster import RULES
@@ -30,10 +29,7 @@ def checkout(tmp_path_factory) -> Path:
 def test_one_line_names_the_key_what_was_found_and_what_is_allowed(wrong, checkout, monkeypatch):
     monkeypatch.chdir(checkout)
     with wrong.laid_over(checkout), pytest.raises(ConfigurationError) as caught:
-        plan.check_file("config.yaml")
-        typed = parse_config(wrong.config)
-        # As Snakemake reads it, which is not as strict.
-        plan.read_plan({**load_configfile("config.yaml"), **typed}, typed, Path("workflow"))
+        plan.read_plan(plan.read_files("config.yaml"), parse_config(wrong.config), Path("workflow"))
     message = str(caught.value)
     assert all(word in message for word in wrong.words), message
     assert len(message.splitlines()) == 1 and len(message) < 2000, message
@@ -47,7 +43,7 @@ def test_the_table_is_long_and_names_each_mistake_once():
 
 def test_the_files_that_the_table_changes_are_right_without_it(checkout, monkeypatch):
     monkeypatch.chdir(checkout)
-    found = plan.read_plan(read_yaml(checkout / "config.yaml"), (), checkout / "workflow")
+    found = plan.read_plan(read_yaml(checkout / "config.yaml"), {}, checkout / "workflow")
     assert found.configuration.experiments == ["fig04"]
     assert found.runs and found.claims.claims and found.deviations
 
@@ -55,13 +51,13 @@ def test_the_files_that_the_table_changes_are_right_without_it(checkout, monkeyp
 def test_several_mistakes_have_a_line_each(checkout):
     values = {"scale": "huge", "seeds": [0, 0], "pahts": {}}
     with pytest.raises(ConfigurationError) as caught:
-        plan.read_plan(values, (), checkout / "workflow")
+        plan.read_plan(values, {}, checkout / "workflow")
     assert len(str(caught.value).splitlines()) == 3
 
 
 def test_a_thousand_mistakes_do_not_flood_the_screen(checkout):
     with pytest.raises(ConfigurationError) as caught:
-        plan.read_plan({"scale": "mini", "seeds": ["x" * 10**6] * 1000}, (), checkout / "workflow")
+        plan.read_plan({"scale": "mini", "seeds": ["x" * 10**6] * 1000}, {}, checkout / "workflow")
     message = str(caught.value)
     assert len(message.splitlines()) == 21 and message.endswith("980 mistakes more")
     assert len(message) < 5000
@@ -83,6 +79,6 @@ def test_the_number_of_countdown_problems(numbers):
 def test_a_plan_is_plain_enough_for_every_job_to_make_it_again(checkout, monkeypatch):
     """Jobs plan anew from the same values: nothing may depend on the process."""
     monkeypatch.chdir(checkout)
-    made = [plan.read_plan(read_yaml(checkout / "config.yaml"), (), checkout / "workflow") for _ in range(2)]
+    made = [plan.read_plan(read_yaml(checkout / "config.yaml"), {}, checkout / "workflow") for _ in range(2)]
     hashes = [json.dumps({name: run.hash for name, run in one.runs.items()}) for one in made]
     assert hashes[0] == hashes[1]

@@ -27,13 +27,15 @@ from reproduction.config import (
     TrainingCurves,
     WarmStartModel,
 )
-from reproduction.plan import SO_FAR, check_file, read_plan
+from reproduction.plan import SO_FAR, read_files, read_plan
 from reproduction.requests import selected
 
 try:
-    for path in workflow.overwrite_configfiles or []:  # those of --configfile
-        check_file(path)
-    plan = read_plan(config, workflow.config_settings.config)
+    # Not from `config`: Snakemake reads the same files by YAML 1.1, where 010 is 8.
+    replaced = workflow.config_settings.replace_workflow_config
+    files = [] if replaced else [*workflow.configfiles]
+    files += workflow.overwrite_configfiles or []
+    plan = read_plan(read_files(*files), workflow.config_settings.config)
 except ConfigurationError as error:
     raise WorkflowError(str(error)) from None
 request, configuration, scale = plan.request, plan.configuration, plan.scale

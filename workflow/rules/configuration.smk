@@ -4,9 +4,9 @@
 from snakemake.exceptions import WorkflowError
 
 from reproduction.config import ConfigurationError
-from reproduction.plan import check_file
+from reproduction.plan import read_files
 
 try:
-    check_file("config.yaml")
+    read_files("config.yaml")
 except ConfigurationError as error:
     raise WorkflowError(str(error)) from None

@@ -47,16 +47,8 @@ rule ingest_runs:
         ],
         datasets=[f"{name}={dataset_file(name)}" for name in tracked_datasets()],
         shown=tracked_figures(),
-        store=(
-            [
-                "--uri",
-                configuration.tracking.uri,
-                "--locks",
-                f"{RESULTS}/mlflow/.locks",
-            ]
-            if configuration.tracking.uri
-            else ["--local", f"{RESULTS}/mlflow"]
-        ),
+        store=["--local", f"{RESULTS}/mlflow"]
+        + (["--uri", configuration.tracking.uri] if configuration.tracking.uri else []),
     shell:
         "{PYTHON:q} {SCRIPTS:q}/ingest_runs.py"
         " --run {params.runs:q}"

@@ -97,9 +97,10 @@ from reproduction.config.tables import (
     scale_values,
     schemas,
 )
-from reproduction.config.yaml_files import MOST_LEVELS, MOST_VALUES, merge, read_yaml
+from reproduction.config.yaml_files import MOST_LEVELS, MOST_VALUES, dump_yaml, merge, read_yaml, scalar
 
 __all__ = [
+    "dump_yaml",
     "Algorithm",
     "AnyStudy",
     "Configuration",
@@ -176,6 +177,7 @@ __all__ = [
     "load_scale",
     "merge",
     "read_yaml",
+    "scalar",
     "render_configuration",
     "scale_values",
     "schemas",

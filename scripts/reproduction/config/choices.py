@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from reproduction.config.base import FIGURES, SCALES, WORKFLOW, Folder, Name, Seeds, Strict, unique
-from reproduction.config.yaml_files import read_yaml
+from reproduction.config.yaml_files import dump_yaml, read_yaml
 
 
 class Paths(Strict):
@@ -28,11 +27,11 @@ class Paths(Strict):
 class Tracking(Strict):
     """MLflow. Files are the truth; MLflow is a view that can be rebuilt from them."""
 
-    uri: Annotated[str, Field(pattern=r"^(https?|sqlite|postgresql|mysql|mssql)(\+\w+)?://\S+$")] | None = (
-        Field(
-            None,
-            description="tracking server; null keeps a local store in {results}/mlflow (see `make mlflow`)",
-        )
+    # Another database needs a driver of its own in every environment, and a server has it once.
+    uri: Annotated[str, Field(pattern=r"^(https?://\S+|sqlite:///[^?\x00-\x1f]+)$")] | None = Field(
+        None,
+        description="MLflow server, or sqlite:///FILE; null keeps a local store in {results}/mlflow (see `make "
+        "mlflow`). For another database start a server on it",
     )
     stream: bool = Field(
         True,
@@ -110,6 +109,6 @@ def _render(model: BaseModel, indent: int) -> list[str]:
             about = (type(value).__doc__ or "").strip().splitlines()[0]
             lines += [f"\n{margin}# {about}\n", f"{margin}{key}:\n", *_render(value, indent + 1)]
         else:
-            text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+            text = dump_yaml(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
             lines += [f"{margin}{key}: {text}  # {field.description}\n"]
     return lines

@@ -1,5 +1,12 @@
-"""YAML, read strictly: no repeated key, no deep nesting, nothing but a mapping."""
+"""YAML 1.2, read strictly: no repeated key, no deep nesting, nothing but a mapping.
 
+PyYAML speaks YAML 1.1, in which ``010`` is 8, ``1_0`` is 10, ``12:30`` is 750, ``no`` is false, ``1e3`` is a text and
+``2026-11-29`` a date. Here each is what YAML 1.2's core schema says: 10, a text, a text, a text, 1000.0, a text; so a
+value means in a file what it means on the command line.
+"""
+
+import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +16,34 @@ import yaml
 from reproduction.config.base import ConfigurationError
 from reproduction.config.explain import kind_of
 
+_PREFIX = "tag:yaml.org,2002:"
+# Of YAML 1.2.2, section 10.3.2, with the characters that each begins with; `<<` is kept of YAML 1.1.
+_CORE_SCHEMA = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    "merge": (r"<<", ["<"]),
+}
 
-class _UniqueKeyLoader(yaml.CSafeLoader):
-    """YAML lets a repeated key win silently; here it is an error."""
+
+def _resolvers() -> dict[str, list[tuple[str, re.Pattern]]]:
+    found: dict[str, list[tuple[str, re.Pattern]]] = {}
+    for kind, (pattern, characters) in _CORE_SCHEMA.items():
+        for character in characters:
+            found.setdefault(character, []).append(
+                (_PREFIX + kind, re.compile(rf"(?:{pattern})\Z", re.ASCII))
+            )
+    return found
+
+
+class _StrictLoader(yaml.CSafeLoader):
+    """YAML 1.2's scalars. YAML lets a repeated key win silently; here it is an error."""
+
+    yaml_implicit_resolvers = _resolvers()
 
     def construct_mapping(self, node, deep=False):
         # `<<: *anchor` is no key of its own: what stands beside it may override what it brings.
@@ -23,6 +55,30 @@ class _UniqueKeyLoader(yaml.CSafeLoader):
                     None, None, f"the key {value!r} appears twice", key.start_mark
                 )
         return super().construct_mapping(node, deep)
+
+    def construct_int(self, node) -> int:
+        text = self.construct_scalar(node)
+        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+        return int(text[2:] if base != 10 else text, base)
+
+    def construct_float(self, node) -> float:
+        text = self.construct_scalar(node).lower()
+        if text.lstrip("+-") in (".inf", ".nan"):
+            return math.copysign(float(text.lstrip("+-")[1:]), -1 if text.startswith("-") else 1)
+        return float(text)
+
+
+_StrictLoader.add_constructor(f"{_PREFIX}int", _StrictLoader.construct_int)
+_StrictLoader.add_constructor(f"{_PREFIX}float", _StrictLoader.construct_float)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts that either YAML would take for something else are quoted, whoever reads the file."""
+
+
+for _character, _patterns in _resolvers().items():
+    for _tag, _pattern in _patterns:
+        _Dumper.add_implicit_resolver(_tag, _pattern, [_character])
 
 
 # A table of the workflow has a few thousand values. Aliases can make a small file stand for billions of them.
@@ -39,7 +95,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         _check_depth(text)
-        values = yaml.load(text, Loader=_UniqueKeyLoader)
+        values = yaml.load(text, Loader=_StrictLoader)
     except FileNotFoundError:
         raise ConfigurationError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
@@ -58,6 +114,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path}: stands for more than {MOST_VALUES:,} values; use fewer aliases (*name)"
         )
     return values
+
+
+def scalar(text: str) -> Any:
+    """Return the value of a scalar as YAML has it: ``010`` is 10. Raises ConfigurationError where it is none."""
+    try:
+        value = yaml.load(text, Loader=_StrictLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigurationError(f"{text!r}: no YAML scalar{_yaml_problem(error, text)}") from None
+    return text if isinstance(value, dict | list) else value
+
+
+def dump_yaml(value: Any, **style: Any) -> str:
+    """Return ``value`` as YAML that :func:`read_yaml` and readers of YAML 1.1 read alike."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, **style)
 
 
 def _check_depth(text: str) -> None:

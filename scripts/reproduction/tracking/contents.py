@@ -4,11 +4,9 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import yaml
-
 from reproduction.analyses import METRICS
 from reproduction.claims import load_claims
-from reproduction.config import load_experiments
+from reproduction.config import load_experiments, read_yaml
 from reproduction.report import anchor
 from reproduction.runs import tracking_experiment
 from reproduction.samples import correct_counts
@@ -40,7 +38,7 @@ def datasets_of(run: Path, evaluation: Path, files: Mapping[str, Path]) -> list[
         evaluation: manifest of its evaluation.
         files: data set -> its Parquet file, which has a card beside it.
     """
-    training = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["training"]["dataset"]
+    training = read_yaml(run / "config.yaml")["training"]["dataset"]
     request = json.loads(evaluation.read_text(encoding="utf-8"))["request"]
     found = []
     for context, name in (("training", training), ("evaluation", request["dataset"])):

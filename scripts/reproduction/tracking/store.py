@@ -7,12 +7,18 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import filelock
 
 from reproduction.tracking.values import short_digest
 
 _LOCK_TIMEOUT_S = 60.0
+
+
+def _sqlite_uri(file: Path) -> str:
+    """SQLAlchemy takes what follows a question mark for options; SQLite's own form of a URI can quote it."""
+    return f"sqlite:///{file}" if "?" not in str(file) else f"sqlite:///file:{quote(str(file))}?uri=true"
 
 
 @dataclass(frozen=True)
@@ -41,9 +47,8 @@ class Store:
             )
         if self._is_database and self.artifact_root is None:
             raise ValueError(f"tracking URI {self.tracking_uri!r}: a database needs an artifact root")
-        if self.tracking_uri.startswith("sqlite:///"):
-            database = Path(self.tracking_uri.removeprefix("sqlite:///")).absolute()
-            object.__setattr__(self, "tracking_uri", f"sqlite:///{database}")
+        if (database := self.database_file) is not None:
+            object.__setattr__(self, "tracking_uri", _sqlite_uri(database))
         if self.artifact_root is not None:
             object.__setattr__(self, "artifact_root", Path(self.artifact_root).absolute())
         if self.lock_folder is not None:
@@ -53,7 +58,29 @@ class Store:
     def local(cls, folder: Path | str) -> "Store":
         """Return the store with its database and its artifacts below ``folder``."""
         folder = Path(folder).absolute()
-        return cls(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts")
+        return cls(_sqlite_uri(folder / "mlflow.db"), folder / "artifacts")
+
+    @classmethod
+    def at(cls, uri: str | None, folder: Path | str) -> "Store":
+        """Return the store at ``uri`` (``tracking.uri`` of the configuration), or the local one of ``folder``.
+
+        A server keeps artifacts itself; beside a database they are kept in ``folder``, as are the locks of both.
+        """
+        folder = Path(folder).absolute()
+        if uri is None:
+            return cls.local(folder)
+        served = uri.startswith(("http://", "https://"))
+        return cls(uri, None if served else folder / "artifacts", folder / ".locks")
+
+    @property
+    def database_file(self) -> Path | None:
+        """The file of an SQLite database, absolute; None for another kind of store."""
+        kind, separator, place = self.tracking_uri.partition(":///")
+        if kind != "sqlite" or not separator:
+            return None
+        if place.startswith("file:"):
+            place = unquote(place.removeprefix("file:").partition("?")[0])
+        return Path(place).absolute()
 
     @property
     def is_one_file(self) -> bool:
@@ -68,8 +95,8 @@ class Store:
     def _lock_folder(self) -> Path:
         if self.lock_folder is not None:
             folder = self.lock_folder
-        elif self.tracking_uri.startswith("sqlite:///"):
-            folder = Path(self.tracking_uri.removeprefix("sqlite:///")).parent / ".locks"
+        elif self.database_file is not None:
+            folder = self.database_file.parent / ".locks"
         else:
             folder = Path(tempfile.gettempdir()) / f"ead-mlflow-{short_digest(self.tracking_uri)}"
         folder.mkdir(parents=True, exist_ok=True)

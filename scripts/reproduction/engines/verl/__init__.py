@@ -25,11 +25,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import psutil
-import yaml
 
 from reproduction import compute, devices, records
 from reproduction.checkpoints import StateMismatch
-from reproduction.config import Verl
+from reproduction.config import Verl, dump_yaml
 from reproduction.data import read_dataset, write_dataset
 from reproduction.engines import Result
 from reproduction.engines.verl import sockets
@@ -113,9 +112,9 @@ def train(
         cpus=RAY_CPUS + RAY_CPUS_PER_GPU * machine.gpus_per_node,
         done=done,
     )
-    write_text(folder / "verl.yaml", yaml.safe_dump(values, sort_keys=False))
+    write_text(folder / "verl.yaml", dump_yaml(values))
     loops = agent_loops(run, machine, state=state)
-    write_text(folder / "agent_loops.yaml", yaml.safe_dump(loops, sort_keys=False))
+    write_text(folder / "agent_loops.yaml", dump_yaml(loops))
 
     for name in RECORDS:
         records.truncate(state / name, done)

@@ -13,6 +13,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv/ready: envs/cpu.txt pyproject.toml
+	@$(PYTHON) scripts/check_machine.py
 	$(PYTHON) -m venv .venv
 	@# The list is complete, so the first call need not resolve it; the second adds what a torch for GPUs wants.
 	$(BIN)/python -m pip install --quiet --no-deps --no-compile --requirement envs/cpu.txt
@@ -36,6 +37,7 @@ test: .venv/ready lint  ## the quick tests: units and the mini workflow
 		--ignore tests/integration/test_commands.py
 
 .venv-verl-cpu/ready: envs/verl-cpu.txt pyproject.toml
+	@$(PYTHON) scripts/check_machine.py verl
 	$(PYTHON) -m venv .venv-verl-cpu
 	.venv-verl-cpu/bin/python -m pip install --quiet --no-deps --no-compile --requirement envs/verl-cpu.txt
 	.venv-verl-cpu/bin/python -m pip install --quiet --no-deps --editable .
@@ -44,6 +46,7 @@ test: .venv/ready lint  ## the quick tests: units and the mini workflow
 env-gpu: .venv-gpu/ready  ## verl and vLLM on NVIDIA GPUs, in .venv-gpu: the gpu1 and paper scales
 
 .venv-gpu/ready: envs/gpu.txt pyproject.toml
+	@$(PYTHON) scripts/check_machine.py verl
 	$(PYTHON) -m venv .venv-gpu
 	.venv-gpu/bin/python -m pip install --quiet --no-deps --no-compile --requirement envs/gpu.txt
 	.venv-gpu/bin/python -m pip install --quiet --no-deps --editable .

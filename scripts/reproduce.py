@@ -6,13 +6,16 @@ from their last state. A second start while the first still runs is refused.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from check_machine import wrong_cache
 from reproduction.config import REPOSITORY, ConfigurationError
+from reproduction.loggers import with_loggers
 from reproduction.plan import read_files, read_plan
 
 INTERRUPTED = 128 + 2  # exit status of a command that SIGINT ended
@@ -23,6 +26,9 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", default=["all"], help="figures or other targets; default: all")
     parser.add_argument("--cores", default="all")
     arguments = parser.parse_args()
+    if problem := wrong_cache(os.environ):
+        print(problem, file=sys.stderr)
+        return 2
     try:
         configuration = read_plan(read_files("config.yaml")).configuration
     except ConfigurationError as error:
@@ -81,7 +87,7 @@ def ended(command: list[str]) -> int:
     and Snakemake needs longer to stop its jobs and take its lock off.
     """
     interrupted = False
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command, env=with_loggers()) as process:
         while process.returncode is None:
             try:
                 process.wait()

@@ -1,6 +1,6 @@
 """What targets cost before anything is submitted: jobs, GPU hours, wall time on g GPUs, storage.
 
-Snakemake says which jobs it would run (``snakemake_logger_plugin_jobs``). A job takes as long as jobs of its kind
+Snakemake says which jobs it would run (its logger ``jobs``). A job takes as long as jobs of its kind
 took, where Snakemake has timed some (``results/{scale}/benchmarks``), else, a training, as the preflight of its model
 makes one expect (``results/{scale}/preflight``), and else as ``workflow/resources.yaml`` does. Wall time and peak
 storage are those of a schedule that starts the job with the longest way to the end first.
@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from reproduction.cluster import Need, Needs
 from reproduction.config import REPOSITORY, Configuration, ConfigurationError
+from reproduction.loggers import with_loggers
 from reproduction.rehearsal import reports as preflights
 from reproduction.runs import AXES, RunConfiguration
 
@@ -77,7 +78,7 @@ def plan(configuration: Configuration, targets: Sequence[str]) -> list[Planned]:
             *("--logger", "jobs", "--logger-jobs-file", str(jobs)),
             *("--", *targets),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=with_loggers())
         if done.returncode:
             raise PlanningFailed(done.stderr.strip() or done.stdout.strip())
         rows = [json.loads(line) for line in jobs.read_text(encoding="utf-8").splitlines()]

@@ -18,6 +18,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.tests import MockOutputSettings, TestLogHandlerBase
 
 import snakemake_logger_plugin_calm as calm
+from reproduction.loggers import with_loggers
 from reproduction.progress import Progress
 from snakemake_logger_plugin_calm import live, text
 from snakemake_logger_plugin_calm.state import Remaining, Workflow, progress_file, readable
@@ -357,7 +358,7 @@ def workflow(tmp_path):
     """A workflow of two jobs, one of which fails until a file `mended` exists."""
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     (tmp_path / "job.py").write_text(JOB)
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {**with_loggers(), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     command = [sys.executable, "-m", "snakemake", "--logger", "calm", "--cores", "2", "--keep-going"]
 
     def run(*options, terminal=False):
@@ -434,3 +435,19 @@ def test_one_picture_on_a_terminal(workflow):
     assert "1 of 3 done" in printed
     assert "started   make" not in printed, "lines are for places without a picture"
     assert "view failed" not in printed
+
+
+def test_a_call_that_does_not_ask_for_a_logger_of_ours_imports_none(tmp_path):
+    code = "import snakemake.cli, sys; snakemake.cli.get_argument_parser(); print(*sys.modules)"
+    for environment, found in ((os.environ, []), (with_loggers(), ["calm", "jobs"])):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        prefix = "snakemake_logger_plugin_"
+        loaded = {name.removeprefix(prefix) for name in done.stdout.split() if name.startswith(prefix)}
+        assert {name for name in loaded if "." not in name} == set(found)

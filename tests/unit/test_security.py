@@ -18,7 +18,7 @@ import browse_runs  # noqa: E402
 
 SOURCES = [
     path
-    for folder in ("scripts", "examples", "benchmarks")
+    for folder in ("scripts", "workflow", "examples", "benchmarks")
     for path in sorted((REPOSITORY / folder).rglob("*.py"))
 ]
 RULES = [REPOSITORY / "Snakefile", *sorted((REPOSITORY / "workflow" / "rules").glob("*.smk"))]

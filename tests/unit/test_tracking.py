@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from sqlalchemy import create_engine, text
 
 from evaluations import write_evaluation
 from reproduction.files import write_json, write_text
-from reproduction.tracking import DataSet, contents
+from reproduction.tracking import DataSet, Store, contents
 
 CARD = {"source": "generated", "rows": 40, "sha256": "ab" * 32}
 REAL_CARD = {"source": {"origin": "openai/gsm8k"}, "rows": {"kept": 50}, "content_sha256": "cd" * 32}
@@ -45,3 +46,27 @@ def test_an_experiment_names_its_figures_their_claims_and_where_the_verdicts_sta
     assert "**fig04**" in text and "**fig10**" in text
     assert "reports/cpu/report.html#C03-printed" in text
     assert all(name.startswith("cpu-") for name in notes)
+
+
+@pytest.mark.parametrize("name", ["plain", "what?", "a?b=c&d#e", "50%41", "a b"])
+def test_a_local_database_lies_in_its_folder_whatever_that_is_called(tmp_path, name):
+    store = Store.local(tmp_path / name)
+    (tmp_path / name).mkdir()
+    with create_engine(store.tracking_uri).begin() as connection:
+        connection.execute(text("create table t (x)"))
+    assert store.database_file == tmp_path / name / "mlflow.db" and store.database_file.is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert Store(store.tracking_uri, store.artifact_root) == store  # as the follower is told it
+
+
+def test_a_database_keeps_its_artifacts_in_the_folder_and_a_server_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Store.at(None, "runs") == Store.local(tmp_path / "runs")
+    database = Store.at("sqlite:///kept/mine.db", "runs")
+    assert database.database_file == tmp_path / "kept/mine.db" and database.is_one_file
+    assert (
+        database.artifact_root == tmp_path / "runs/artifacts"
+        and database.lock_folder == tmp_path / "runs/.locks"
+    )
+    server = Store.at("http://127.0.0.1:5000", "runs")
+    assert server.artifact_root is None and server.database_file is None

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import distribution
 from pathlib import Path
 
 import ead
@@ -24,7 +24,7 @@ def test_the_package_is_the_wheel():
 
 
 def test_no_host_is_handed_anything_but_vllms_plug_in():
-    ours = [point for point in entry_points() if point.dist.name == "ead"]
+    ours = distribution("ead").entry_points
     assert [(point.group, point.name) for point in ours] == [("vllm.logits_processors", "ead")]
 
 
@@ -37,7 +37,7 @@ def test_beyond_torch_and_numpy_the_method_loads_only_itself(tmp_path, run_alone
 def test_snakemake_runs_a_workflow_and_offers_its_own_loggers(run_alone):
     total, loggers = run_alone(HOSTS / "jobs" / "plain_snakemake.py").splitlines()
     assert total == "['0', '1', '2'] True"
-    assert loggers.endswith("[ ...]") or "calm" not in loggers
+    assert "calm" not in loggers and "jobs" not in loggers
 
 
 def test_transformers_generates(tiny_model, run_alone):

@@ -22,6 +22,7 @@ help:  ## this list
 	@touch $@
 
 reproduce: .venv/ready  ## everything that config.yaml asks for, from data to report; run it again to go on
+	@$(BIN)/python scripts/check_machine.py
 	$(BIN)/python scripts/reproduce.py --cores $(CORES)
 
 real-lm: .venv/ready  ## evaluate a published language model on real problems, then the report

@@ -6,14 +6,12 @@ from their last state. A second start while the first still runs is refused.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from check_machine import wrong_cache
 from reproduction.config import REPOSITORY, ConfigurationError
 from reproduction.loggers import with_loggers
 from reproduction.plan import read_files, read_plan
@@ -26,9 +24,6 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", default=["all"], help="figures or other targets; default: all")
     parser.add_argument("--cores", default="all")
     arguments = parser.parse_args()
-    if problem := wrong_cache(os.environ):
-        print(problem, file=sys.stderr)
-        return 2
     try:
         configuration = read_plan(read_files("config.yaml")).configuration
     except ConfigurationError as error:

@@ -9,7 +9,10 @@ import importlib.util
 import json
 import logging
 import pickle
+import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -19,6 +22,7 @@ import torch
 from ead.integrations.sglang import AnnealedTemperature, request_parameters
 from ead.schedule import Annealed, Fixed, Linear, Switched
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sglang_server.py"
 SCHEDULE = Annealed(tau_max=1.4, tau_min=0.3, d0=8, alpha=4, d_max=100, start=3)
 VOCABULARY = 12
 
@@ -201,3 +205,37 @@ def test_sglang_reads_the_name_and_applies_the_processor_to_its_rows():
     expected = [SCHEDULE.temperature(0, 1), 1.0, SCHEDULE.temperature(4, 1)]
     assert (before / logits).mean(dim=1).tolist() == pytest.approx(expected, rel=1e-5)
     assert torch.equal(logits[1], before[1])
+
+
+def test_the_example_sends_what_the_processor_reads():
+    """The server is a stand-in: it samples nothing and answers with the temperatures."""
+    processor = AnnealedTemperature()
+
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            sampling = body["sampling_params"]
+            request = Request(
+                {"custom_params": sampling["custom_params"]}, temperature=sampling["temperature"]
+            )
+            named = json.loads(body["custom_logit_processor"])["callable"]
+            right = b"AnnealedTemperature" in bytes.fromhex(named) and self.path == "/generate"
+            reply = json.dumps({"text": f"{right} {divided_by(processor, request)[0]:.3f}"}).encode()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(reply)
+
+        def log_message(self, *_): ...
+
+    server = HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLE), f"http://127.0.0.1:{server.server_port}"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    finally:
+        server.shutdown()
+    assert done.stdout.strip() == "True 1.000", done.stderr

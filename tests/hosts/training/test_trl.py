@@ -323,3 +323,94 @@ def test_the_example_runs_as_it_stands(distorting_model, tmp_path, run_alone):
     printed = run_alone(EXAMPLE, distorting_model, tmp_path / "run", CUDA_VISIBLE_DEVICES="")
     assert "sampling/importance_sampling_ratio/mean" in printed
     assert (tmp_path / "run" / "checkpoint-2" / "model.safetensors").exists()
+
+
+# vLLM, by a stand-in for TRL's class that talks to it
+
+
+class Engine:
+    """Notes what TRL hands on to vLLM, refuses as an engine with EAD does, and answers with fixed tokens."""
+
+    logprobs_mode = "processed_logprobs"
+    knows_ead = True
+
+    def __init__(self, mode, generation_kwargs, **_):
+        self.mode, self.generation_kwargs = mode, generation_kwargs or {}
+        self.vllm_client = self
+        self.asked = []
+
+    def get_server_info(self):
+        return {"model_config": {"logprobs_mode": self.logprobs_mode}}
+
+    def sync_weights(self): ...
+
+    def generate(self, prompts, images, num_generations, profiler=None):
+        asked = self.generation_kwargs
+        ead = (asked.get("extra_args") or asked.get("vllm_xargs") or {}).get("ead")
+        if self.knows_ead and ead is not None and "kind" not in (json.loads(ead) if self.served else ead):
+            raise Exception("Request failed: 400, ead: schedule kind: found None")
+        self.asked.append(asked)
+        return (
+            prompts,
+            [[5, 6, 7 + row] for row in range(len(prompts))],
+            [[[-0.5]] * 3 for _ in prompts],
+            None,
+        )
+
+    @property
+    def served(self):
+        return self.mode == "server"
+
+
+@pytest.fixture
+def with_engine(tiny_model, tmp_path, monkeypatch):
+    def make(mode):
+        monkeypatch.setattr(grpo_trainer, "VLLMGeneration", Engine)
+        args = settings(
+            tmp_path,
+            use_vllm=True,
+            vllm_mode=mode,
+            max_steps=2,
+            eval_strategy="steps",
+            eval_steps=1,
+            generation_kwargs={"stop": ["x"]},
+        )
+        return Watched(
+            str(tiny_model), reward, args, PROMPTS, eval_dataset=PROMPTS.select([0, 1]), schedule=SCHEDULE
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("mode", ["colocate", "server"])
+def test_requests_to_vllm_carry_the_schedule_in_training_alone(with_engine, mode):
+    trainer = with_engine(mode)
+    engine = trainer.vllm_generation
+    assert engine.asked == []  # the trainer's question was refused
+    trainer.train()
+    plain = {"stop": ["x"]}
+    expected = []
+    for step in (0, 1):
+        ead = {**SCHEDULE.to_dict(), "step": step, "position": 0}
+        asked = {"vllm_xargs": {"ead": json.dumps(ead)}} if engine.served else {"extra_args": {"ead": ead}}
+        expected += [{**plain, **asked}, plain]  # a training batch, an evaluation
+    assert engine.asked == expected
+    assert engine.generation_kwargs == plain
+    batch = trainer.sampled[0][2]
+    mask = batch["completion_mask"].bool()
+    weights = truncated_weights(
+        batch["old_per_token_logps"], batch["sampling_per_token_logps"], mask, cap=CAP
+    )
+    torch.testing.assert_close(batch["importance_sampling_ratio"][mask], weights[mask])
+
+
+def test_an_engine_that_ignores_ead_is_refused(with_engine, monkeypatch):
+    monkeypatch.setattr(Engine, "knows_ead", False)
+    with pytest.raises(ValueError, match="vLLM ignores requests for EAD"):
+        with_engine("colocate")
+
+
+def test_a_server_that_returns_raw_logprobs_is_refused(with_engine, monkeypatch):
+    monkeypatch.setattr(Engine, "logprobs_mode", "raw_logprobs")
+    with pytest.raises(ValueError, match="processed_logprobs"):
+        with_engine("server")

@@ -55,7 +55,7 @@ def test_a_run_that_this_machine_has_no_gpus_for_is_refused_before_any_job(fresh
     assert "train asks for 1 GPU (workflow/resources.yaml), and CUDA_VISIBLE_DEVICES=''" in refused.stderr
     # A plan for another machine can be read, and says the same.
     planned = fresh.run("--dry-run", "--config", "scale=paper", "--", "fig04")
-    assert (planned.stdout + planned.stderr).count("train asks for 8 GPUs") == 1
+    assert (planned.stdout + planned.stderr).count("train asks for 2 GPUs (workflow") == 1
 
 
 # Stands for the Python of verl and vLLM: leases what the job was granted, as train.py does, and writes its files.

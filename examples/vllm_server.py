@@ -1,5 +1,6 @@
 """EAD through vLLM's OpenAI-compatible server. In another shell:
-vllm serve MODEL --host 127.0.0.1 --logprobs-mode processed_logprobs
+vllm serve MODEL --host 127.0.0.1 --generation-config vllm --logprobs-mode processed_logprobs
+(without --generation-config vllm the model's own penalties and filters are in every request that sets none)
 Then: python examples/vllm_server.py http://127.0.0.1:8000/v1"""
 
 import json

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from ead import seeds
-from ead.schedule import Annealed, Fixed, ReverseAnnealed
+from ead.schedule import Annealed, Cosine, Fixed, Linear, Piecewise, ReverseAnnealed, Switched
 from reproduction import warmstart
 from reproduction.config import load_scale
 from reproduction.generate import generate
@@ -33,12 +33,42 @@ def draw(model, schedule, *, seed=0, samples=4, prompts=PROMPTS, **options):
     return generate(model, prompts, schedule, samples=samples, generator=generator, **options)
 
 
+def switch(schedule, response):
+    if not isinstance(schedule, Switched):
+        return {}
+    hits = [place + 1 for place, token in enumerate(response.tolist()) if token in schedule.tokens]
+    return {"switched_at": min(hits, default=None)}
+
+
+def test_a_switch_holds_for_what_is_drawn_after_a_response_already_begun(model):
+    schedule = Switched(Fixed(1.5), Fixed(0.4), [8])
+    begun = draw(model, schedule, prompts=[[100, 5, 8, 9], [100, 8, 5, 9]], start=2, max_new_tokens=4)
+    for row, prompt in enumerate([p for p in ([100, 5, 8, 9], [100, 8, 5, 9]) for _ in range(4)]):
+        response = torch.tensor([*prompt[2:], *begun.tokens[row, : begun.lengths[row]].tolist()])
+        tau = schedule.temperature(np.arange(len(response)), 0, **switch(schedule, response))
+        logits = reference_logits(model, prompt[:2], response.tolist())
+        expected = torch.log_softmax(logits / torch.from_numpy(tau)[:, None], -1).gather(
+            -1, response[:, None]
+        )[2:, 0]
+        found = begun.behaviour_logprobs[row, : len(expected)].double()
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+        assert row >= 4 or (tau[2:-1] != 1.5).any()
+
+
 def reference_logits(model, prompt, response):
     with torch.no_grad():
         return model.logits(model(torch.tensor([[*prompt, *response]])))[0, len(prompt) - 1 : -1].double()
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+OTHERS = [
+    Linear(start=1, d0=4),
+    Cosine(start=0, d0=5),
+    Piecewise([1, 4], [1.2, 0.6]),
+    Switched(Annealed(d0=6, alpha=0, start=2), Linear(tau_max=0.9, tau_min=0.5, start=0, d0=3), range(4, 12)),
+]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES + OTHERS, ids=str)
 def test_recorded_values_are_those_of_an_independent_forward_pass(model, schedule):
     step = 3
     rollouts = draw(model, schedule, step=step)
@@ -46,7 +76,9 @@ def test_recorded_values_are_those_of_an_independent_forward_pass(model, schedul
         n = int(rollouts.lengths[row])
         response = rollouts.tokens[row, :n]
         logits = reference_logits(model, prompt, response.tolist())
-        tau = torch.from_numpy(schedule.temperature(np.arange(n), step))[:, None]
+        tau = torch.from_numpy(schedule.temperature(np.arange(n), step, **switch(schedule, response)))[
+            :, None
+        ]
         for temperature, logprobs, entropy in (
             (tau, rollouts.behaviour_logprobs, rollouts.behaviour_entropy),
             (1.0, rollouts.policy_logprobs, rollouts.entropy),

@@ -9,7 +9,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ead.schedule import PARAMETERS, Annealed, Fixed, ReverseAnnealed, annealed_temperature, from_config
+from ead.schedule import (
+    PARAMETERS,
+    Annealed,
+    Cosine,
+    Fixed,
+    Linear,
+    Piecewise,
+    ReverseAnnealed,
+    ScheduleTable,
+    Switched,
+    annealed_temperature,
+    from_config,
+)
 
 TOLERANCE = 1e-12
 
@@ -39,6 +51,23 @@ def _step_aware(cls):
 
 annealed, reversed_ = _step_aware(Annealed), _step_aware(ReverseAnnealed)
 schedules = st.one_of(st.builds(Fixed, st.floats(1e-3, 5)), annealed, reversed_)
+
+
+def _fall(cls):
+    return st.builds(
+        lambda curve: cls(**{key: value for key, value in _fields(curve).items() if key != "reading"}),
+        annealed,
+    )
+
+
+piecewise = st.builds(
+    lambda points, interpolation: Piecewise(
+        sorted(points), [points[at] for at in sorted(points)], interpolation
+    ),
+    st.dictionaries(st.integers(0, 10**4), st.floats(1e-3, 5), min_size=1, max_size=16),
+    st.sampled_from(Piecewise.interpolations),
+)
+others = st.one_of(_fall(Linear), _fall(Cosine), piecewise)
 positions = st.lists(st.integers(0, 10**6), min_size=1, max_size=20)
 steps = st.integers(0, 10**5)
 
@@ -139,6 +168,68 @@ def test_a_mixed_batch_is_one_call(rows):
     assert shared.shape == (len(rows), 5)
 
 
+@given(
+    st.lists(st.tuples(st.one_of(schedules, others), st.integers(0, 10**6), steps), min_size=1, max_size=12)
+)
+def test_a_table_of_mixed_formulas_gives_each_row_its_own(rows):
+    table = ScheduleTable(len(rows) + 1)
+    for row, (schedule, _, step) in enumerate(rows):
+        table.set(row, schedule, step)
+    at = np.array([position for _, position, _ in rows])
+    alone = [schedule.temperature(position, step) for schedule, position, step in rows]
+    assert table.temperatures(at).tolist() == alone
+    assert table.temperatures(np.append(at, 3))[-1] == 1  # a row that was not set
+    # The same columns on a device, as vLLM's second runner evaluates them.
+    columns, formulas = torch.from_numpy(table.parameters[:, :-1]), torch.from_numpy(table.formulas[:-1])
+    found = table.evaluate(set(formulas.tolist()), columns, formulas, torch.from_numpy(at).double(), torch)
+    np.testing.assert_allclose(found.numpy(), alone, rtol=1e-12)
+    table.swap(0, len(rows))
+    table.clear(len(rows))
+    assert (table.temperatures(np.append(at, 3))[[0, -1]] == 1).all()
+
+
+@given(others, positions, steps)
+def test_other_formulas_stay_within_their_bounds(schedule, tokens, step):
+    lowest, highest = schedule.bounds
+    start = getattr(schedule, "start", 0)
+    found = schedule.temperature(np.array(tokens) + start, step)
+    assert (found >= lowest).all() and (found <= highest).all()
+    assert from_config(json.loads(json.dumps(schedule.to_dict()))) == schedule
+
+
+def test_other_formulas_position_by_position():
+    linear = Linear(tau_max=1.2, tau_min=0.2, d0=10, alpha=10, start=2)
+    assert linear.temperature(np.array([1, 2, 5, 10, 11])) == pytest.approx([1, 1.0, 0.7, 0.2, 0.2])
+    assert linear.temperature(10, step=1) == pytest.approx(0.7)
+    cosine = Cosine(tau_max=1.2, tau_min=0.2, d0=8, alpha=0, start=2, origin="start")
+    assert cosine.temperature(np.array([2, 4, 6, 10])) == pytest.approx([1.2, 0.7 + 0.5 * 0.5**0.5, 0.7, 0.2])
+    points = {"at": [4, 8], "tau": [1.0, 0.5]}
+    assert Piecewise(**points).temperature(np.array([0, 4, 6, 8, 99])) == pytest.approx(
+        [1, 1, 0.75, 0.5, 0.5]
+    )
+    steps_ = Piecewise(**points, interpolation="constant")
+    assert steps_.temperature(np.array([0, 4, 7, 8])).tolist() == [1, 1, 1, 0.5]
+
+
+def test_a_switch_counts_its_second_schedule_from_the_token_on():
+    schedule = Switched(Fixed(1.1), {"kind": "linear", "tau_max": 1, "tau_min": 0.5, "d0": 2, "start": 0}, 7)
+    assert schedule.temperature(np.arange(3)).tolist() == [1.1] * 3
+    assert schedule.temperature(np.arange(6), switched_at=3).tolist() == [1.1, 1.1, 1.1, 1, 0.75, 0.5]
+    assert schedule.temperature(4, switched_at=np.array([3, 9])).tolist() == [0.75, 1.1]
+    assert from_config(json.loads(json.dumps(schedule.to_dict()))) == schedule
+
+
+def test_every_measured_field_is_converted_in_parts_too():
+    def convert(unit, value):
+        return {"length": 2 * value, "length/steps": 3 * value, "start": 4}[unit]
+
+    assert Annealed().converted(convert) == Annealed(d0=50, alpha=15, d_max=80000, start=4)
+    points = Piecewise([1, 5], [1, 0.5])
+    assert Switched(Cosine(), points, [3]).converted(convert) == Switched(
+        Cosine(d0=50, alpha=15, d_max=80000, start=4), Piecewise([2, 10], [1, 0.5]), [3]
+    )
+
+
 @given(annealed)
 def test_limits(schedule):
     for step in (0, 10**400):
@@ -237,6 +328,26 @@ def test_the_printed_formula_is_the_schedule(schedule, position, step):
             "schedule kind: found 'sigmoid', allowed: fixed, annealed",
         ),
         (lambda: from_config({"tau": 1}), "schedule kind: found None"),
+        (
+            lambda: from_config({"kind": "piecewise", "at": [0]}),
+            "schedule piecewise: the key 'tau' is missing",
+        ),
+        (lambda: Piecewise([0, 0], [1, 1]), "at must be rising numbers from 0 on, found [0.0, 0.0]"),
+        (lambda: Piecewise([0, 1], [1]), "tau must be as many as at has, 2, found [1.0]"),
+        (lambda: Piecewise(range(17), range(17)), "at must be a list of 1 to 16 numbers"),
+        (lambda: Piecewise([0], [0]), "tau must be greater than 0, found [0.0]"),
+        (
+            lambda: Piecewise([0], [1], "cubic"),
+            "interpolation must be one of linear, constant, found 'cubic'",
+        ),
+        (lambda: Switched(Fixed(1), {"kind": "x"}, [1]), "after: schedule kind: found 'x'"),
+        (lambda: Switched(Fixed(1), Fixed(1), []), "tokens must be a list of 1 to 16 token ids, found []"),
+        (lambda: Switched(Fixed(1), Fixed(1), [-1]), "tokens must be an integer >= 0, found -1"),
+        (
+            lambda: Switched(Switched(Fixed(1), Fixed(1), 1), Fixed(1), 1),
+            "before must be a schedule that does not switch itself, found 'switched'",
+        ),
+        (lambda: Linear(origin="prompt"), "origin must be one of response, start"),
         (lambda: from_config({"kind": "fixed"}), "the key 'tau' is missing"),
         (lambda: from_config("fixed"), "a schedule is a mapping"),
     ],

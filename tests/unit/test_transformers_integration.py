@@ -6,7 +6,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ead.integrations.transformers import PLAIN_SAMPLING, AnnealedTemperature
-from ead.schedule import Annealed, Fixed, ReverseAnnealed
+from ead.schedule import Annealed, Cosine, Fixed, Linear, Piecewise, ReverseAnnealed, Switched
 from goodness_of_fit import assert_sampled_from, position_p_values
 
 PAD, VOCABULARY = 0, 32
@@ -181,3 +181,50 @@ def test_a_prompt_shorter_than_said_is_refused(model):
     processor = AnnealedTemperature(SCHEDULE, prompt_length=9)
     with pytest.raises(ValueError, match="5 tokens, fewer than prompt_length = 9"):
         model.generate(PROMPT, **PLAIN_SAMPLING, max_new_tokens=4, logits_processor=[processor])
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Linear(start=2, d0=12),
+        Cosine(start=0, d0=15),
+        Piecewise([2, 8, 9], [1.3, 0.7, 0.4]),
+        Switched(SCHEDULE, Linear(tau_max=0.9, tau_min=0.5, start=0, d0=6, alpha=0), [7, 8, 9]),
+    ],
+    ids=lambda schedule: schedule.kind,
+)
+def test_every_formula_gives_the_scores_of_an_independent_pass_whatever_the_model_brings(
+    model, schedule, monkeypatch
+):
+    """19-E: defaults of the model's generation_config.json, of every kind, leave the annealed distribution alone."""
+    brought = {
+        **{"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_p": 0.3, "top_k": 5, "top_p": 0.5},
+        **{"temperature": 0.3, "typical_p": 0.5, "epsilon_cutoff": 0.01, "eta_cutoff": 0.01, "top_h": 0.5},
+        **{
+            "suppress_tokens": [3, 4],
+            "begin_suppress_tokens": [6],
+            "bad_words_ids": [[5]],
+            "min_new_tokens": 4,
+        },
+        **{"sequence_bias": [[[5], 4.0]], "forced_eos_token_id": 2, "guidance_scale": 1.5},
+    }
+    for name, value in brought.items():
+        monkeypatch.setattr(model.generation_config, name, value)
+    output = generate(model, PROMPT.repeat(40, 1), schedule, output_scores=True)
+    width = PROMPT.shape[1]
+    logits = independent_logits(model, output.sequences)
+    positions, switched = np.arange(POSITIONS), 0
+    for row, sequence in enumerate(output.sequences[:, width:].tolist()):
+        at = {}
+        if isinstance(schedule, Switched):
+            found = [place + 1 for place, token in enumerate(sequence) if token in schedule.tokens]
+            at, switched = {"switched_at": min(found, default=10**6)}, switched + bool(found)
+        temperatures = torch.tensor(schedule.temperature(positions, STEP, **at))[:, None]
+        scores = torch.stack([of_step[row] for of_step in output.scores])
+        torch.testing.assert_close(
+            torch.log_softmax(scores.double(), -1),
+            torch.log_softmax(logits[row] / temperatures, -1),
+            atol=2e-4,
+            rtol=0,
+        )
+    assert switched or not isinstance(schedule, Switched)

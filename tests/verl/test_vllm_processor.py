@@ -1,6 +1,9 @@
 """The vLLM logits processor without an engine: batch updates against a plain reference, requests, errors."""
 
 import json
+import logging
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,11 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vllm import SamplingParams
-from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessors, MoveDirectionality
+from vllm.v1.sample.logits_processor import (
+    BatchUpdate,
+    LogitsProcessors,
+    MoveDirectionality,
+    validate_logits_processors_parameters,
+)
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
-from ead.integrations.vllm import AnnealedTemperature, requested_schedule
-from ead.schedule import Annealed, Fixed, ReverseAnnealed
+from ead.integrations.vllm import AnnealedTemperature, request, requested_schedule
+from ead.schedule import Annealed, Fixed, Linear, Piecewise, ReverseAnnealed, Switched
 
 ROWS, VOCABULARY = 8, 32
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -22,6 +30,8 @@ SCHEDULES = [
     Annealed(d0=6, alpha=1, start=2, reading="released", origin="start"),
     ReverseAnnealed(d0=6, reading="mirrored", start=0),
     Fixed(0.7),
+    Linear(d0=6, start=1),
+    Piecewise([0, 3, 9], [1.3, 0.8, 0.5]),
 ]
 PLAIN = [{"temperature": 1.0}, {"temperature": 0.6, "min_p": 0.1}, {"temperature": 0.0}]
 
@@ -353,6 +363,11 @@ ANNEALED = {"kind": "annealed"}
             "the highest temperature is 1e[+]300, beyond the range of float32",
         ),
         ({**ANNEALED, "tau_max": "hot"}, {}, "tau_max must be a finite number, found 'hot'"),
+        (
+            {"kind": "switched", "before": ANNEALED, "after": {"kind": "x"}, "tokens": [1]},
+            {},
+            "after: schedule kind",
+        ),
         ({**ANNEALED, "step": -1}, {}, "step must be an integer >= 0, found -1"),
         ({**ANNEALED, "step": 1.5}, {}, "step must be an integer >= 0, found 1.5"),
         ({**ANNEALED, "step": None}, {}, "step must be an integer >= 0, found None"),
@@ -368,6 +383,13 @@ ANNEALED = {"kind": "annealed"}
         ('{"kind": "annealed", "tau_max": Infinity}', {}, "tau_max must be a finite number, found inf"),
         (ANNEALED, {"temperature": 0.7}, "the request's temperature is 0.7, allowed: 1, or 0 for greedy"),
         (ANNEALED, {"min_p": 0.05}, "min_p is 0.05, allowed: 0"),
+        (
+            ANNEALED,
+            {"repetition_penalty": 1.1},
+            "repetition_penalty is 1.1, allowed: 1; .*generation_config.json",
+        ),
+        (ANNEALED, {"presence_penalty": 0.5}, "presence_penalty is 0.5, allowed: 0"),
+        (ANNEALED, {"frequency_penalty": 0.5}, "frequency_penalty is 0.5, allowed: 0"),
     ],
 )
 def test_wrong_parameters_are_refused_with_their_name(ead, arguments, message):
@@ -381,3 +403,147 @@ def test_a_misspelt_key_is_refused(key):
         ValueError, match=f"found the key '{key}'; EAD is requested under the key 'ead' alone"
     ):
         AnnealedTemperature.validate_params(SamplingParams(extra_args={key: 1}))
+
+
+def test_a_request_that_asks_for_greedy_decoding_may_have_penalties():
+    AnnealedTemperature.validate_params(sampling_params(ANNEALED, temperature=0.0, repetition_penalty=1.1))
+
+
+def test_filters_are_reported_once(caplog):
+    request.warn_once.cache_clear()
+    logging.getLogger("vllm").propagate, before = True, logging.getLogger("vllm").propagate
+    try:
+        for _ in range(2):
+            AnnealedTemperature.validate_params(sampling_params(ANNEALED, top_p=0.8, top_k=20))
+    finally:
+        logging.getLogger("vllm").propagate = before
+    (record,) = [record for record in caplog.records if "top_p = 0.8 and top_k = 20" in record.getMessage()]
+    assert "generation_config.json" in record.getMessage()
+
+
+def switched(position=0):
+    schedule = Switched(Fixed(2.0), Piecewise([0, 1], [0.5, 0.25]), [7, 8])
+    return sampling_params({**schedule.to_dict(), "position": position})
+
+
+def test_a_switched_row_follows_its_own_tokens():
+    lp = processor()
+    rows = [[], [1, 8, 1], []]
+    prompts = [[7, 1], [1, 2], [7, 1]]
+    added = [(row, switched(position=2 * (row == 2)), prompts[row], rows[row]) for row in range(3)]
+    lp.update_state(BatchUpdate(3, [], added, []))
+
+    def temperatures():
+        return (1 / lp.apply(torch.ones(len(rows), 2)))[:, 0].tolist()
+
+    assert temperatures() == [2.0, 0.25, 0.25]  # a token of the prompt switches only as part of the response
+    lp.update_state(BatchUpdate(3, [], [], [(0, 1, MoveDirectionality.SWAP)]))
+    rows[0], rows[1] = rows[1], rows[0]
+    for token, expected in ((5, 2.0), (7, 0.5), (7, 0.25)):
+        for row in rows:
+            row.append(token)
+        lp.update_state(None)
+        assert temperatures() == [0.25, expected, 0.25]
+    del rows[1][1:]  # vLLM takes tokens back
+    lp.update_state(None)
+    assert temperatures() == [0.25, 2.0, 0.25]
+
+
+def test_hidden_tokens_are_an_error_and_not_a_wrong_temperature():
+    lp = processor()
+    lp.update_state(BatchUpdate(1, [], [(0, switched(), None, [-1])], []))
+    with pytest.raises(
+        RuntimeError, match="name ead.integrations.vllm:AnnealedTemperature in logits_processors"
+    ):
+        lp.apply(torch.ones(1, 2))
+
+
+class Engine:
+    """Asks as vLLM's frontend does: a method of what holds the engine's configuration."""
+
+    def __init__(self, speculative=None, asynchronous=False, named=None):
+        self.vllm_config = SimpleNamespace(
+            speculative_config=speculative,
+            scheduler_config=SimpleNamespace(async_scheduling=asynchronous),
+            model_config=SimpleNamespace(logits_processors=named),
+        )
+
+    def validate(self, params):
+        validate_logits_processors_parameters(None, params)
+
+
+def test_what_the_first_runner_cannot_do_is_refused_before_it_would_be_wrong():
+    with pytest.raises(ValueError, match="loads no processors under speculative decoding"):
+        Engine(speculative=object()).validate(sampling_params(ANNEALED))
+    with pytest.raises(ValueError, match="hides under asynchronous scheduling"):
+        Engine(asynchronous=True).validate(switched())
+    Engine(asynchronous=True, named=["ead.integrations.vllm:AnnealedTemperature"]).validate(switched())
+    Engine(asynchronous=True).validate(sampling_params(ANNEALED))
+    Engine(speculative=object()).validate(SamplingParams())
+
+
+def test_a_frontend_that_is_not_known_gets_no_promise():
+    class Later(Engine):
+        def validate(self, params):
+            AnnealedTemperature.validate_params(params)
+
+    Later().validate(SamplingParams())
+    with pytest.raises(ValueError, match="in a way that this package does not know"):
+        Later().validate(sampling_params(ANNEALED))
+
+
+UNKNOWN = """
+import abc, logging, sys, types
+import torch
+from vllm import SamplingParams
+import vllm.v1.sample.logits_processor as first
+
+class LogitsProcessor(abc.ABC):  # of a later vLLM, in a place of its own
+    @abc.abstractmethod
+    def reshape(self, logits, everything): ...
+    @abc.abstractmethod
+    def prepare(self): ...
+
+later = types.ModuleType("vllm.v3.logits_processor")
+later.LogitsProcessor = LogitsProcessor
+sys.modules[later.__name__] = later
+if sys.argv[1] == "changed":
+    first.LogitsProcessor.__abstractmethods__ |= {"start_step"}
+elif sys.argv[1] == "moved":
+    sys.modules[first.__name__] = None
+from ead.integrations.vllm import AnnealedTemperature
+
+messages = []
+logging.getLogger("vllm.ead").addFilter(lambda record: messages.append(record.getMessage()))
+assert issubclass(AnnealedTemperature, LogitsProcessor)
+config = types.SimpleNamespace(model_config=None)
+for arguments in ((config, "cpu", False), (config, "state"), (config,), (config, 1, 2, 3)):
+    instance = AnnealedTemperature(*arguments)
+    logits = torch.ones(1, 2)
+    assert instance.reshape(logits, None) is logits and instance.prepare() is None
+    assert instance.apply(logits) is logits and instance.add_request(0, SamplingParams()) is False
+    instance.update_state(None)
+    try:
+        instance.add_request(0, SamplingParams(extra_args={"ead": {"kind": "annealed"}}))
+    except RuntimeError as error:
+        assert "asks for EAD, which is not available" in str(error)
+    else:
+        raise AssertionError("not annealed, silently")
+assert messages and len(messages) == len(set(messages)), messages
+AnnealedTemperature.validate_params(SamplingParams())
+try:
+    AnnealedTemperature.validate_params(SamplingParams(extra_args={"ead": {"kind": "annealed"}}))
+except ValueError as error:
+    assert "vLLM 0.24 to 0.33" in str(error), error
+else:
+    assert sys.argv[1] == "later", "accepted"
+"""
+
+
+@pytest.mark.parametrize("case", ["later", "changed", "moved"])
+def test_an_interface_that_is_not_known_is_left_alone(case, tmp_path):
+    """One warning for each reason, no exception without EAD, and an error for a request that asks for it."""
+    script = tmp_path / "unknown.py"
+    script.write_text(UNKNOWN)
+    result = subprocess.run([sys.executable, script, case], capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-3000:]

@@ -241,18 +241,18 @@ def _asking_engine() -> tuple[str, "VllmConfig | None"]:
     """Return the interface whose loader asks, and the engine's configuration where that can be seen.
 
     vLLM hands ``validate_params`` the request and nothing else, and the answer depends on both, so they are read from
-    the callers. One that is not vLLM's is answered for the first runner, which allows less.
+    the callers. Who asks without an engine is answered for the first runner, which allows less.
     """
-    interface = _FIRST if _FIRST in _KNOWN or _SECOND not in _KNOWN else _SECOND
+    interface, engine = "", None
     frame = sys._getframe(2)
-    while frame is not None:
-        if str(frame.f_globals.get("__name__")).startswith(_SECOND):
-            interface = _SECOND
+    while frame is not None and engine is None:
+        module = str(frame.f_globals.get("__name__"))
+        interface = interface or next((each for each in (_SECOND, _FIRST) if module.startswith(each)), "")
         engine = getattr(frame.f_locals.get("self"), "vllm_config", None)
-        if engine is not None:
-            return interface, engine
         frame = frame.f_back
-    return interface, None
+    if not interface and engine is None:
+        interface = _FIRST if _FIRST in _KNOWN or _SECOND not in _KNOWN else _SECOND
+    return interface, engine
 
 
 if _CLASSES:

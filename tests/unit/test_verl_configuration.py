@@ -153,6 +153,20 @@ def test_log_probabilities_at_an_annealed_temperature_are_refused(paper):
     assert any("ead_at_sampling" in name for name in expand(user, load_scale("cpu"), experiment))
 
 
+def test_an_engine_whose_schedule_switches_at_a_token_sees_the_tokens(paper):
+    resolved = run(paper)
+    before = resolved.sampler_definition.schedule
+    switched = {"kind": "switched", "before": before, "after": {"kind": "fixed", "tau": 0.6}, "tokens": [7]}
+    definition = resolved.sampler_definition.model_copy(update={"schedule": switched})
+    changed = configuration(
+        resolved.model_copy(update={"sampler_definition": definition}), paper.verl, **PLACES
+    )
+    usual = configuration(resolved, paper.verl, **PLACES)
+    kwargs = [each["actor_rollout_ref"]["rollout"]["engine_kwargs"]["vllm"] for each in (changed, usual)]
+    named = {"logits_processors": ["ead.integrations.vllm:AnnealedTemperature"]}
+    assert "logits_processors" not in kwargs[1] and kwargs[0] == {**kwargs[1], **named}
+
+
 def test_a_learning_rate_that_falls_is_refused(paper):
     resolved = run(paper)
     changed = resolved.model_copy(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ead import seeds
-from ead.schedule import Fixed, from_config
+from ead.schedule import Fixed, Switched, from_config
 from reproduction.config import ConfigurationError, Verl
 from reproduction.runs import RunConfiguration
 
@@ -265,7 +265,7 @@ def configuration(
                     # Every row names its agent loop; one that did not would stop here.
                     "default_agent_loop": "each_row_names_its_agent_loop",
                 },
-                "engine_kwargs": {"vllm": _vllm()},
+                "engine_kwargs": {"vllm": _vllm(run)},
                 "tensor_model_parallel_size": machine.tensor_parallel,
                 "gpu_memory_utilization": machine.gpu_memory_utilization,
                 "max_model_len": longest,
@@ -354,6 +354,10 @@ def _ray(machine: Verl, cpus: int, state: Path) -> dict[str, Any]:
     return {**local, **runtime}
 
 
-def _vllm() -> Mapping[str, Any]:
-    # EAD comes by its entry point alone: an engine for which a processor is named waits for every token.
-    return {"worker_extension_cls": f"{SOCKETS}.Worker"}
+def _vllm(run: RunConfiguration) -> Mapping[str, Any]:
+    values: dict[str, Any] = {"worker_extension_cls": f"{SOCKETS}.Worker"}
+    # EAD comes by its entry point: an engine for which a processor is named waits for every token. A schedule that
+    # switches at a token must see them.
+    if run.sampler_definition.schedule["kind"] == Switched.kind:
+        values["logits_processors"] = ["ead.integrations.vllm:AnnealedTemperature"]
+    return values

@@ -162,9 +162,9 @@ def overhead(taken: Mapping[str, list[Measured]]) -> dict[str, Any]:
     return found
 
 
-def processor_share(vllm: Arm, jobs: int = 5) -> dict[str, Any]:
+def processor_share(vllm: Arm, job: Mapping[str, Any] = OVERHEAD, jobs: int = 5) -> dict[str, Any]:
     """What vLLM spends in the logits processor, of annealed jobs: measured directly, not as a difference."""
-    taken = [vllm.ask(**OVERHEAD, annealed=True, instrumented=True) for _ in range(jobs)]
+    taken = [vllm.ask(**job, annealed=True, instrumented=True) for _ in range(jobs)]
     methods = ("update_state_wall_s", "apply_wall_s")
     spent = sum(median(taken, method) for method in methods)
     return {

@@ -211,8 +211,8 @@ def test_speculative_rows_are_accepted_and_drawn_from_the_annealed_distribution(
             context, _ = batch.step(slots, drafts)
             logits = torch.from_numpy(table[context.input_ids.long()]).float()
             processed = log_softmax(processor.apply(logits, context).double().numpy(), -1)
-            # Min-p comes after the processor there.
-            processed[processed < processed.max(-1, keepdims=True) + np.log(min_p)] = -np.inf if min_p else 0
+            if min_p:  # comes after the processor there
+                processed[processed < processed.max(-1, keepdims=True) + np.log(min_p)] = -np.inf
             chances = np.exp(log_softmax(processed, -1)).reshape(len(slots), DRAFTED + 1, VOCABULARY)
             for slot in slots:
                 settled = []

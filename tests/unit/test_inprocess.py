@@ -9,7 +9,7 @@ import torch
 from ead import objective, seeds
 from reproduction import countdown, policy, records, warmstart
 from reproduction.config import Configuration, Importance, Scale, load_experiments, load_scale, merge
-from reproduction.data import write_dataset
+from reproduction.data import read_dataset, write_dataset
 from reproduction.engines import inprocess
 from reproduction.runs import expand
 from reproduction.transformer import Transformer
@@ -221,6 +221,20 @@ def test_too_few_problems_are_named(world, tmp_path):
     run = run_of(training={"prompts": 64, "mini_batch_prompts": 64})
     with pytest.raises(ValueError, match="40 of 40 prompts can be used, 64 are asked for"):
         train(world, run, tmp_path)
+
+
+def test_a_prompt_that_leaves_no_room_for_a_response_is_left_out_and_counted(world, tmp_path):
+    """At the step that drew it the training would have failed, and again at each retry."""
+    rows = read_dataset(world / "train.parquet").to_dict("records")
+    words = rows[7]["prompt"][-1]["content"]
+    rows[7]["prompt"][-1]["content"] = " ".join([words] * (512 // len(words.split())))
+    write_dataset(rows, tmp_path / "train.parquet")
+    trainer = inprocess.Trainer(run_of(), world / "model", tmp_path / "train.parquet", tmp_path, workers=1)
+    assert list(trainer.measured["left_out"]) == [rows[7]["extra_info"]["id"]]
+    assert len(trainer.prompts) == len(trainer.problems) == len(rows) - 1
+    assert (
+        max(map(len, trainer.prompts)) <= trainer.model.shape.positions - SIZE["training"]["max_new_tokens"]
+    )
 
 
 def test_micro_batches_hold_every_row_once_within_the_budget():

@@ -1,4 +1,4 @@
-r"""Grading of answers: math-verify in processes with a hard time-out, or a string match.
+r"""Grading of answers: three graders, two of them in processes with a hard time-out.
 
 ``grade`` grades one list; ``Verifier`` keeps its processes and its cache for a training loop::
 
@@ -6,28 +6,24 @@ r"""Grading of answers: math-verify in processes with a hard time-out, or a stri
         verdicts = verifier.grade(responses, answers)
     Counter(verdict.status for verdict in verdicts)
 
-What is graded (``method="math_verify"``, math-verify 0.9):
+- ``method="careful"`` (the default): the answer is what ``reading`` says (the last box, boxes that belong together,
+  else a stated answer), read as LaTeX, program or plain text by ``notation``, and compared by value by
+  ``equality``. Sums, integrals and limits are compared by math-verify.
+- ``method="math_verify"`` is the paper's reward: ``verify(parse(f"${gold}$"), parse(response))`` of math-verify 0.9
+  with its defaults, the mistakes included. Responses with one box that holds an integer expression, or the gold's own
+  text, get the same verdict without it (tests/unit/test_verifier.py compares).
+- ``method="string_match"`` is the grader of the authors' release (D09): the last box and the gold in the form of
+  ``normalise``, equal or not; a response without a box is ``no_answer``.
 
-- The answer is the content of the response's last balanced ``\boxed{}``. It is put back into a box of its own
-  and read as a whole: ``parse`` with LatexExtractionConfig(boxed_match_priority=0) and ExprExtractionConfig(),
-  extraction_mode "first_match". A box that cannot be parsed is compared as text.
-- A response without a box is read by the same extraction, in mode "any_match" (math-verify's default), in its
-  last MAX_TAIL_CHARACTERS characters: "Answer: 5", "... is $5$", else its last number.
-- The gold answer is put into a box and read like one: bare golds are misgraded. A gold that holds a box is
-  unpacked first.
-- Equal is what ``verify(gold, answer)`` says with its defaults. Answers written like the gold, and integers or
-  integer expressions against integers, get the same verdict without it (tests/unit/test_verifier.py compares).
+docs/method.md says where they differ. A gold answer that holds a box is unpacked first.
 
-Statuses: ``ok`` graded; ``no_answer`` nothing to grade: no box and nothing found, an empty box, or an answer
-longer than MAX_ANSWER_CHARACTERS; ``timeout`` the work on this item passed timeout_s; ``error`` math-verify
-raised, or its process was killed or used more than memory_mb. All but ``ok`` have ``correct=False``, and no item
-touches another.
-
-``method="string_match"`` is the grader of the authors' release (D09): both sides in the form of ``normalise``,
-equal or not; a response without a box is ``no_answer``.
+Statuses: ``ok`` graded; ``no_answer`` nothing to grade; ``timeout`` the work on this item passed timeout_s; ``error``
+the gold answer cannot be graded (``check_gold`` says why), math-verify raised, or the item's process was killed or
+used more than memory_mb. All but ``ok`` have ``correct=False``, and no item touches another.
 """
 
 import contextlib
+import hashlib
 import importlib.util
 import json
 import math
@@ -40,8 +36,11 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
+from ead.verifier import careful
+from ead.verifier.equality import NeedsNumerics
+from ead.verifier.reading import MAX_TAIL_CHARACTERS, joined_boxes, read_answers
 from ead.verifier.text import MAX_ANSWER_CHARACTERS, evaluate_arithmetic, last_boxed, normalise, read_integer
 
 __all__ = [
@@ -49,17 +48,20 @@ __all__ = [
     "MAX_TAIL_CHARACTERS",
     "Verdict",
     "Verifier",
+    "check_gold",
     "evaluate_arithmetic",
     "grade",
     "last_boxed",
     "normalise",
 ]
 
-MAX_TAIL_CHARACTERS = 1_000
-_CACHED_PAIRS = 1 << 16
-_METHODS = ("math_verify", "string_match")
+Method = Literal["careful", "math_verify", "string_match"]
 
-_Item = tuple[str, bool, str]  # gold, boxed, text
+_CACHED_PAIRS = 1 << 16
+_LONG = 400  # characters; longer texts are cached by their digest
+_METHODS = get_args(Method)
+
+_Item = tuple[str, str]  # gold; answer, or whole response for math_verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,9 @@ class Verdict:
 
     ``extracted`` is the answer as the response writes it, or None. ``canonical`` is what the response votes for
     in Majority@N, or None where nothing was extracted. Correct answers vote together, for the gold's normal form.
-    Wrong answers vote by value where they are numbers (rationals exactly, "6+7" and "13.0" alike; others to 12
-    digits), element by element in sets, tuples and intervals, else by the expression sympy prints, and by
-    ``normalise`` where that could not be had. A wrong answer never votes with a correct one.
+    Wrong answers vote by value (rationals exactly, "6+7" and "13.0" alike; others to 12 digits), element by element
+    in sets, tuples and intervals, and by ``normalise`` where no value could be had. A wrong answer never votes with a
+    correct one.
     """
 
     correct: bool
@@ -84,7 +86,7 @@ class Verifier:
 
     timeout_s: seconds of wall time one item may take, from when a worker starts on it.
     workers: number of processes that grade at once (>= 1).
-    method: "math_verify" or "string_match" (which starts no process).
+    method: "careful", "math_verify" or "string_match" (which starts no process).
     memory_mb: resident memory of a worker (MiB) above which it is killed.
 
     Processes start with the first item that needs one. Calls from several threads take turns.
@@ -96,7 +98,7 @@ class Verifier:
         *,
         timeout_s: float = 5.0,
         workers: int = 2,
-        method: Literal["math_verify", "string_match"] = "math_verify",
+        method: Method = "careful",
         memory_mb: int = 1024,
     ):
         if not (math.isfinite(timeout_s) and timeout_s > 0):
@@ -111,7 +113,7 @@ class Verifier:
             raise ValueError(
                 f"memory_mb is {memory_mb!r}: at least 256 is needed, sympy alone takes about 100"
             )
-        if method == "math_verify":
+        if method != "string_match":
             for package in ("math_verify", "psutil"):
                 if importlib.util.find_spec(package) is None:
                     raise ModuleNotFoundError(
@@ -123,7 +125,8 @@ class Verifier:
         self.memory_mb = memory_mb
         self._lock = threading.Lock()
         self._server: subprocess.Popen | None = None
-        self._cache: OrderedDict[_Item, Verdict] = OrderedDict()
+        self._cache: OrderedDict[tuple, Verdict] = OrderedDict()
+        self._directly = _grade_carefully if method == "careful" else _grade_directly
 
     def __enter__(self) -> Self:
         return self
@@ -134,24 +137,31 @@ class Verifier:
     def grade(self, responses: Iterable[str], answers: Iterable[str]) -> list[Verdict]:
         """Return one verdict for each response, in order; ``answers`` holds the gold answer of each.
 
-        Raises ValueError, naming the row, for lists of different lengths, entries that are not strings, and
-        gold answers that are empty or longer than MAX_ANSWER_CHARACTERS; RuntimeError when no grading process
-        can be kept alive.
+        A gold answer that ``check_gold`` objects to gives its rows the status ``error``.
+
+        Raises ValueError, naming the row, for lists of different lengths and entries that are not strings;
+        RuntimeError when no grading process can be kept alive.
         """
         responses, answers = list(responses), list(answers)
         if len(responses) != len(answers):
             raise ValueError(
                 f"{len(responses)} responses but {len(answers)} answers: one answer per response is needed"
             )
-        golds: dict[str, str] = {}
+        golds: dict[str, str | None] = {}
         for row, (response, answer) in enumerate(zip(responses, answers, strict=True)):
             for kind, text in (("response", response), ("answer", answer)):
                 if not isinstance(text, str):
                     raise ValueError(f"{kind} {row} is {type(text).__name__}, not a string")
             if answer not in golds:
-                golds[answer] = _unpack_gold(answer, row)
+                unpack = _unpack_boxes if self.method == "careful" else _unpack_gold
+                golds[answer] = None if check_gold(answer) else unpack(answer)
+        verdicts = [_NO_GOLD] * len(responses)
+        rows = [row for row, answer in enumerate(answers) if golds[answer] is not None]
         graded = self._match_strings if self.method == "string_match" else self._verify
-        return graded(responses, [golds[answer] for answer in answers])
+        found = graded([responses[row] for row in rows], [golds[answers[row]] for row in rows])
+        for row, verdict in zip(rows, found, strict=True):
+            verdicts[row] = verdict
+        return verdicts
 
     def close(self) -> None:
         """End the processes. The next ``grade`` starts new ones."""
@@ -174,11 +184,11 @@ class Verifier:
         waiting: dict[_Item, list[int]] = {}
         with self._lock:
             for row, (response, gold) in enumerate(zip(responses, golds, strict=True)):
-                verdict, item = _grade_directly(response, gold)
+                verdict, item = self._directly(response, gold)
                 if item is not None:
-                    if item in self._cache:
-                        self._cache.move_to_end(item)
-                        verdict = self._cache[item]
+                    if (key := _key(item)) in self._cache:
+                        self._cache.move_to_end(key)
+                        verdict = self._cache[key]
                     else:
                         waiting.setdefault(item, []).append(row)
                 verdicts.append(verdict)
@@ -186,7 +196,7 @@ class Verifier:
                 for row in waiting[item]:
                     verdicts[row] = verdict
                 if verdict.status in ("ok", "no_answer"):  # a time-out may be the machine's fault: try again
-                    self._cache[item] = verdict
+                    self._cache[_key(item)] = verdict
             while len(self._cache) > _CACHED_PAIRS:
                 self._cache.popitem(last=False)
         return verdicts
@@ -219,8 +229,8 @@ class Verifier:
         if self._server is None:
             self._server = self._start()
         by_gold: dict[str, list] = {}
-        for index, (gold, boxed, text) in enumerate(items):
-            by_gold.setdefault(gold, []).append([index, boxed, text])
+        for index, (gold, text) in enumerate(items):
+            by_gold.setdefault(gold, []).append([index, text])
         self._server.stdin.write(json.dumps(list(by_gold.items())).encode() + b"\n")
         self._server.stdin.flush()
         for _ in items:
@@ -228,12 +238,15 @@ class Verifier:
             if not line.endswith(b"\n"):
                 raise EOFError
             index, correct, status, extracted, printed = json.loads(line)
-            gold, boxed, text = items[index]
-            extracted = text if boxed else extracted
+            gold, text = items[index]
+            if self.method == "careful":
+                extracted = text
             done[items[index]] = Verdict(correct, status, extracted, _vote(correct, extracted, printed, gold))
 
     def _start(self) -> subprocess.Popen:
-        command = [sys.executable, "-P", str(Path(__file__).with_name("server.py"))]
+        # Not by -m: the caller may have the package on its path in a way that a new process has not.
+        program = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); {_RUN_SERVER}"
+        command = [sys.executable, "-P", "-c", program, "--method", self.method]
         command += ["--workers", str(self.workers), "--timeout-s", str(self.timeout_s)]
         command += ["--memory-bytes", str(self.memory_mb << 20)]
         # The order of sympy's sets, and so a verdict in a corner, depends on the hash seed.
@@ -256,7 +269,7 @@ def grade(
     *,
     timeout_s: float = 5.0,
     workers: int = 2,
-    method: Literal["math_verify", "string_match"] = "math_verify",
+    method: Method = "careful",
     memory_mb: int = 1024,
 ) -> list[Verdict]:
     """Grade ``responses`` against the gold ``answers`` once; see ``Verifier``, which keeps its processes."""
@@ -264,38 +277,84 @@ def grade(
         return verifier.grade(responses, answers)
 
 
+_RUN_SERVER = "from ead.verifier.server import main; main()"
 _DIGIT = re.compile(r"[0-9]")
 _NO_ANSWER = Verdict(correct=False, status="no_answer", extracted=None, canonical=None)
+_NO_GOLD = Verdict(correct=False, status="error", extracted=None, canonical=None)
 
 
-def _unpack_gold(answer: str, row: int) -> str:
-    boxed = last_boxed(answer)
-    gold = answer.strip() if boxed is None else boxed
+def check_gold(answer: str) -> str | None:
+    """Return why no response can be graded against the gold ``answer``, or None if one can."""
+    gold = _unpack_gold(answer)
     if not gold:
-        raise ValueError(f"answer {row} is {answer!r}: a gold answer may not be empty")
+        return f"the gold answer is {answer!r:.40}: it may not be empty"
     if len(gold) > MAX_ANSWER_CHARACTERS:
-        raise ValueError(
-            f"answer {row} has {len(gold)} characters: at most {MAX_ANSWER_CHARACTERS} are allowed"
-        )
-    return gold
+        return f"the gold answer has {len(gold):,} characters: at most {MAX_ANSWER_CHARACTERS:,} are graded"
+    return None
+
+
+def _unpack_gold(answer: str) -> str:
+    boxed = last_boxed(answer)
+    return answer.strip() if boxed is None else boxed
+
+
+def _unpack_boxes(answer: str) -> str:
+    return (joined_boxes(answer) if "\\boxed" in answer else None) or _unpack_gold(answer)
+
+
+def _key(item: _Item) -> tuple:
+    gold, text = item
+    return gold, text if len(text) <= _LONG else hashlib.blake2b(
+        text.encode("utf-8", "surrogatepass")
+    ).digest()
+
+
+def _grade_carefully(response: str, gold: str) -> tuple[Verdict | None, _Item | None]:
+    """Return the careful verdict where no process is needed for it, else the item to grade in one."""
+    texts = read_answers(response)
+    answer = next((text for text in texts if careful.readable(text)), texts[0] if texts else "")
+    if not answer or len(answer) > MAX_ANSWER_CHARACTERS:
+        return _NO_ANSWER, None
+    try:
+        decision = careful.decide(gold, answer, exact=True)
+    except (NeedsNumerics, careful.NeedsAlgebra):
+        return None, (gold, answer)
+    return Verdict(
+        decision.correct, "ok", answer, _vote(decision.correct, answer, decision.canonical, gold)
+    ), None
 
 
 def _grade_directly(response: str, gold: str) -> tuple[Verdict | None, _Item | None]:
-    """Return the verdict where no process is needed for it, else the item to grade in one."""
-    answer = last_boxed(response)
-    if answer is None:
-        tail = response[-MAX_TAIL_CHARACTERS:]
-        return (None, (gold, False, tail)) if tail.strip() else (_NO_ANSWER, None)
-    if not answer or len(answer) > MAX_ANSWER_CHARACTERS:
+    """Return math-verify's verdict where no process is needed for it, else the item to grade in one."""
+    if not response.strip():
         return _NO_ANSWER, None
-    if answer == gold and _DIGIT.search(gold):
+    answer = _only_box(response)
+    if answer is None:
+        return None, (gold, response)
+    if answer == gold and _DIGIT.search(gold) and not re.search(r"[$\n%]", gold):
         # math-verify compares the texts it reads too, and no text with a digit is read as empty.
         return Verdict(True, "ok", answer, _vote(True, answer, None, gold)), None
     value, expected = read_integer(answer), evaluate_arithmetic(gold)
     if value is None or expected is None:
-        return None, (gold, True, answer)
+        return None, (gold, response)
     correct = value == expected
     return Verdict(correct, "ok", answer, _vote(correct, answer, str(value), gold)), None
+
+
+def _only_box(response: str) -> str | None:
+    r"""Return the content of the response's only box where that is certainly what math-verify extracts.
+
+    It prefers what follows "final answer is", reads a percent sign behind the box, and counts braces without regard
+    to backslashes.
+    """
+    if response.count("boxed") != 1 or "fbox" in response or "final answer" in response.lower():
+        return None
+    before, opening, after = response.partition("\\boxed{")
+    answer = last_boxed(response)
+    if not opening or not answer or "\\{" in answer or "\\}" in answer:
+        return None
+    behind = after.partition("}")[2] if "{" not in answer else after[len(answer) :]
+    return None if "%" in behind or "ercent" in behind or "pct" in behind else answer
 
 
 def _vote(correct: bool, extracted: str | None, printed: str | None, gold: str) -> str | None:

@@ -1,10 +1,11 @@
 """The grading process: imports math-verify once and forks workers that can be killed.
 
-A program of its own, started by ``ead.verifier.Verifier`` with its standard input and output as pipes. It
-imports nothing of this package and has one thread, so that forking is safe whatever threads the caller runs, and
-a killed worker is replaced in milliseconds, its parser already warm.
+A program of its own, started by ``ead.verifier.Verifier`` with its standard input and output as pipes. It has one
+thread, so that forking is safe whatever threads the caller runs, and a killed worker is replaced in milliseconds,
+its parser already warm.
 
-Caller to server, one JSON line per batch: ``[[gold, [[index, boxed, text], ...]], ...]``.
+Caller to server, one JSON line per batch: ``[[gold, [[index, text], ...]], ...]``. A text is a whole response for
+the grader math_verify, and an answer for the careful one.
 Server to caller, one JSON line per item as it finishes: ``[index, correct, status, extracted, canonical]``.
 
 A worker arms a kernel timer (``setitimer``) when it starts on an item, and SIGALRM keeps its default action: at
@@ -32,20 +33,23 @@ from functools import lru_cache
 from itertools import product
 
 import psutil
-from latex2sympy2_extended.math_normalization import normalize_latex
-from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+from math_verify import LatexExtractionConfig, parse, verify
 from math_verify.grader import get_pct_val, is_relation, unwrap_eq
 from sympy import Basic, Eq, FiniteSet, Float, Interval, Rational, Tuple
+
+from ead.verifier import careful
 
 CANONICAL_S = 1.0  # the printed form of an answer is worth this much time after its verdict
 MAX_PRINTED_CHARACTERS = 4_000
 POLL_S = 0.1  # how often the memory of the workers is read
+# For what the careful grader cannot read (sums, integrals, limits): no letter is dropped as a unit.
+ALGEBRA = [
+    LatexExtractionConfig(
+        boxed_match_priority=0,
+        normalization_config=replace(LatexExtractionConfig().normalization_config, units=False),
+    )
+]
 UNIT_ITEMS = 8  # answers to one gold that go to a worker together
-
-# math-verify's defaults (LaTeX, then plain expressions), except that a box is taken before "final answer is".
-EXTRACTION = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-
-BOX_NORMALISATION = replace(EXTRACTION[0].normalization_config, boxed="last")  # what parse() applies to a box
 
 # The ANTLR parser learns its decisions from what it reads; parsed before forking, these serve every worker.
 WARM_UP = [
@@ -72,44 +76,36 @@ WARM_UP_PAIRS = [
 ]
 
 
-def extract(text: str, boxed: bool) -> list:
-    """Return what math-verify finds: the expression, if it could be parsed, and its text; [] for nothing.
-
-    A box is read as a whole or, where it cannot be parsed, compared as text: math-verify's default would go on to
-    any part of it that parses, and read ``\\frac{7}{5} + \\frac{1}{5} i.`` as 1/5.
-    """
-    return parse(
-        f"\\boxed{{{text}}}" if boxed else text,
-        EXTRACTION,
-        extraction_mode="first_match" if boxed else "any_match",
-        parsing_timeout=None,
-        raise_on_error=True,
-    )
-
-
-# Gold answers come back, and other problems' answers do too.
+# Gold answers come back.
 @lru_cache(maxsize=4096)
-def extract_boxed(text: str) -> list:
-    return extract(text, boxed=True)
+def parse_gold(gold: str) -> list:
+    """Return what math-verify finds in a gold answer, given as its documentation asks: as a formula."""
+    return parse(f"${gold}$", parsing_timeout=None)
 
 
-@lru_cache(maxsize=4096)
-def boxed_text(text: str) -> str:
-    """Return the text of ``extract_boxed(text)`` without parsing it."""
-    return normalize_latex(f"\\boxed{{{text}}}", BOX_NORMALISATION)
-
-
-def grade(gold: str, boxed: bool, text: str) -> tuple[bool, str, list]:
-    """Return the verdict and status of one item, and what was extracted from ``text``."""
-    if boxed and boxed_text(text) and boxed_text(text) == boxed_text(gold):
-        return True, "ok", [boxed_text(text)]  # one of the pairs that compare() would try
-    answer = extract_boxed(text) if boxed else extract(text, boxed=False)
+def grade(gold: str, text: str) -> tuple[bool, str, str | None, str | None]:
+    """Return (correct, status, extracted, None) of a response: math-verify's verdict with its defaults."""
+    answer = parse(text, parsing_timeout=None)
     if not answer:
-        return False, "no_answer", answer
-    expected = extract_boxed(gold)
+        return False, "no_answer", None, answer
+    extracted = next((part for part in answer if isinstance(part, str)), None)
+    expected = parse_gold(gold)
     if not expected:
-        raise ValueError(f"math-verify finds nothing in the gold answer {gold!r}")
-    return *compare(expected, answer), answer
+        return False, "error", extracted, answer
+    return *compare(expected, answer), extracted, answer
+
+
+def grade_carefully(gold: str, text: str) -> tuple[bool, str, str | None, str | None]:
+    """Return (correct, status, extracted, vote) of an answer; see ``ead.verifier.careful``."""
+    try:
+        decision = careful.decide(gold, text, exact=False)
+    except careful.NeedsAlgebra:
+        expected, answer = (
+            parse(f"\\boxed{{{part}}}", ALGEBRA, parsing_timeout=None) for part in (gold, text)
+        )
+        correct, status = compare(expected, answer)
+        return correct, status, text, careful.vote(text)
+    return decision.correct, "ok", text, decision.canonical
 
 
 def compare(gold: list, answer: list) -> tuple[bool, str]:
@@ -149,8 +145,17 @@ def canonical(expression) -> str:
     return str(value)
 
 
-def work(connection: socket.socket, timeout_s: float) -> None:
-    """Serve units ``[gold, [[index, boxed, text], ...]]`` until the connection closes."""
+def printed_form(answer: list) -> str | None:
+    """Return the printed form of what math-verify extracted, or None."""
+    printed = None
+    if answer and isinstance(answer[0], Basic):
+        with contextlib.suppress(Exception):
+            printed = canonical(answer[0])
+    return printed if printed is None or len(printed) <= MAX_PRINTED_CHARACTERS else None
+
+
+def work(connection: socket.socket, timeout_s: float, grader) -> None:
+    """Serve units ``[gold, [[index, text], ...]]`` until the connection closes."""
     stream = connection.makefile("rwb")
 
     def send(*message) -> None:
@@ -159,21 +164,20 @@ def work(connection: socket.socket, timeout_s: float) -> None:
 
     for line in stream:
         gold, items = json.loads(line)
-        for _, boxed, text in items:
+        for _, text in items:
             signal.setitimer(signal.ITIMER_REAL, timeout_s)
             try:
-                correct, status, answer = grade(gold, boxed, text)
+                correct, status, extracted, answer = grader(gold, text)
             except Exception:
-                correct, status, answer = False, "error", []
-            send(correct, status, next((part for part in answer if isinstance(part, str)), None))
+                correct, status, extracted, answer = False, "error", None, None
+            send(correct, status, extracted)
             # From here the verdict stands; only its printed form can still be lost.
             signal.setitimer(signal.ITIMER_REAL, CANONICAL_S)
-            printed = None
-            if not correct and answer and isinstance(answer[0], Basic):
-                with contextlib.suppress(Exception):
-                    printed = canonical(answer[0])
+            printed = answer
+            if isinstance(answer, list):
+                printed = None if correct else printed_form(answer)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            send(printed if printed is None or len(printed) <= MAX_PRINTED_CHARACTERS else None)
+            send(printed)
 
 
 @dataclass
@@ -187,8 +191,9 @@ class Worker:
 
 
 class Server:
-    def __init__(self, workers: int, timeout_s: float, memory_bytes: int, results: int):
+    def __init__(self, workers: int, timeout_s: float, memory_bytes: int, results: int, grader):
         self.timeout_s = timeout_s
+        self.grader = grader
         self.memory_bytes = memory_bytes
         self.results = results
         self.selector = selectors.DefaultSelector()
@@ -211,7 +216,7 @@ class Server:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             try:
-                work(theirs, self.timeout_s)
+                work(theirs, self.timeout_s, self.grader)
             except ConnectionError:
                 pass  # the server is gone
             except BaseException:
@@ -266,7 +271,7 @@ class Server:
                 self.finish(worker, message[0])
 
     def finish(self, worker: Worker, printed: str | None) -> None:
-        (index, _, _), *worker.items = worker.items
+        (index, _), *worker.items = worker.items
         correct, status, extracted = worker.verdict
         worker.verdict = None
         message = json.dumps([index, correct, status, extracted, printed]).encode() + b"\n"
@@ -310,18 +315,21 @@ def main() -> None:
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--timeout-s", type=float, required=True)
     parser.add_argument("--memory-bytes", type=int, required=True)
+    parser.add_argument("--method", choices=["math_verify", "careful"], required=True)
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)  # math-verify warns that its own time-outs are off: ours are in force
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted caller closes our input
     results = os.dup(1)
     os.dup2(2, 1)  # a library that prints must not write into the results
-    for text in WARM_UP:
-        parsed = extract_boxed(text)
-        compare(parsed, parsed)
-    for gold, answer in WARM_UP_PAIRS:
-        compare(extract_boxed(gold), extract_boxed(answer))
+    if arguments.method == "math_verify":
+        for text in WARM_UP:
+            parsed = parse_gold(text)
+            compare(parsed, parsed)
+        for gold, answer in WARM_UP_PAIRS:
+            compare(parse_gold(gold), parse_gold(answer))
+    grader = {"math_verify": grade, "careful": grade_carefully}[arguments.method]
     gc.freeze()  # the collector would write to, and so copy, every page that workers share
-    server = Server(arguments.workers, arguments.timeout_s, arguments.memory_bytes, results)
+    server = Server(arguments.workers, arguments.timeout_s, arguments.memory_bytes, results, grader)
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     try:
         for line in sys.stdin.buffer:

@@ -128,13 +128,12 @@ def _interval(relation: Relation):
         return None
     if operators[0][0] == ">":
         operators, sides = tuple(_FLIPPED[o] for o in reversed(operators)), tuple(reversed(sides))
-    places = [i for i, side in enumerate(sides) if isinstance(side, Symbol) and side.name not in _CONSTANTS]
+    places = [i for i, side in enumerate(sides) if _symbols(side) and _label(side) is not None]
     if len(places) != 1 or len(sides) > 3:
         return None
     at = places[0]
-    if (len(sides) == 3 and at != 1) or any(
-        sides[at].name in _symbols(s) for i, s in enumerate(sides) if i != at
-    ):
+    others = [_symbols(_bare(side)) for i, side in enumerate(sides) if i != at]
+    if (len(sides) == 3 and at != 1) or any(names & _symbols(sides[at]) for names in others):
         return None
     low, high = (
         (sides[at - 1] if at else _MINUS_INFINITY),

@@ -1,9 +1,9 @@
 r"""Which text of a response is its answer, for the careful grader.
 
 1. The last box. Boxes that belong together are joined: between them stands layout only, or a comma, "and" or "or"
-   with at most three other words. A box that a sentence or words like "no" and "then" part from an earlier one
-   corrects it. ``\boxed 17`` is a box. A last box that does not
-   close is no answer, and no earlier one takes its place: the response was cut off, or went on thinking.
+   with at most three other words. A sentence, or a word like "no" or "then", makes the later box a correction, and so
+   does "the final answer is 5" behind the last one. ``\boxed 17`` is a box. A last box that does not close is no
+   answer, and no earlier one takes its place: the response was cut off, or went on thinking.
 2. Without a box, what follows the last ``####``, or the last "answer is", "answer:", "answer =".
 3. Else the last formula or number, whichever ends last.
 
@@ -70,6 +70,7 @@ _STATED = re.compile(
     r"(?:\banswer\b(?:\s+(?:to|of|for)\b[^.:\n]{0,80})?|答案)[\s*_]*(?:is|are|as|为|是|[:：=])+[\s*_]*[:：]?[\s*_]*",
     re.IGNORECASE,
 )
+_FINAL = re.compile(r"\bfinal answer\b(?:\s+is|\s*:)[\s*]*(?=[$\d\\-])", re.IGNORECASE)
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$((?:\\.|[^$\\])+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _AND_FORMULA = re.compile(r"\s*(?:,?\s*(?:and|or)|,)\s*(?=\$|\\\(|\\\[)")
 _NUMBER = re.compile(
@@ -85,9 +86,13 @@ def read_answers(response: str) -> list[str]:
 
     A box is one text. A sentence may be its whole rest or the formula or number in it: the first that is readable.
     """
-    if _BOX.search(response):
-        boxed = joined_boxes(response)
-        return [] if not boxed else [boxed]
+    box = next(reversed(list(_BOX.finditer(response))), None)
+    if box is not None:
+        stated = next(reversed(list(_FINAL.finditer(response, box.end()))), None)
+        if stated is None:
+            boxed = joined_boxes(response)
+            return [boxed] if boxed else []
+        response = response[stated.start() :]
     tail = _HOPE.sub("", response[-MAX_TAIL_CHARACTERS:])
     _, hashes, after = tail.rpartition("####")
     if hashes and after.strip():

@@ -14,6 +14,10 @@ import torch
 
 Level = Literal["token", "sequence"]
 
+_CERTAIN = -0.05  # log-probability above which no temperature changes a token much
+_FAR_FROM_ONE = 0.1
+_LEAST_DIFFERENCE = 1e-3  # nats
+
 LOG_RATIO_LIMIT = 20.0
 """Weights are computed from log-ratios clamped to +-20, so an uncapped weight is at most exp(20) = 4.9e8."""
 
@@ -59,7 +63,8 @@ def weight_statistics(
 
     Returns:
         ``ratio_mean``, ``ratio_max``: of the ratios before the cap. The mean estimates exactly 1 when the
-            behaviour log-probabilities are those really sampled from, so it also checks the wiring.
+            behaviour log-probabilities are those really sampled from. It is 1, too, where they are raw ones:
+            :func:`check_behaviour_logprobs` finds that.
         ``weight_mean``: of the weights, after the cap.
         ``share_capped``: share of the ratios above the cap.
         ``effective_sample_share``: ``mean(w)^2 / mean(w^2)``, the effective over the actual sample size.
@@ -72,6 +77,49 @@ def weight_statistics(
     if not statistics.pop("count"):
         raise ValueError("mask selects no token")
     return {name: float(value) for name, value in statistics.items()}
+
+
+def check_behaviour_logprobs(
+    old_logprobs: torch.Tensor,
+    behaviour_logprobs: torch.Tensor,
+    mask: torch.Tensor,
+    temperatures: torch.Tensor,
+) -> float:
+    """Check that the behaviour log-probabilities were taken after the schedule's temperature.
+
+    Raw log-probabilities are those of ``pi_old``: every ratio is 1 and so is ``ratio_mean``, which shows nothing.
+    Where the temperature is not 1 the two must differ, by far more than where it is (there the difference is what
+    two engines compute differently). Tokens that were nearly certain do not count: no temperature changes them.
+
+    Args:
+        temperatures: of the schedule, ``[response]`` or ``[batch, response]``; 1 at some positions helps.
+
+    Returns:
+        The mean of ``|log pi_old - log pi_behaviour|`` over the tokens that tell, in nats; NaN where none does
+        (every temperature is within 10 % of 1, or every token nearly certain).
+
+    Raises:
+        ValueError: as for :func:`truncated_weights`, or the log-probabilities know nothing of the temperature:
+            they are raw, or the schedule does not reach the sampler.
+    """
+    log_ratio, mask = _log_ratio(old_logprobs, behaviour_logprobs, mask)
+    temperatures = torch.as_tensor(temperatures, dtype=log_ratio.dtype, device=log_ratio.device)
+    temperatures = temperatures.expand_as(log_ratio)
+    uncertain = mask & (old_logprobs.to(log_ratio.dtype) < _CERTAIN)
+    difference = log_ratio.abs()
+    annealed = difference[uncertain & ((1 / temperatures - 1).abs() >= _FAR_FROM_ONE)]
+    plain = difference[uncertain & (temperatures == 1)]
+    if len(annealed) == 0:
+        return float("nan")
+    found = annealed.double().mean().item()
+    noise = plain.double().mean().item() if len(plain) else 0.0
+    if found <= max(_LEAST_DIFFERENCE, 2 * noise):
+        raise ValueError(
+            f"at {len(annealed)} tokens whose temperature is not 1, the behaviour log-probabilities are those at "
+            f"temperature 1 (mean difference {found:.2g} nats): "
+            "they are raw, or the schedule does not reach the sampler"
+        )
+    return found
 
 
 def weight_statistics_by_position(

@@ -82,13 +82,14 @@ def majority_at_k(
         A float for one ``k``, else a float64 array, one entry per ``k``.
 
     Raises:
-        ValueError: lengths differ or a ``k`` is out of range.
+        ValueError: lengths differ, a verdict is not a finite number, or a ``k`` is out of range.
     """
     correct = np.asarray(correct, dtype=np.float64)
     sizes = np.atleast_1d(np.asarray(k))
     n = len(answers)
     if correct.shape != (n,):
         raise ValueError(f"answers and correct must have the same length, found {n} and {correct.shape}")
+    _check_finite(correct, "verdict")
     if not np.issubdtype(sizes.dtype, np.integer) or sizes.min() < 1 or sizes.max() > n:
         raise ValueError(f"k must be integers within [1, {n}], found {k!r}")
 
@@ -172,6 +173,14 @@ def _convolve(states: np.ndarray, row: np.ndarray) -> np.ndarray:
     return states @ shifts
 
 
+def _check_finite(values: np.ndarray, name: str) -> None:
+    if not np.isfinite(values).all():
+        where = tuple(np.argwhere(~np.isfinite(values))[0].tolist())
+        raise ValueError(
+            f"{name} {where[0] if len(where) == 1 else where} is {values[where]}: not a finite number"
+        )
+
+
 def resampled_best_at_k(
     correct: np.ndarray,
     k: int,
@@ -196,7 +205,8 @@ def resampled_best_at_k(
         Shape ``[...]``, a float for a single prompt.
 
     Raises:
-        ValueError: there is no response, ``k < 1``, or only one of ``draws`` and ``generator`` is given.
+        ValueError: there is no response, a score is not finite, ``k < 1``, or only one of ``draws`` and ``generator``
+            is given.
     """
     return _resampled(correct, k, draws, generator, np.max)
 
@@ -215,6 +225,7 @@ def resampled_worst_at_k(
 def _resampled(correct, k, draws, generator, reduce) -> np.ndarray | float:
     scores = np.asarray(correct, dtype=np.float64)
     n = scores.shape[-1] if scores.ndim else 0
+    _check_finite(scores, "score")
     if n == 0 or k < 1:
         raise ValueError(f"expected at least one response per prompt and k >= 1, found n = {n} and k = {k}")
     if (draws is None) != (generator is None):
@@ -272,7 +283,7 @@ def entropy_by_prompt(entropies: np.ndarray, mask: np.ndarray, groups: Sequence 
         groups: the prompt each response belongs to, ``batch`` labels.
 
     Raises:
-        ValueError: shapes differ, or a prompt has no token.
+        ValueError: shapes differ, a prompt has no token, or an entropy within the mask is not finite.
     """
     entropies, mask = np.asarray(entropies, dtype=np.float64), np.asarray(mask, dtype=bool)
     labels, index = np.unique(np.asarray(groups), return_inverse=True)
@@ -281,6 +292,7 @@ def entropy_by_prompt(entropies: np.ndarray, mask: np.ndarray, groups: Sequence 
             "entropies and mask must share one shape [batch, response], groups hold one label per response; "
             f"found {entropies.shape}, {mask.shape} and {index.shape}"
         )
+    _check_finite(np.where(mask, entropies, 0.0), "entropy")
     sums = np.bincount(index, weights=np.where(mask, entropies, 0.0).sum(axis=1))
     tokens = np.bincount(index, weights=mask.sum(axis=1))
     if (tokens == 0).any():

@@ -33,7 +33,7 @@ def group_advantages(rewards: torch.Tensor, groups: Sequence | np.ndarray | torc
         Shape ``[batch]``, in the rewards' floating type (float32 for integers), without gradient.
 
     Raises:
-        ValueError: shapes differ, or a group has a single response and so no baseline.
+        ValueError: shapes differ, a group has a single response and so no baseline, or a reward is not finite.
     """
     if isinstance(groups, torch.Tensor):
         groups = groups.cpu()
@@ -47,6 +47,10 @@ def group_advantages(rewards: torch.Tensor, groups: Sequence | np.ndarray | torc
         raise ValueError(f"group {labels[counts < 2][0]} has one response: an advantage needs two or more")
 
     values = rewards.detach().double()
+    finite = torch.isfinite(values)
+    if not finite.all():
+        row = int((~finite).nonzero()[0])
+        raise ValueError(f"reward {row} is {values[row].item()}: every response needs a finite reward")
     index = torch.from_numpy(index).to(values.device)
     count = torch.from_numpy(counts).to(values)
 
@@ -116,7 +120,10 @@ def policy_loss(
         ``approximate_kl`` (mean of ``log pi_old - log pi``); ``ratio_mean``, ``ratio_min`` and ``ratio_max``.
 
     Raises:
-        ValueError: shapes differ, the mask is empty, an option is out of range or does not fit ``kind``.
+        ValueError: shapes differ, the mask is empty, an advantage or weight within it is not finite, an option is
+            out of range or does not fit ``kind``.
+
+    Everything is computed in float32 at least: half precision holds neither the largest ratio nor long sums.
     """
     if advantages.ndim == 1:
         advantages = advantages.unsqueeze(-1).expand_as(logprobs)
@@ -125,9 +132,11 @@ def policy_loss(
     mask = mask.bool()
     if not mask.any():
         raise ValueError("mask selects no token")
+    _check_finite(mask, advantages=advantages, weights=weights)
 
-    advantages = torch.where(mask, advantages.detach(), 0.0)
-    log_ratio = torch.where(mask, logprobs - old_logprobs.detach(), 0.0).clamp(
+    logprobs = _wide(logprobs)
+    advantages = torch.where(mask, _wide(advantages.detach()), 0.0)
+    log_ratio = torch.where(mask, logprobs - _wide(old_logprobs.detach()), 0.0).clamp(
         -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT
     )
     ratio = log_ratio.exp()
@@ -157,7 +166,7 @@ def policy_loss(
         losses = losses + torch.where(chosen, kl_coefficient * log_ratio.abs(), 0.0)
 
     if weights is not None:
-        losses = losses * torch.where(mask, weights.detach(), 0.0)
+        losses = losses * torch.where(mask, _wide(weights.detach()), 0.0)
     loss = aggregate(losses, mask, aggregation, total_tokens=total_tokens, total_sequences=total_sequences)
 
     with torch.no_grad():
@@ -185,7 +194,7 @@ def aggregate(
     total_tokens: int | None = None,
     total_sequences: int | None = None,
 ) -> torch.Tensor:
-    """Reduce token values to one number.
+    """Reduce token values to one number, in float32 at least.
 
     ``token-mean``: mean over all tokens (DAPO). ``seq-mean-token-sum``: sum over each response's tokens, then
     mean over responses. ``seq-mean-token-mean``: mean over each response's tokens, then over responses (GRPO
@@ -199,7 +208,7 @@ def aggregate(
         ValueError: ``mode`` is unknown, or the mask is empty and no total is given.
     """
     mask = mask.bool()
-    per_sequence = torch.where(mask, values, 0.0).sum(dim=-1)
+    per_sequence = torch.where(mask, _wide(values), 0.0).sum(dim=-1)
     lengths = mask.sum(dim=-1)
     if mode == "token-mean":
         total = lengths.sum() if total_tokens is None else total_tokens
@@ -219,25 +228,39 @@ def aggregate(
 def kl_penalty(
     logprobs: torch.Tensor, reference_logprobs: torch.Tensor, kind: Literal["k1", "k2", "k3"] = "k3"
 ) -> torch.Tensor:
-    """Return a per-token estimate of KL(policy || reference), with gradient, of the inputs' shape.
+    """Return a per-token estimate of KL(policy || reference), with gradient: the inputs' shape, float32 at least.
 
     With ``x = log pi_ref - log pi``: ``k1 = -x`` (unbiased, high variance), ``k2 = x^2 / 2``,
-    ``k3 = exp(x) - x - 1`` (unbiased, never negative; verl's ``low_var_kl``, its default for GRPO) with ``x``
-    clamped to +-20 and ``k3`` to at most 10. Add ``beta * aggregate(kl_penalty(...), mask, mode)`` to the
-    loss.
+    ``k3 = exp(x) - 1 - x`` (unbiased, never negative; verl's ``low_var_kl``, its default for GRPO) with ``x``
+    clamped to +-20 and ``k3`` to at most 10. ``exp(x) - 1`` is taken as one function: near 0, where a policy starts,
+    the difference of rounded numbers is noise of either sign. Add ``beta * aggregate(kl_penalty(...), mask, mode)``
+    to the loss.
 
     Raises:
         ValueError: ``kind`` is unknown.
     """
-    difference = reference_logprobs.detach() - logprobs
+    difference = _wide(reference_logprobs.detach()) - _wide(logprobs)
     if kind == "k1":
         return -difference
     if kind == "k2":
         return 0.5 * difference.square()
     if kind == "k3":
         difference = difference.clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
-        return (difference.exp() - difference - 1).clamp(max=_K3_LIMIT)
+        return (difference.expm1() - difference).clamp(min=0.0, max=_K3_LIMIT)
     raise ValueError(f"KL penalty: found {kind!r}, allowed: k1, k2, k3")
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _check_finite(mask: torch.Tensor, **tensors: torch.Tensor | None) -> None:
+    for name, tensor in tensors.items():
+        if tensor is not None and (wrong := mask & ~torch.isfinite(tensor)).any():
+            row, position = wrong.nonzero()[0].tolist()
+            raise ValueError(
+                f"{name} at row {row}, position {position}: found {tensor[row, position].item()}"
+            )
 
 
 def _covariance(advantages: torch.Tensor, logprobs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

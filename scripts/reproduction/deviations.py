@@ -6,6 +6,7 @@ estimated with ``ead.statistics``, paired by problem, as in figures and claims; 
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from pydantic import Field, PositiveInt
 
 from ead import metrics, schedule, seeds, statistics
 from ead.objective import group_advantages
-from ead.verifier import grade
+from ead.verifier import grade, normalise
 from reproduction import countdown
 from reproduction.analyses import CONFIDENCE, METRICS
 from reproduction.config import (
@@ -484,6 +485,8 @@ def _graders(deviation: str, quantity: Graders, recorded: Recorded) -> list[dict
     for decoder in dict.fromkeys(file["decoder"] for file in _read_json(recorded.real_lm)["files"]):
         frame = final_samples(recorded.real_lm, decoder, ["problem", "response", "correct"])
         rows += _disagreements(frame, answers, f"{label}, decoder {decoder}", evidence)
+        frame = final_samples(recorded.real_lm, decoder, ["problem", "response", "correct", "extracted"])
+        rows += _careful_disagreements(frame, answers, f"{label}, decoder {decoder}", evidence)
     return rows
 
 
@@ -506,6 +509,29 @@ def _disagreements(frame: pd.DataFrame, answers, label, evidence) -> list[dict[s
         )
         for name, count in counts.items()
     ]
+
+
+def _careful_disagreements(frame: pd.DataFrame, answers, label, evidence) -> list[dict[str, Any]]:
+    """Count where the careful grader differs from math-verify, by kind: it reads another text, or finds it equal."""
+    verdicts = grade(frame["response"], frame["problem"].map(answers), method="careful")
+    counts: Counter[str] = Counter()
+    for verdict, correct, extracted in zip(verdicts, frame["correct"], frame["extracted"], strict=True):
+        if verdict.correct != bool(correct):
+            reads = "the same text" if _same_text(verdict.extracted, extracted) else "another text"
+            counts[
+                f"correct only for {'the careful grader' if verdict.correct else 'math-verify'}, {reads}"
+            ] += 1
+    size = {"samples": len(frame), "problems": int(frame["problem"].nunique())}
+    unit = f"of {len(frame):,} responses"
+    return [
+        _row("count", label, name, value=counts[name], unit=unit, evidence=evidence, **size)
+        for who in ("the careful grader", "math-verify")
+        for name in (f"correct only for {who}, the same text", f"correct only for {who}, another text")
+    ]
+
+
+def _same_text(one: str | None, other: str | None) -> bool:
+    return one is not None and other is not None and normalise(one) == normalise(other)
 
 
 def _entropies(deviation: str, quantity: Entropies, recorded: Recorded) -> list[dict[str, Any]]:

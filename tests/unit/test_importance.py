@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ead.importance import (
     LOG_RATIO_LIMIT,
+    check_behaviour_logprobs,
     truncated_weights,
     weight_statistics,
     weight_statistics_by_position,
@@ -191,3 +192,23 @@ def test_bad_input_is_named(change, message):
 def test_statistics_need_a_token():
     with pytest.raises(ValueError, match="mask selects no token"):
         weight_statistics(OLD, BEHAVIOUR, torch.zeros_like(MASK), 2.0)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_the_check_of_behaviour_logprobs_sees_raw_ones(noise):
+    """ratio_mean cannot: raw log-probabilities are pi_old, and every ratio is 1."""
+    random = torch.Generator().manual_seed(0)
+    positions = torch.arange(40)
+    temperatures = torch.where(positions < 10, 1.0, torch.linspace(1.2, 0.3, 40))
+    logits = 2 * torch.randn(16, 40, 50, generator=random)
+    processed = torch.log_softmax(logits / temperatures[:, None], dim=-1)
+    tokens = torch.distributions.Categorical(logits=processed).sample()[..., None]
+    raw = torch.log_softmax(logits, dim=-1).gather(-1, tokens).squeeze(-1)
+    processed = processed.gather(-1, tokens).squeeze(-1)
+    old = raw + noise * torch.randn(raw.shape, generator=random)  # another engine's arithmetic
+    mask = torch.ones(16, 40)
+    assert weight_statistics(old, raw, mask, cap=None)["ratio_mean"] == pytest.approx(1, abs=0.01)
+    with pytest.raises(ValueError, match="they are raw, or the schedule does not reach the sampler"):
+        check_behaviour_logprobs(old, raw, mask, temperatures)
+    assert check_behaviour_logprobs(old, processed, mask, temperatures) > 0.1
+    assert math.isnan(check_behaviour_logprobs(old, raw, mask, torch.ones(40)))

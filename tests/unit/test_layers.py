@@ -10,7 +10,7 @@ from reproduction.config import REPOSITORY
 
 SCRIPTS = REPOSITORY / "scripts"
 # What math-verify brings.
-BROUGHT = {"latex2sympy2_extended", "sympy"}
+BROUGHT = {"latex2sympy2_extended", "mpmath", "sympy"}
 LAYERS = ("method", "integrations", "reproduction", "entry points")
 
 

@@ -226,3 +226,15 @@ def test_average_entropy_by_hand():
         average_entropy(entropies, mask * [[1], [1], [0]], ["a", "a", "b"])
     with pytest.raises(ValueError, match="one label per response"):
         average_entropy(entropies, mask, ["a", "b"])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_errors_that_name_their_place(bad):
+    with pytest.raises(ValueError, match="verdict 1 is"):
+        majority_at_k(["a", "b"], [1.0, bad], 1)
+    with pytest.raises(ValueError, match=r"score \(0, 1\) is"):
+        resampled_best_at_k(np.array([[1.0, bad]]), 2)
+    mask = np.array([[1, 1], [1, 0]])
+    average_entropy(np.array([[1.0, 1.0], [1.0, bad]]), mask, [0, 1])
+    with pytest.raises(ValueError, match=r"entropy \(1, 0\) is"):
+        average_entropy(np.array([[1.0, 1.0], [bad, 1.0]]), mask, [0, 1])

@@ -372,3 +372,58 @@ def test_bad_input_is_named(change, message):
     }
     with pytest.raises(ValueError, match=message):
         policy_loss(logprobs, **(arguments | change))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_reward_that_is_not_finite_is_an_error_that_names_its_row(bad):
+    with pytest.raises(ValueError, match="reward 2 is (nan|inf|-inf)"):
+        group_advantages(torch.tensor([1.0, 0.0, bad, 1.0]), [0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("name", ["advantages", "weights"])
+def test_what_multiplies_the_loss_must_be_finite_within_the_mask(name):
+    mask = torch.tensor([[1, 1], [1, 0]])
+    given = {"advantages": torch.ones(2, 2), "weights": torch.ones(2, 2)}
+    given[name][1, 1] = float("nan")  # outside the mask it does not matter
+    logprobs = torch.zeros(2, 2)
+    policy_loss(logprobs, logprobs, mask=mask, clip_low=0.2, clip_high=0.2, **given)
+    given[name][1, 0] = float("inf")
+    with pytest.raises(ValueError, match=f"{name} at row 1, position 0: found inf"):
+        policy_loss(logprobs, logprobs, mask=mask, clip_low=0.2, clip_high=0.2, **given)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_k3_is_never_negative_and_accurate_near_zero(dtype):
+    difference = torch.cat([10.0 ** torch.arange(-8, 1.3, 0.1, dtype=torch.float64), torch.zeros(1)]).to(
+        dtype
+    )
+    difference = torch.cat([difference, -difference])
+    policy = torch.full_like(difference, 0.0)
+    penalty = kl_penalty(policy, difference)
+    assert (penalty >= 0).all()
+    exact = torch.expm1(difference.double()) - difference.double()
+    moderate = (difference.abs() > 1e-3) & (difference.abs() < 1)
+    assert torch.allclose(penalty[moderate].double(), exact[moderate], rtol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["clip", "kl_cov"])
+def test_half_precision_does_not_overflow(dtype, kind):
+    """exp(20) is 4.9e8, and float16 ends at 65504."""
+    logprobs = torch.tensor([[-0.1, -1.0, -2.0]], dtype=dtype, requires_grad=True)
+    old = torch.tensor([[-19.0, -1.0, -2.0]], dtype=dtype)
+    loss, statistics = policy_loss(
+        logprobs,
+        old,
+        -torch.ones(1, 3, dtype=dtype),
+        torch.ones(1, 3),
+        clip_low=0.2,
+        clip_high=0.2,
+        kind=kind,
+    )
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss) and loss > 1e7
+    assert statistics["ratio_max"] > 1e8
+    long = torch.ones(1, 5000, dtype=dtype)
+    assert aggregate(long, long, "seq-mean-token-sum") == 5000  # bfloat16 stops counting at 256

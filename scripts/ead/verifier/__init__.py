@@ -311,9 +311,9 @@ def _key(item: _Item) -> tuple:
 
 def _grade_carefully(response: str, gold: str) -> tuple[Verdict | None, _Item | None]:
     """Return the careful verdict where no process is needed for it, else the item to grade in one."""
-    texts = read_answers(response)
+    texts = [text for text in read_answers(response) if len(text) <= MAX_ANSWER_CHARACTERS]
     answer = next((text for text in texts if careful.readable(text)), texts[0] if texts else "")
-    if not answer or len(answer) > MAX_ANSWER_CHARACTERS:
+    if not answer:
         return _NO_ANSWER, None
     try:
         decision = careful.decide(gold, answer, exact=True)

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from ead.verifier import equality
 from ead.verifier.notation import Group, Number, Unreadable, read
-from ead.verifier.text import normalise
+from ead.verifier.text import MAX_ANSWER_CHARACTERS, normalise
 
 _LISTABLE = re.compile(r"-?[1-9][0-9]{0,2}(?:,[1-9][0-9]{2})+")
 _BEYOND = re.compile(
@@ -32,6 +32,8 @@ class Decision:
 def _trees(text: str) -> tuple | None:
     """Return the readings of a text: one, or two for 70,110, which may be a number or a list. None: unreadable."""
     try:
+        if len(text) > MAX_ANSWER_CHARACTERS:
+            return None
         found = [read(text)]
     except Unreadable:
         return None

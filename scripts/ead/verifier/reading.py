@@ -106,6 +106,10 @@ def read_answers(response: str) -> list[str]:
     return [] if last is None else [last]
 
 
+def has_box(response: str) -> bool:
+    return _BOX.search(response) is not None
+
+
 def joined_boxes(response: str) -> str | None:
     r"""Return the content of the last box, with those that belong to it before it; None where it does not close."""
     boxes = _boxes(response)

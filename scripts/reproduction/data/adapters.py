@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from ead.verifier.text import MAX_ANSWER_CHARACTERS
+from ead.verifier import check_gold
 from reproduction.data.prompts import PROMPTS
 from reproduction.data.schema import control_character
 
@@ -90,12 +90,8 @@ class Adapter:
         published, answer = answer, without_format_characters(answer).strip()
         if not answer:
             raise BadRow("empty_answer", f"column {self.answer!r} holds no answer")
-        if len(answer) > MAX_ANSWER_CHARACTERS:
-            raise BadRow(
-                "answer_too_long",
-                f"column {self.answer!r}: the answer has {len(answer):,} characters; no grader reads more than "
-                f"{MAX_ANSWER_CHARACTERS:,}",
-            )
+        if reason := check_gold(answer):
+            raise BadRow("answer_too_long", f"column {self.answer!r}: {reason}")
         for path, text in (
             (self.problem, problem),
             (self.answer, answer),

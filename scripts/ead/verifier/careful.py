@@ -35,7 +35,7 @@ def _trees(text: str) -> tuple | None:
         if len(text) > MAX_ANSWER_CHARACTERS:
             return None
         found = [read(text)]
-    except Unreadable:
+    except (Unreadable, RecursionError):
         return None
     if _LISTABLE.fullmatch(text):
         found.append(Group("list", tuple(Number(int(part)) for part in text.replace("-", "").split(","))))
@@ -59,7 +59,7 @@ def decide(gold: str, answer: str, *, exact: bool) -> Decision:
                 return Decision(True, None)
             if not _LETTERED.match(answer):
                 return Decision(False, vote(answer, exact=exact))
-    except Unreadable:
+    except (Unreadable, RecursionError):
         golds = None  # a value out of reach
     if same_text(gold, answer):
         return Decision(True, None)
@@ -88,6 +88,6 @@ def vote(answer: str, *, exact: bool = False) -> str:
     if trees is not None:
         try:
             return equality.canonical(trees[0], exact=exact)
-        except Unreadable:
+        except (Unreadable, RecursionError):
             pass
     return normalise(answer)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 MAX_DEPTH = 40
+MAX_FACTORS = 60
 
 
 class Unreadable(ValueError):
@@ -673,7 +674,7 @@ class _Parser:
 
     def product(self):
         value = self.power()
-        while True:
+        for _ in range(MAX_FACTORS):
             token = self.peek()
             if self.is_operator("*", "/"):
                 operator = self.take().value
@@ -699,6 +700,7 @@ class _Parser:
                 value = mixed if mixed is not None else Apply("*", (value, factor))
             else:
                 return value
+        raise Unreadable(f"more than {MAX_FACTORS} factors")
 
     def starts_factor(self, token: Token) -> bool:
         if token.kind in ("number", "symbol", "constant"):
@@ -713,7 +715,7 @@ class _Parser:
 
     def power(self):
         base = self.nested(self.primary)
-        while True:
+        for _ in range(MAX_FACTORS):
             if self.is_operator("!") and not self.is_operator("!", ahead=1):
                 self.take()
                 base = Apply("factorial", (base,))
@@ -742,6 +744,7 @@ class _Parser:
                     return Apply("^", (base, self.exponent()))
             else:
                 return base
+        raise Unreadable("too many signs behind a value")
 
     def degree_sign(self) -> bool:
         if self.is_command("circ"):
@@ -759,7 +762,7 @@ class _Parser:
         negative = False
         while self.is_operator("-", "+"):
             negative ^= self.take().value == "-"
-        value = self.power()
+        value = self.nested(self.power)
         return Apply("-", (value,)) if negative else value
 
     def braces(self):

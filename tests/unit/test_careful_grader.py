@@ -1,0 +1,135 @@
+"""The careful grader: the recorded bug reports, a sample of pairs of every notation, and the data sets' golds."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from answer_pairs import PAIRS, boxed, unclosed
+from ead.seeds import generator
+from ead.verifier import Verifier, careful
+from ead.verifier.notation import read
+from ead.verifier.reading import read_answers
+
+CASES = json.loads(Path(__file__).with_name("answers.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    with Verifier(timeout_s=30, workers=2) as shared:
+        yield shared
+
+
+def test_every_recorded_report_is_graded_right(verifier):
+    verdicts = verifier.grade([case["response"] for case in CASES], [case["gold"] for case in CASES])
+    assert [v.correct for v in verdicts] == [case["right"] for case in CASES]
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "right"),
+    [
+        ("\\boxed{9.1e-31}", "1.6e-19", False),
+        ("\\boxed{\\frac{1}{2^{70}}}", "\\frac{1}{2^{71}}", False),
+        ("**Answer:** C", "C", True),
+        ("**Answer:** C", "D", False),
+        ("\\boxed{A, B, C, D}", "A", False),
+        ("\\boxed{3}, no, \\boxed{4}", "3,4", False),
+        ("\\boxed{½}", "0.5", True),
+        ("\\boxed{2 + 3i} or \\boxed{2 - 3i}", "2 \\pm 3i", True),
+        ("The answer is $3$ and $4$.", "3,4", True),
+        ("so it is 4.\n#### 4", "4", True),
+        ("\\boxed{x > 3}", "(3, \\infty)", True),
+        ("\\boxed{\\text{Friday}}", "\\text{friday}", True),
+        ("\\boxed{east}", "\\text{west}", False),
+        ("\\boxed{\\sqrt{x^2}}", "x", False),
+        ("\\boxed{3, 3, 4}", "3, 4", False),
+        ("\\boxed{10, 000}", "10000", False),
+    ],
+)
+def test_others_of_the_same_kinds(verifier, response, gold, right):
+    (verdict,) = verifier.grade([response], [gold])
+    assert verdict.correct == right, verdict
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_equal_answers_are_accepted_and_no_unequal_one(verifier, kind):
+    """Some of the campaign tests/faults/grade_pairs.py, whose record is docs/records/grade_pairs.json."""
+    random = generator(0, "test", "answer pairs", kind)
+    drawn = [PAIRS[kind](random) for _ in range(25)]
+    golds = [gold for gold, _, _ in drawn]
+    right = verifier.grade([boxed(random, answer, wrong) for _, answer, wrong in drawn], golds)
+    assert [row for row, v in zip(drawn, right, strict=True) if not v.correct] == []
+    wrong = verifier.grade([boxed(random, answer, other) for _, other, answer in drawn], golds)
+    assert [row for row, v in zip(drawn, wrong, strict=True) if v.correct] == []
+    cut_off = verifier.grade([unclosed(answer) for _, answer, _ in drawn], golds)
+    assert {v.status for v in cut_off} == {"no_answer"}
+
+
+def test_verdict_and_vote_agree(verifier):
+    """What is equal votes together, though the vote never sees the gold answer."""
+    answers = ["10\\,000", "10000", "10,000", "1e4", "10 000", "10^4"]
+    votes = {v.canonical for v in verifier.grade([f"\\boxed{{{a}}}" for a in answers], ["7"] * len(answers))}
+    assert votes == {"10000"}
+    assert all(
+        v.correct for v in verifier.grade([f"\\boxed{{{a}}}" for a in answers], ["10\\,000"] * len(answers))
+    )
+
+
+def test_the_parser_bounds_its_work():
+    for text in (
+        "(" * 900,
+        "-" * 900,
+        "\\sqrt" * 150,
+        "{" * 400 + "}" * 400,
+        "2^" * 400 + "2",
+        "|" * 900,
+        "1," * 450,
+    ):
+        careful.decide("5", text, exact=True)
+    assert read_answers("\\boxed{" * 50_000) == []
+    assert len(read_answers("\\boxed{1}," * 20_000)) == 1
+    assert read("9e999999").exponent == 999999
+
+
+GOLDS = ("aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench", "gsm8k_test", "math_test")
+
+
+@pytest.fixture(scope="module")
+def golds(real_data, tmp_path_factory):
+    from reproduction.data import read_dataset
+    from reproduction.data.prepare import prepare_dataset
+    from reproduction.data.table import load_datasets
+    from reproduction.rewards import problems_of
+
+    folder, found = tmp_path_factory.mktemp("golds"), {}
+    for name in GOLDS:
+        path = folder / f"{name}.parquet"
+        prepare_dataset(name, load_datasets()[name], path, path.with_suffix(".json"), real_data=real_data)
+        found[name] = problems_of(read_dataset(path))
+    return found
+
+
+@pytest.mark.parametrize("name", GOLDS)
+def test_every_gold_equals_itself_and_its_published_form(verifier, golds, name):
+    pairs = {(p.answer, p.answer.replace("\\frac", "\\dfrac") + " ") for p in golds[name]}
+    pairs |= {(p.answer, published) for p in golds[name] if (published := p.details.get("published_answer"))}
+    pairs |= {(published, gold) for gold, published in pairs}
+    rows = sorted(pairs)
+    verdicts = verifier.grade([f"\\boxed{{{answer}}}" for _, answer in rows], [gold for gold, _ in rows])
+    assert [(row, v) for row, v in zip(rows, verdicts, strict=True) if not v.correct] == []
+
+
+REVIEWED = Path(__file__).with_name("equal_golds.json")
+
+
+@pytest.mark.parametrize("name", GOLDS)
+def test_no_two_golds_are_equal_unless_a_person_said_so(golds, name):
+    """Golds that vote together; each such group is in equal_golds.json, with the reason why they are equal."""
+    groups: dict[str, set[str]] = {}
+    for answer in {p.answer for p in golds[name]}:
+        groups.setdefault(careful.vote(answer), set()).add(answer)
+    found = sorted(sorted(group) for group in groups.values() if len(group) > 1)
+    reviewed = json.loads(REVIEWED.read_text(encoding="utf-8"))
+    assert [
+        group for group in found if not any(set(group) <= set(entry["golds"]) for entry in reviewed)
+    ] == []

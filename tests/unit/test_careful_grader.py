@@ -88,6 +88,14 @@ def test_the_parser_bounds_its_work():
         careful.decide("5", text, exact=True)
     assert read_answers("\\boxed{" * 50_000) == []
     assert len(read_answers("\\boxed{1}," * 20_000)) == 1
+    for text in (
+        "\\frac{ " * 150 + "word",
+        "\\sqrt" * 190 + "words",
+        "$" * 900 + "x",
+        "answer is " * 90,
+        "\n" * 900,
+    ):
+        read_answers(text)
     assert read("9e999999").exponent == 999999
 
 

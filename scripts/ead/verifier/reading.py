@@ -77,7 +77,7 @@ _NUMBER = re.compile(
     r"(?<![\w.,\\])[-−–+]?[$€£¥]?(?:\d{1,3}(?: \d{3})+(?![\d/])|\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s*/\s*\d+)?(?:\s*\\?%)?"
 )
 _HOPE = re.compile(r"\s*I hope it is correct.*$", re.DOTALL)
-_BARE_LATEX = re.compile(r"(?!.*[$])(?=.*\\[a-zA-Z])(?:\\[a-zA-Z]+|[^\\a-zA-Z]|[a-zA-Z](?![a-zA-Z]{2}))*")
+_BARE_LATEX = re.compile(r"(?!.*[$])(?=.*\\[a-zA-Z])(?:\\[a-zA-Z]++|[^\\a-zA-Z]|[a-zA-Z](?![a-zA-Z]{2}))*+")
 _SENTENCE_END = re.compile(r"\n|[.。!?](?=\s|$)|\s\(")
 
 

@@ -1,6 +1,6 @@
 """Throughput of ead.verifier against a bare math-verify loop, on the same responses in one run.
 
-    python benchmarks/grading.py --data FOLDER [--responses 5000] [--rounds 3] [--verl PYTHON] [--output FILE]
+    python benchmarks/grading.py --data FOLDER [--responses 5000] [--rounds 3] [--method math_verify] [--verl PYTHON] [--output FILE]
 
 FOLDER is the configuration's ``paths.real_data``, with the data sets as their repositories publish them. The responses
 are the data sets' own worked solutions with one box, GSM8K and MATH in equal parts, with an answer put into the box
@@ -124,7 +124,7 @@ def read_clocks() -> tuple[float, float]:
 def compare_verdicts(data: Path, workers: int, random: np.random.Generator) -> dict[str, dict]:
     """Return, by data set, the numbers of problems and of verdicts that are not the loop's, with these responses."""
     found = {}
-    with tempfile.TemporaryDirectory() as scratch, Verifier(workers=workers) as verifier:
+    with tempfile.TemporaryDirectory() as scratch, Verifier(workers=workers, method="math_verify") as verifier:
         for name, entry in load_datasets().items():
             if entry.local is None:
                 continue
@@ -168,6 +168,7 @@ def main() -> None:
     parser.add_argument("--responses", type=int, default=5000, help="responses per round of the first set")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--method", choices=["careful", "math_verify"], default="careful")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verl", type=Path, help="Python of an environment with verl")
     parser.add_argument("--output", type=Path)
@@ -202,7 +203,7 @@ def measure(gsm8k, math, share: int, every_kind: bool, arguments, random, verl: 
     graders = ["bare loop", "kept verifier", "new verifier", *(["verl"] if verl else [])]
     runs: dict[str, list[tuple[float, float]]] = {grader: [] for grader in graders}
     differing, verls, not_ok = [], 0, 0
-    with Verifier(workers=arguments.workers) as kept:
+    with Verifier(workers=arguments.workers, method=arguments.method) as kept:
         for round_ in range(arguments.rounds + 1):
             rows = slice(round_ * share, (round_ + 1) * share)
             responses, answers = respond(gsm8k[rows] + math[rows], every_kind, random)
@@ -211,7 +212,7 @@ def measure(gsm8k, math, share: int, every_kind: bool, arguments, random, verl: 
             clocks.append(read_clocks())
             verdicts = kept.grade(responses, answers)
             clocks.append(read_clocks())
-            with Verifier(workers=arguments.workers) as new:
+            with Verifier(workers=arguments.workers, method=arguments.method) as new:
                 again = new.grade(responses, answers)
             clocks.append(read_clocks())
             scores = verl.ask(responses=responses, answers=answers)["scores"] if verl else expected

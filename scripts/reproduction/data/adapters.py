@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from ead.verifier import check_gold
+from ead.verifier import MAX_ANSWER_CHARACTERS, check_gold
 from reproduction.data.prompts import PROMPTS
 from reproduction.data.schema import control_character
 

@@ -1,6 +1,7 @@
 """Throughput of ead.verifier against a bare math-verify loop, on the same responses in one run.
 
-    python benchmarks/grading.py --data FOLDER [--responses 5000] [--rounds 3] [--method math_verify] [--verl PYTHON] [--output FILE]
+    python benchmarks/grading.py --data FOLDER [--responses 5000] [--rounds 3] [--method math_verify]
+        [--verl PYTHON] [--output FILE]
 
 FOLDER is the configuration's ``paths.real_data``, with the data sets as their repositories publish them. The responses
 are the data sets' own worked solutions with one box, GSM8K and MATH in equal parts, with an answer put into the box
@@ -124,7 +125,10 @@ def read_clocks() -> tuple[float, float]:
 def compare_verdicts(data: Path, workers: int, random: np.random.Generator) -> dict[str, dict]:
     """Return, by data set, the numbers of problems and of verdicts that are not the loop's, with these responses."""
     found = {}
-    with tempfile.TemporaryDirectory() as scratch, Verifier(workers=workers, method="math_verify") as verifier:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Verifier(workers=workers, method="math_verify") as verifier,
+    ):
         for name, entry in load_datasets().items():
             if entry.local is None:
                 continue

@@ -12,7 +12,15 @@ from reproduction.config import SCALES, PretrainedModel, load_scale
 from reproduction.engines import prompts_of_step
 from reproduction.plan import read_plan
 from reproduction.rehearsal import cells, checks, load_stand_ins, reports
-from reproduction.rehearsal.rehearse import Row, as_data, as_markdown, covering_first, first_runs, to_kill
+from reproduction.rehearsal.rehearse import (
+    Row,
+    as_data,
+    as_markdown,
+    code_files,
+    covering_first,
+    first_runs,
+    to_kill,
+)
 
 VERL_SCALES = [name for name in SCALES if load_scale(name).engine == "verl"]
 
@@ -265,6 +273,11 @@ def test_damaged_records_fail(training, name, damage):
     damage(training)
     with pytest.raises(checks.Failed):
         CHECKS[name](training)
+
+
+def test_the_code_that_a_rehearsal_ran_is_found():
+    names = {path.name for path in code_files()}
+    assert {"train.py", "schedule.py", "verl.py", "workers.py", "verl_cpu.py"} <= names
 
 
 # --- tables ------------------------------------------------------------------------------------------------

@@ -95,6 +95,7 @@ def shrunk(run: RunConfiguration, machine: Verl) -> tuple[RunConfiguration, Verl
         "gpu_memory_utilization": 0.5,
         "attention": "sdpa",
         "validate_every": None,
+        "resume_every": None,
         "dump_every": 1,
     }
     return (

@@ -45,14 +45,17 @@ log = logging.getLogger(__name__)
 EVALUATED_PROBLEMS, EVALUATED_SAMPLES = 4, 2
 TIMEOUT_S = 3600.0
 # The code whose change asks for another rehearsal.
-_CODE = (
-    *("scripts/train.py", "scripts/ead/schedule.py", "scripts/ead/importance.py"),
-    *(
-        "scripts/ead/integrations/verl.py",
-        "scripts/reproduction/verl_cpu.py",
-        "scripts/ead/integrations/vllm.py",
-    ),
-    *("scripts/reproduction/decode_vllm.py", "scripts/reproduction/evaluate.py", "workflow/rehearsal.yaml"),
+CODE = (
+    "scripts/train.py",
+    "scripts/ead/*.py",
+    "scripts/ead/integrations/verl*.py",
+    "scripts/ead/integrations/vllm/*.py",
+    "scripts/reproduction/engines/*.py",
+    "scripts/reproduction/engines/verl/*.py",
+    "scripts/reproduction/verl_cpu.py",
+    "scripts/reproduction/decode_vllm.py",
+    "scripts/reproduction/evaluate.py",
+    "workflow/rehearsal.yaml",
 )
 
 
@@ -219,10 +222,19 @@ def _row(cell: Cell, moment: str | None, stage: Stage, tried: bool) -> Row:
     return row
 
 
+def code_files() -> list[Path]:
+    """Return the files of ``CODE``. Raises FileNotFoundError for a pattern that none fits: it has moved."""
+    found = []
+    for pattern in CODE:
+        files = sorted(REPOSITORY.glob(pattern))
+        if not files:
+            raise FileNotFoundError(f"{pattern}: no such file in the project")
+        found += files
+    return found
+
+
 def _code() -> str:
-    engine = sorted((REPOSITORY / "scripts/reproduction/engines/verl").glob("*.py"))
-    files = [*(REPOSITORY / name for name in _CODE), *engine]
-    return digest({file.name: sha256_of_file(file) for file in files})
+    return digest({file.relative_to(REPOSITORY).as_posix(): sha256_of_file(file) for file in code_files()})
 
 
 def _rehearse_cell(cell, run, machine, moment, entry, dataset, folder, stage: Stage, row: Row) -> None:

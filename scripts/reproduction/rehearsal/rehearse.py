@@ -57,6 +57,11 @@ CODE = (
     "scripts/reproduction/evaluate.py",
     "workflow/rehearsal.yaml",
 )
+STAND_IN_CODE = (
+    "scripts/reproduction/rehearsal/stand_in.py",
+    "scripts/reproduction/rehearsal/cells.py",
+    "workflow/rehearsal.yaml",
+)
 
 
 @dataclass
@@ -187,7 +192,7 @@ def _row(cell: Cell, moment: str | None, stage: Stage, tried: bool) -> Row:
             "told": cells.told(run, machine, stands),
             "data": sha256_of_file(stage.datasets[stands]),
             "tokenizer": str(stage.tokenizers is not None),
-            "code": _code(),
+            "code": _checksums(CODE),
             "packages": {name: version(name) for name in ("verl", "ray", "transformers")},
         }
     )
@@ -222,10 +227,10 @@ def _row(cell: Cell, moment: str | None, stage: Stage, tried: bool) -> Row:
     return row
 
 
-def code_files() -> list[Path]:
-    """Return the files of ``CODE``. Raises FileNotFoundError for a pattern that none fits: it has moved."""
+def code_files(patterns: Sequence[str] = CODE) -> list[Path]:
+    """Return the files that fit. Raises FileNotFoundError for a pattern that none fits: it has moved."""
     found = []
-    for pattern in CODE:
+    for pattern in patterns:
         files = sorted(REPOSITORY.glob(pattern))
         if not files:
             raise FileNotFoundError(f"{pattern}: no such file in the project")
@@ -233,8 +238,8 @@ def code_files() -> list[Path]:
     return found
 
 
-def _code() -> str:
-    return digest({file.relative_to(REPOSITORY).as_posix(): sha256_of_file(file) for file in code_files()})
+def _checksums(patterns: Sequence[str]) -> dict[str, str]:
+    return {file.relative_to(REPOSITORY).as_posix(): sha256_of_file(file) for file in code_files(patterns)}
 
 
 def _rehearse_cell(cell, run, machine, moment, entry, dataset, folder, stage: Stage, row: Row) -> None:
@@ -294,7 +299,7 @@ def _rehearse_cell(cell, run, machine, moment, entry, dataset, folder, stage: St
 def part_of_stage(part, cell, run, machine, entry, dataset, evaluation_dataset, stage: Stage):
     """Make, or find, what a cell trains from: the stand-in, and the rows it trains and validates on."""
     table, source = stage.table, cell.run.model_definition.source
-    shared = stage.folder / "stand_ins" / digest([source, str(dataset), _code()])
+    shared = stage.folder / "stand_ins" / digest([source, sha256_of_file(dataset), _checksums(STAND_IN_CODE)])
     training, validation = shared / "training.parquet", shared / "validation.parquet"
     manifest = shared / "model" / "manifest.json"
     description = shared / "description"

@@ -256,4 +256,4 @@ def _learn(folder: Path, problems: Sequence[Problem], seed: int) -> float:
     model.save_pretrained(folder)
     for name, content in published.items():  # transformers writes its own
         (folder / name).write_bytes(content)
-    return float(loss)
+    return float(loss.detach())

@@ -8,6 +8,7 @@ the vocabulary that no tokenizer entry stands for are as unlikely as in a traine
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ TABLE = WORKFLOW / "rehearsal.yaml"
 SMALL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 FILLER = (8, 14)  # digits before the answer: fewest, most
 LONGEST_ANSWER = 10  # tokens; what is longer stays unlearnt
-STEPS, ROWS, OTHERS, LEARNING_RATE = 60, 8, 512, 1e-2
+STEPS, ROWS, OTHERS, LEARNING_RATE = 150, 8, 512, 1e-2
 
 
 class Shape(Strict):
@@ -215,6 +216,9 @@ def _learn(folder: Path, problems: Sequence[Problem], seed: int) -> float:
     others = generator.choice(unseen, OTHERS, replace=False)
     candidates = torch.tensor([*seen, *others.tolist()])
     place = {token: number for number, token in enumerate(seen)}
+    # Each of the others stands for so many, and for as many again, so that all of them together stay unlikely.
+    for_many = torch.zeros(len(candidates))
+    for_many[len(seen) :] = math.log(2 * len(unseen) / OTHERS)
     with torch.no_grad():  # the few rows that learn, apart: an optimiser would walk over all of them
         inputs = model.get_input_embeddings().weight[candidates].clone()
         outputs = (
@@ -240,7 +244,7 @@ def _learn(folder: Path, problems: Sequence[Problem], seed: int) -> float:
             ]
         )
         wanted = torch.cat([row[len(row) - length :] for row, length in zip(rows, responses, strict=True)])
-        loss = torch.nn.functional.cross_entropy(predicting @ outputs.T, wanted)
+        loss = torch.nn.functional.cross_entropy(predicting @ outputs.T + for_many, wanted)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,9 +1,12 @@
 """Rehearsals and preflights without verl: what counts as another configuration, and checks that can fail."""
 
 import json
+import os
+import sys
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from ead.schedule import from_config
@@ -12,6 +15,7 @@ from reproduction.config import SCALES, PretrainedModel, load_scale
 from reproduction.engines import prompts_of_step
 from reproduction.plan import read_plan
 from reproduction.rehearsal import cells, checks, load_stand_ins, reports
+from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed
 from reproduction.rehearsal.rehearse import (
     Row,
     as_data,
@@ -326,3 +330,79 @@ def test_a_preflight_takes_the_run_of_each_model_that_shows_most(plan):
         assert bool(run.sampler_definition.importance) == any(
             r.sampler_definition.importance for r in of_model
         )
+
+
+# --- kills -------------------------------------------------------------------------------------------------
+
+# What a training leaves, in the order in which verl and the project leave it, and a process of its own that must end.
+TRAINING = """
+import json, subprocess, sys, time
+from pathlib import Path
+state = Path(sys.argv[1])
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+(state / "child").write_text(str(child.pid))
+(state / "verl" / "checkpoints").mkdir(parents=True)
+(state / "verl" / "samples").mkdir()
+def record(step):
+    with (state / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step}) + "\\n")
+time.sleep(0.5)
+record(1)
+time.sleep(0.3)
+(state / "verl" / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("1")
+time.sleep(0.3)
+(state / "checkpoints" / "step_1").mkdir(parents=True)
+time.sleep(0.3)
+(state / "verl" / "samples" / "rollouts_1.jsonl").write_text(json.dumps({"step": 2, "prompt": 0}))
+time.sleep(0.3)
+record(2)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+class Pretended(Exercise):
+    """An exercise whose training only leaves files."""
+
+    lasts_s = 600
+
+    def command(self):
+        return [sys.executable, "-c", TRAINING, str(self.state), str(self.lasts_s)]
+
+
+@pytest.fixture
+def exercise(training, tmp_path):
+    folder = tmp_path / "exercise"
+    made = Pretended(
+        training.run,
+        load_scale(VERL_SCALES[0]).verl,
+        *(tmp_path / name for name in "mdv"),
+        "gpu1",
+        folder,
+        30,
+    )
+    made.state.mkdir(parents=True)
+    return made
+
+
+LEFT = {
+    "after the first step": "saved step 0, 0 checkpoints were published, 1 steps",
+    "between verl's tracker and our checkpoint": "saved step 1, 0 checkpoints were published, 1 steps",
+    "after the first checkpoint": "saved step 1, 1 checkpoints were published, 1 steps",
+    "within the second step": "saved step 1, 1 checkpoints were published, 1 steps",
+    "after the second step": "saved step 1, 1 checkpoints were published, 2 steps",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_kill_comes_at_its_moment_and_ends_every_process(exercise, moment):
+    said = exercise.train_and_kill(moment, 0.0, os.environ)
+    assert LEFT[moment] in said
+    child = int((exercise.state / "child").read_text())
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_training_that_ends_before_its_kill_is_no_kill(exercise, monkeypatch):
+    monkeypatch.setattr(Pretended, "lasts_s", 0)
+    (exercise.state / "child").mkdir()  # where it wants to write
+    with pytest.raises(TrainingFailed, match=r"ended with status 1 before the kill(.|\n)*IsADirectoryError"):
+        exercise.train_and_kill("after the second step", 0.0, os.environ)

@@ -109,6 +109,7 @@ def choose_rows(
 ) -> pd.DataFrame:
     """Return ``count`` rows of a training set: the ``longest`` ones with the longest prompts, and others at random.
 
+    The others are drawn among those whose answer is one digit, which a small model learns soon, where there are such.
     Rows keep what they are, their order is that of the file. Nothing is left out for its length.
     """
     characters = frame["prompt"].map(lambda messages: sum(len(message["content"]) for message in messages))
@@ -120,7 +121,9 @@ def choose_rows(
         }
     )
     long = lengths.nlargest(longest).index
-    others = frame.index.difference(long)
+    answers = frame["reward_model"].map(lambda model: model["ground_truth"])
+    digits = frame.index[answers.str.fullmatch(r"\d")].difference(long)
+    others = digits if len(digits) >= count - longest else frame.index.difference(long)
     drawn = seeds.generator(seed, "rehearsal", "rows").choice(len(others), count - longest, replace=False)
     return frame.loc[sorted([*long, *others[sorted(drawn)]])].reset_index(drop=True)
 

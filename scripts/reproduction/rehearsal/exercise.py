@@ -103,7 +103,7 @@ class Exercise:
         Raises TrainingFailed if the training ends before.
         """
         mark = secrets.token_hex(8)
-        reached, stop_at_once = self._watch(moment)
+        reached, at_once = self._watch(moment)
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 self.command(), stdout=log, stderr=subprocess.STDOUT, env={**environment, _MARK: mark}
@@ -124,12 +124,11 @@ class Exercise:
                 ):  # a walk over all processes takes long, and the moment is short
                     marked, looked = _marked(mark), time.monotonic()
                 time.sleep(_POLL_S)
-            if stop_at_once:
-                for one in marked:
-                    with suppress(psutil.NoSuchProcess):
-                        one.suspend()
-            else:
+            if not at_once:
                 time.sleep(delay_s)
+            for one in marked:  # so that nothing goes on while they are killed one after another
+                with suppress(psutil.NoSuchProcess):
+                    one.suspend()
             if process.poll() is not None:
                 raise TrainingFailed(f"ended before the kill {delay_s:.1f} s {moment}")
         finally:
@@ -146,7 +145,7 @@ class Exercise:
         return f"killed {moment}; {self._left()}, {len(left)} shared-memory files"
 
     def _watch(self, moment: str) -> tuple[Callable[[], bool], bool]:
-        """Return whether ``moment`` has come, as a function, and whether to stop at that very moment."""
+        """Return whether ``moment`` has come, as a function, and whether it passes too soon to wait longer."""
         tracker = self.state / "verl" / "checkpoints" / "latest_checkpointed_iteration.txt"
         first = self.state / "checkpoints" / "step_1"
         metrics = self.state / "metrics.jsonl"

@@ -31,7 +31,7 @@ TABLE = WORKFLOW / "rehearsal.yaml"
 SMALL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 FILLER = (8, 14)  # digits before the answer: fewest, most
 LONGEST_ANSWER = 10  # tokens; what is longer stays unlearnt
-STEPS, ROWS, OTHERS, LEARNING_RATE = 150, 8, 512, 1e-2
+STEPS, ROWS, OTHERS, LEARNING_RATE = 400, 8, 512, 5e-3
 
 
 class Shape(Strict):

@@ -40,8 +40,8 @@ if scale.engine == "verl":
                 dict(zip(rehearsed_sources, input))
             ),
             tokenizers=(
-                ["--tokenizers", getattr(configuration.paths, "tokenizers")]
-                if getattr(configuration.paths, "tokenizers", None)
+                ["--tokenizers", configuration.paths.tokenizers]
+                if configuration.paths.tokenizers
                 else []
             ),
             select=["--select", request.select] if request.select else [],

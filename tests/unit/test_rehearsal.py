@@ -210,7 +210,7 @@ def training(tmp_path):
                 )
         pd.DataFrame(rows).to_parquet(tmp_path / "verl" / "steps" / f"step_{step}.parquet")
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    (tmp_path / "verl" / "samples" / "rollouts_1.jsonl").write_text(text)
+    (tmp_path / "verl" / "samples" / "responses_1.jsonl").write_text(text)
     return checks.Training(run, tmp_path, tmp_path)
 
 
@@ -237,7 +237,7 @@ def _step(training, change):
 
 
 def _samples(training, change):
-    path = training.state / "verl" / "samples" / "rollouts_1.jsonl"
+    path = training.state / "verl" / "samples" / "responses_1.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(change(row)) + "\n" for row in rows))
 

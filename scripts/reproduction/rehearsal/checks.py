@@ -49,8 +49,12 @@ class Training:
         return {step: pd.read_parquet(folder / f"step_{step}.parquet") for step in found}
 
     def samples(self, stream: str) -> pd.DataFrame:
-        """Return requests and responses as the agent loop saw them; of a step that was taken twice, the last."""
-        files = (self.state / "verl" / "samples").glob(f"{stream}_*.jsonl")
+        """Return requests and responses as the agent loop saw them; of a step that was taken twice, the last.
+
+        Where responses have no streams of their own, those of validations are among them.
+        """
+        folder = self.state / "verl" / "samples"
+        files = [*folder.glob(f"{stream}_*.jsonl"), *folder.glob("responses_*.jsonl")]
         lines = [
             json.loads(line)
             for path in sorted(files, key=lambda path: path.stat().st_mtime)

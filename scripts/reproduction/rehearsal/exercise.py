@@ -155,7 +155,7 @@ class Exercise:
             return any(row["step"] == step for row in records.read(metrics))
 
         def sampled(step: int) -> bool:
-            return any(f'"step": {step},' in file.read_text() for file in samples.glob("rollouts_*.jsonl"))
+            return any(f'"step": {step},' in file.read_text() for file in samples.glob("*.jsonl"))
 
         def tracked() -> bool:
             return tracker.exists() and tracker.read_text().strip() == "1"

@@ -1,4 +1,4 @@
-"""Compute what each deviation D01-D15 changes in numbers: JSON, CSV and a page."""
+"""Compute what each deviation D01-D20 changes in numbers: JSON, CSV and a page."""
 
 import argparse
 import json

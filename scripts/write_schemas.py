@@ -1,6 +1,7 @@
-"""Regenerate config.yaml (keeping its values), workflow/schemas/ and docs/configuration.md from the typed model."""
+"""Regenerate config.yaml (keeping its values), workflow/schemas/, docs/configuration.md and the hours of
+docs/paper_scale.md from the typed model and the tables."""
 
-from reproduction import configuration_page
+from reproduction import budget, configuration_page
 from reproduction.claims import Claims
 from reproduction.config import REPOSITORY, read_yaml, render_configuration, schemas
 from reproduction.files import write_json, write_text
@@ -13,6 +14,8 @@ def main() -> None:
         write_json(REPOSITORY / "workflow" / "schemas" / name, schema)
     write_text(REPOSITORY / "workflow" / "schemas" / "config.default.yaml", render_configuration())
     write_text(REPOSITORY / "docs" / "configuration.md", configuration_page.render())
+    page = REPOSITORY / "docs" / "paper_scale.md"
+    write_text(page, budget.with_tables(page.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

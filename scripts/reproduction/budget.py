@@ -14,16 +14,23 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from reproduction.cluster import Need, Needs
-from reproduction.config import REPOSITORY, Configuration, ConfigurationError
+from reproduction.cluster import Need, Needs, Resources, load_resources
+from reproduction.config import (
+    REPOSITORY,
+    Configuration,
+    ConfigurationError,
+    Scale,
+    load_experiments,
+    load_scale,
+)
 from reproduction.loggers import with_loggers
 from reproduction.rehearsal import reports as preflights
-from reproduction.runs import AXES, RunConfiguration
+from reproduction.runs import AXES, RunConfiguration, expand
 
 HOUR, GIGABYTE = 3600.0, 1e9
 
@@ -226,6 +233,117 @@ def schedule(jobs: Sequence[Costed], units: int, *, of: Literal["gpus", "cores"]
             if waiting[later] == 0:
                 heapq.heappush(ready, (-way[later], later))
     return Schedule(now, peak)
+
+
+# --- docs/paper_scale.md -----------------------------------------------------------------------------------
+
+
+def before(scale: Scale, resources: Resources) -> tuple[Scale, Resources]:
+    """Return the paper's scale and resources as they were before the waste was taken out (``resources.before``)."""
+    old = resources.before
+    plain = {"max_num_seqs": old.max_num_seqs, "seed_of": old.seed_of}
+    models = {name: own.model_copy(update={"max_num_seqs": None}) for name, own in scale.verl.models.items()}
+    verl = scale.verl.model_copy(update={**plain, "models": models})
+    table = resources.scales["paper"]
+    roles = {
+        name: role.model_copy(update={"train": role.train.model_copy(update={"gpus": old.gpus})})
+        for name, role in table.roles.items()
+    }
+    table = table.model_copy(update={"method": old.method, "roles": roles})
+    scales = {**resources.scales, "paper": table}
+    return scale.model_copy(update={"verl": verl}), resources.model_copy(update={"scales": scales})
+
+
+def gpu_hours(needs: Needs, runs: Iterable[RunConfiguration]) -> tuple[float, float]:
+    """Return the GPU-hours of the runs' trainings and of their evaluations."""
+    trained = evaluated = 0.0
+    for run in runs:
+        train, evaluate = needs.train(run), needs.evaluate_run(run)
+        trained += train.gpus * train.nodes * train.expected_s / HOUR
+        evaluated += evaluate.gpus * evaluate.nodes * evaluate.expected_s / HOUR
+    return trained, evaluated
+
+
+def paper_parts(scale: Scale) -> dict[str, dict[str, RunConfiguration]]:
+    """Return what people ask the price of, by name: runs of the paper's scale with one seed."""
+    user = Configuration(scale="paper", seeds=[0])
+    experiments = load_experiments()
+    runs_of = {name: expand(user, scale, experiment) for name, experiment in experiments.items()}
+    everything = {name: run for runs in runs_of.values() for name, run in runs.items()}
+    readings = {"released", "mirrored"}  # D01, D02: the paper's figures have one curve for each sampler
+    figures = {
+        name: run
+        for figure, runs in runs_of.items()
+        if figure.startswith("fig")
+        for name, run in runs.items()
+        if run.sampler_definition.schedule.get("reading") not in readings
+    }
+    of_fig04 = {
+        name: run for name, run in runs_of["fig04"].items() if run.model == scale.roles["qwen_1_5b"].model
+    }
+    return {
+        "`main_question`: τ = 1, EAD as released, with TIS": runs_of["main_question"],
+        "Figure 4 on Qwen, the paper's 5 curves": {k: r for k, r in of_fig04.items() if k in figures},
+        "Figure 4 on Qwen, both readings of EAD": of_fig04,
+        "Figure 12, the shipped recipe (D17)": runs_of["fig12"],
+        "the paper's own curves, all figures": figures,
+        "everything, with all readings that are run": everything,
+    }
+
+
+def render_paper_hours() -> str:
+    """Return the table of docs/paper_scale.md: GPU-hours with one seed, before and now."""
+    scale, resources = load_scale("paper"), load_resources()
+    now, then = Needs("paper", scale, resources), Needs("paper", *before(scale, resources))
+    lines = [
+        "| what | runs | before | now: training | evaluation | in all |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for what, runs in paper_parts(scale).items():
+        trained, evaluated = gpu_hours(now, runs.values())
+        lines.append(
+            f"| {what} | {len(runs)} | {sum(gpu_hours(then, runs.values())):,.0f} | {trained:,.0f} | "
+            f"{evaluated:,.0f} | **{trained + evaluated:,.0f}** |"
+        )
+    return "\n".join(lines)
+
+
+def render_plans() -> str:
+    """Return the table of docs/paper_scale.md: what each scale of GPUs plans by itself, and one run of each kind."""
+    resources = load_resources()
+    lines = [
+        "| scale | runs | GPUs | a step | a run | its evaluation | in all |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in ("gpu24", "gpu1", "paper"):
+        scale, user = load_scale(name), Configuration(scale=name)
+        needs = Needs(name, scale, resources)
+        groups = defaultdict(list)
+        for experiment in user.experiments:
+            for run in expand(user, scale, load_experiments()[experiment]).values():
+                if run not in groups[run.model, run.n]:
+                    groups[run.model, run.n].append(run)
+        for (model, n), runs in groups.items():
+            needed = [needs.train(run) for run in runs]
+            first = min(needed, key=lambda need: need.expected_s)
+            training = runs[needed.index(first)].training
+            evaluate = needs.evaluate_run(runs[0]).expected_s
+            step = (first.expected_s - needs.table.startup_s) / training.steps
+            lines.append(
+                f"| `{name}` | {len(runs)} of {model}, n = {n} | {first.gpus * first.nodes} | {step:.0f} s | "
+                f"{first.expected_s / HOUR:.1f} h | {evaluate / HOUR:.1f} h | "
+                f"{sum(gpu_hours(needs, runs)):,.0f} GPU-hours |"
+            )
+    return "\n".join(lines)
+
+
+def with_tables(page: str) -> str:
+    """Return docs/paper_scale.md with its tables as they are now, between the comments that mark them."""
+    for name, text in (("plans", render_plans()), ("hours", render_paper_hours())):
+        first, last = f"<!-- {name}, by make config -->", f"<!-- end of {name} -->"
+        head, rest = page.split(first)
+        page = f"{head}{first}\n\n{text}\n\n{last}{rest.split(last)[1]}"
+    return page
 
 
 def summary(jobs: Sequence[Costed], *, title: str, source: str, units: int | None) -> dict[str, Any]:

@@ -212,6 +212,9 @@ class ScaleResources(Strict):
         0, description="first steps in which responses at a fixed temperature above 1.1 reach the limit"
     )
     problems: PositiveInt = Field(description="problems of an evaluation set without a limit")
+    problems_of: dict[Name, PositiveInt] = Field(
+        {}, description="evaluation sets that have another number of them"
+    )
     checkpoint_bytes_per_parameter: PositiveFloat = Field(
         description="of a checkpoint in Hugging Face format"
     )
@@ -223,6 +226,15 @@ class ScaleResources(Strict):
     )
 
 
+class Before(Strict):
+    """How trainings at the paper's scale were run before the waste was taken out: to say what that was worth."""
+
+    method: Method
+    gpus: PositiveInt = Field(description="of every training")
+    max_num_seqs: PositiveInt
+    seed_of: Literal["engine", "response"]
+
+
 class Resources(Strict):
     """workflow/resources.yaml."""
 
@@ -230,6 +242,7 @@ class Resources(Strict):
     shortest_minutes: PositiveInt = Field(description="no training or evaluation asks for less")
     rules: dict[Name, Need] = Field(description="rules that run no model; `default` is for those not named")
     scales: dict[Literal[SCALES], ScaleResources]
+    before: Before
 
     @model_validator(mode="after")
     def _rules_exist(self) -> "Resources":
@@ -351,7 +364,8 @@ class Needs:
     def _evaluate(self, name: str, checkpoints: int, *, freed: int) -> Need:
         model, evaluation = self._model(name), self.scale.evaluation_of(name)
         decoders = checkpoints * len(evaluation.decoders) + len(evaluation.final_decoders)
-        limit = self.scale.datasets[evaluation.dataset].limit or self.table.problems
+        problems = self.table.problems_of.get(evaluation.dataset, self.table.problems)
+        limit = self.scale.datasets[evaluation.dataset].limit or problems
         mean = self._response(evaluation.max_new_tokens, model)
         responses = limit * evaluation.samples
         each = (responses / model.evaluate.units, mean, evaluation.max_new_tokens)

@@ -1,4 +1,4 @@
-"""The deviations D01-D15: where paper, figures and released code disagree, and what each choice changes in numbers.
+"""The deviations D01-D20: where paper, figures and released code disagree, and what each choice changes in numbers.
 
 ``workflow/deviations.yaml`` declares, per deviation, what each source says, which key of the configuration is the
 choice, and the quantities that show what it changes. Each kind of quantity is one function here. Differences are
@@ -126,6 +126,22 @@ class Advantages(Strict):
     rollouts: list[PositiveInt]
 
 
+class MicroBatches(Strict):
+    """How unequally a mean of micro-batch means weighs tokens, from the lengths of recorded responses."""
+
+    kind: Literal["micro_batches"]
+    samplers: list[Name]
+    rows: PositiveInt = Field(description="responses of a micro-batch")
+
+
+class NotRun(Strict):
+    """A reading that is named and not run, with the reason."""
+
+    kind: Literal["not_run"]
+    label: str
+    reason: str
+
+
 Quantity = Annotated[
     Pair
     | ScheduleValues
@@ -136,7 +152,9 @@ Quantity = Annotated[
     | Record
     | Prompts
     | Split
-    | Advantages,
+    | Advantages
+    | MicroBatches
+    | NotRun,
     Field(discriminator="kind"),
 ]
 
@@ -670,6 +688,36 @@ def _advantages(deviation: str, quantity: Advantages, recorded: Recorded) -> lis
     return rows
 
 
+def _micro_batches(deviation: str, quantity: MicroBatches, recorded: Recorded) -> list[dict[str, Any]]:
+    """The weight of a token over the mean weight: a batch of few tokens gives each of them more."""
+    rows = []
+    for sampler in quantity.samplers:
+        label = f"{recorded.label(sampler)}, {quantity.rows} responses in a micro-batch"
+        if reason := recorded.missing(sampler):
+            rows.append(_not_run("micro_batches", label, "weights of tokens", reason))
+            continue
+        # Responses of one problem follow one another; a step's micro-batches hold different ones.
+        lengths = np.concatenate(
+            [
+                final_samples(path, recorded.decoder, ["sample", "tokens"])
+                .sort_values("sample", kind="stable")["tokens"]
+                .to_numpy(float)
+                for path in recorded.evaluations(sampler)
+            ]
+        )
+        whole = len(lengths) // quantity.rows * quantity.rows
+        sizes = lengths[:whole].reshape(-1, quantity.rows).sum(axis=1)
+        weights = sizes.mean() / sizes
+        for name, share in (("5th percentile", 0.05), ("95th percentile", 0.95)):
+            value = np.quantile(np.repeat(weights, sizes.astype(int)), share)
+            rows.append(_computed("micro_batches", label, f"weight of a token, {name}", value, "ratio"))
+    return rows
+
+
+def _not_run_reading(deviation: str, quantity: NotRun, recorded: Recorded) -> list[dict[str, Any]]:
+    return [_not_run("reading", quantity.label, "the other reading", quantity.reason)]
+
+
 _MEASURES: dict[str, Callable[[str, Any, Recorded], list[dict[str, Any]]]] = {
     "pair": _pair,
     "schedule": _schedule,
@@ -681,6 +729,8 @@ _MEASURES: dict[str, Callable[[str, Any, Recorded], list[dict[str, Any]]]] = {
     "prompts": _prompts,
     "split": _split,
     "advantages": _advantages,
+    "micro_batches": _micro_batches,
+    "not_run": _not_run_reading,
 }
 
 

@@ -162,7 +162,7 @@ def export(
         for name, about in (
             ("claims.json", "verdicts on the claims, with effects and intervals"),
             ("claims.csv", "verdicts, as a table"),
-            ("deviations.json", "what each deviation D01-D15 changes in numbers"),
+            ("deviations.json", "what each deviation D01-D20 changes in numbers"),
             ("deviations.csv", "the same as a table"),
             ("deviations.html", "the same as a page"),
         )

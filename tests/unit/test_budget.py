@@ -7,14 +7,17 @@ from reproduction.budget import (
     Planned,
     PlanningFailed,
     Timings,
+    before,
     cost,
     duration,
+    gpu_hours,
     plan,
     schedule,
     summary,
+    with_tables,
 )
 from reproduction.cluster import Needs, load_resources
-from reproduction.config import Configuration, ConfigurationError, load_experiments, load_scale
+from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_experiments, load_scale
 from reproduction.runs import expand
 
 
@@ -139,6 +142,40 @@ def test_a_study_and_an_import_cost_what_their_rules_ask_for():
     need = needs.draw_study("entropy")
     assert (drawn.seconds, drawn.size) == (need.expected_s, need.expected_bytes)
     assert drawn.gpus == 1 and drawn.before == (0,)
+
+
+def test_the_hours_of_the_page_are_those_of_the_budget():
+    page = (REPOSITORY / "docs" / "paper_scale.md").read_text(encoding="utf-8")
+    assert page == with_tables(page), "docs/paper_scale.md: run `make config`"
+
+
+def test_one_gpu_plans_the_question_alone_and_it_is_payable():
+    """Hours by the page's formula: a weekend and an evening; the published size of the question, 300."""
+    resources = load_resources()
+    for name, runs, most in (("gpu24", 3, 10), ("gpu1", 9, 55), ("paper", 3, 300)):
+        scale, user = load_scale(name), Configuration(scale=name)
+        planned = expand(user, scale, load_experiments()["main_question"])
+        assert len(planned) == runs
+        assert user.experiments == ["main_question"] or name == "paper"
+        assert {run.sampler for run in planned.values()} == {"tau1.0", "ead_released", "ead_released_tis"}
+        assert sum(gpu_hours(Needs(name, scale, resources), planned.values())) < most
+
+
+def test_taking_the_waste_out_is_what_makes_the_difference():
+    scale, resources = load_scale("paper"), load_resources()
+    runs = expand(Configuration(scale="paper"), scale, load_experiments()["fig05"]).values()
+    now, then = Needs("paper", scale, resources), Needs("paper", *before(scale, resources))
+    # Eight GPUs both times: what is left are padding, the loop over tokens, the order of prompts, seeds per row.
+    assert 1.5 < sum(gpu_hours(then, runs)) / sum(gpu_hours(now, runs)) < 4
+
+
+def test_hot_runs_cost_more_and_only_they():
+    scale = load_scale("paper")
+    needs = Needs("paper", scale, load_resources())
+    runs = expand(Configuration(scale="paper"), scale, load_experiments()["fig05"])
+    seconds = {run.sampler: needs.train(run).expected_s for run in runs.values()}
+    hot = seconds.pop("tau1.2")
+    assert len(set(seconds.values())) == 1 and hot > 1.1 * seconds["ead"]
 
 
 def test_an_unknown_target_says_so(configuration):

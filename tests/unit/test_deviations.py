@@ -43,6 +43,8 @@ def write(folder, run, verdicts):
     frame = pd.DataFrame(
         {
             "problem": np.repeat([f"p{index}" for index in range(problems)], samples),
+            "sample": np.tile(np.arange(samples), problems),
+            "tokens": np.arange(1, problems * samples + 1) * 10,
             "response": r"\boxed{5}",
             "correct": np.ravel(verdicts),
         }
@@ -70,6 +72,19 @@ def rows_of(recorded, **quantity):
 
 def values(rows):
     return {(row["label"], row["quantity"]): row["value"] for row in rows}
+
+
+def test_tokens_of_a_short_micro_batch_weigh_more(recorded):
+    rows = rows_of(recorded, kind="micro_batches", samplers=["ead"], rows=2)
+    # Lengths 10, 30 | 20, 40 (first the first sample of each problem): 40 tokens weigh 50 / 40, and 60 weigh 50 / 60.
+    assert [row["value"] for row in rows] == pytest.approx([50 / 60, 50 / 40])
+    (missing,) = rows_of(recorded, kind="micro_batches", samplers=["tau0.6"], rows=2)
+    assert missing["status"] == "not run" and "tau0.6" in missing["reason"]
+
+
+def test_a_reading_that_is_not_run_says_why(recorded):
+    (row,) = rows_of(recorded, kind="not_run", label="the other", reason="dear")
+    assert (row["status"], row["reason"], row["label"]) == ("not run", "dear", "the other")
 
 
 def test_a_pair_is_the_difference_of_the_means(recorded):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from vllm import LLM, SamplingParams
+from vllm.exceptions import VLLMValidationError  # not a ValueError from 0.32 on
 
 from ead.integrations.vllm import AnnealedTemperature
 from ead.schedule import Annealed, Fixed, ReverseAnnealed
@@ -198,9 +199,9 @@ def test_top_p_and_masks_apply_to_the_annealed_distribution(engine, tiny_referen
 
 
 def test_a_refused_request_leaves_the_engine_working(engine, tiny_reference):
-    with pytest.raises(ValueError, match="ead: the request's temperature is 0.7, allowed: 1, or 0"):
+    with pytest.raises(VLLMValidationError, match="ead: the request's temperature is 0.7, allowed: 1, or 0"):
         generate(engine, [request(SCHEDULE, temperature=0.7)])
-    with pytest.raises(ValueError, match="tau_min must be greater than 0"):
+    with pytest.raises(VLLMValidationError, match="tau_min must be greater than 0"):
         generate(engine, [SamplingParams(extra_args={"ead": {"kind": "annealed", "tau_min": -1}})])
     ((tokens, logprobs),) = generate(engine, [request(SCHEDULE)])
     np.testing.assert_allclose(

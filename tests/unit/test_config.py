@@ -115,7 +115,7 @@ def cpu():
         ("models.tiny.skill", 1.5, ["models.tiny.skill", "less than 1", "1.5"]),
         ("samplers.ead.schedule.tau_min", 1.5, ["samplers.ead.schedule", "tau_max", "tau_min = 1.5"]),
         ("samplers.ead.schedule.tau_min", 0, ["samplers.ead.schedule", "tau_min", "greater than 0"]),
-        ("samplers.ead.schedule.kind", "cosine", ["samplers.ead.schedule", "'cosine'", "annealed"]),
+        ("samplers.ead.schedule.kind", "zigzag", ["samplers.ead.schedule", "'zigzag'", "annealed"]),
         ("samplers.ead_tis.importance.cap", -2.0, ["samplers.ead_tis.importance.cap", "greater than 0"]),
         (
             "samplers.ead_tis.importance.level",

@@ -92,7 +92,7 @@ test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready .venv-host-train
 		tests/integration/test_inference_figures.py tests/integration/test_commands.py || failed=1; \
 	.venv-verl-cpu/bin/python -m pytest tests/verl || failed=1; \
 	.venv-host-training/bin/python -m pytest tests/hosts/training || failed=1; \
-	.venv-checks/bin/python -m pytest tests/browser || failed=1; \
+	.venv-checks/bin/python -m pytest tests/browser tests/hosts/package || failed=1; \
 	wait $$slurm || failed=1; cat .slurm-tests.log; exit $$failed
 
 # Longer than a change should wait for: about ten minutes on two idle cores, and many more on busy ones.

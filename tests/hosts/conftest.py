@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tiny_model import Reference, write_tiny_model
-
 REPOSITORY = Path(__file__).resolve().parents[2]
 JOBS = Path(__file__).parent / "jobs"
 # Read by vLLM when it is imported; a variable that is already set wins.
@@ -32,12 +30,9 @@ for _name, _value in SETTINGS.items():
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
+    from tiny_model import write_tiny_model  # not where all are: package/ has no torch
+
     return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture(scope="session")
-def tiny_reference(tiny_model) -> Reference:
-    return Reference(tiny_model)
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def _schedule_and_step(*described: Any) -> tuple[Schedule, int]:
     lowest, highest = schedule.bounds
     if lowest < _LOWEST_TEMPERATURE:
         raise ValueError(f"ead: the lowest temperature is {lowest}, allowed: {_LOWEST_TEMPERATURE} or more")
-    if highest > np.finfo(np.float32).max:
+    if highest > float(np.finfo(np.float32).max):
         raise ValueError(f"ead: the highest temperature is {highest}, beyond the range of float32")
     return schedule, step
 

@@ -154,6 +154,8 @@ ENDS = """
 import reproduction.verl_cpu
 import reproduction.engines.verl.workers
 from types import SimpleNamespace
+from verl.workers.rollout.base import get_rollout_class
+from verl.workers.rollout.vllm_rollout import ServerAdapter
 from reproduction.engines.verl import sockets
 assert get_rollout_class("vllm") is sockets.Rollout and issubclass(sockets.Rollout, ServerAdapter)
 # vLLM makes its workers of its own class and this one; what the extension reads of them is given here.

@@ -182,7 +182,9 @@ told = set()
 
 def slurm_logs(rule, wildcards):
     """Where Slurm's executor keeps the logs of a job's attempts; in the Snakemake of a job there are none to look at."""
-    root = getattr(workflow.executor_settings, "logdir", None) or ".snakemake/slurm_logs"
+    root = (
+        getattr(workflow.executor_settings, "logdir", None) or ".snakemake/slurm_logs"
+    )
     return cluster.log_folder(Path(root), rule, wildcards)
 
 

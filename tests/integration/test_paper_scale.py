@@ -52,7 +52,7 @@ def test_a_run_that_this_machine_has_no_gpus_for_is_refused_before_any_job(fresh
     (fresh.folder / "config.yaml").write_text(yaml.safe_dump({"scale": "gpu1"}))
     refused = fresh.run("--", "fig04", check=False)
     assert refused.returncode and not (fresh.folder / "results").exists()
-    assert "train asks for 1 GPU (workflow/resources.yaml), and CUDA_VISIBLE_DEVICES=''" in refused.stderr
+    assert " asks for 1 GPU (workflow/resources.yaml), and CUDA_VISIBLE_DEVICES=''" in refused.stderr
     # A plan for another machine can be read, and says the same.
     planned = fresh.run("--dry-run", "--config", "scale=paper", "--", "fig04")
     assert (planned.stdout + planned.stderr).count("train asks for 2 GPUs (workflow") == 1

@@ -29,9 +29,10 @@ TIMEOUT_S = 1800.0
 HOLD = """
 import os, sys, time
 
+place = f"/checkpoints/.step_{os.environ.get('EAD_SMOKE_HOLDS_STEP')}."
+
 def hold(event, arguments):
-    step = os.environ["EAD_SMOKE_HOLDS_STEP"]
-    if event == "os.mkdir" and f"/checkpoints/.step_{step}." in os.fsdecode(arguments[0]):
+    if event == "os.mkdir" and place in os.fsdecode(arguments[0]):
         open(os.path.join(os.path.dirname(__file__), "held"), "x").close()
         time.sleep(3600)
 

@@ -137,12 +137,12 @@ gallery: .venv/ready  ## copy the pictures and verdicts of a full run at the cpu
 lint: .venv/ready  ## style of Python and Snakemake files
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
-	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakefmt --check workflow
 
 format: .venv/ready  ## apply that style
 	$(BIN)/ruff check --quiet --fix .
 	$(BIN)/ruff format --quiet .
-	$(BIN)/snakefmt Snakefile workflow
+	$(BIN)/snakefmt workflow
 
 config: .venv/ready  ## rewrite config.yaml, workflow/schemas and docs/configuration.md from the typed model
 	$(BIN)/python scripts/write_schemas.py

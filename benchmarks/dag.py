@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from reproduction.config import REPOSITORY
+from reproduction.config import WORKFLOW
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def measure(folder: Path, seeds: int) -> dict[str, float]:
 
 def snakemake(folder: Path, *arguments: str) -> tuple[str, dict[str, float]]:
     """Run it; return what it said, and the seconds and memory that it took."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile")]
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
         [*command, "--directory", str(folder), *arguments],

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from reproduction.config import REPOSITORY, ConfigurationError
+from reproduction.config import WORKFLOW, ConfigurationError
 from reproduction.loggers import with_loggers
 from reproduction.plan import read_files, read_plan
 
@@ -47,7 +47,7 @@ def reproduce(configuration, targets: list[str], cores: str) -> int:
 
     Named targets come before `all`: the report shows what is there when its own job is planned.
     """
-    snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
+    snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile")]
     # Nobody else runs the workflow (we hold the lock), so a lock of Snakemake's is left over from a kill.
     if any(Path(".snakemake/locks").glob("*.lock")):
         subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True)

@@ -21,7 +21,7 @@ class Workflow:
     """A working directory with its config.yaml; ``run`` calls Snakemake there."""
 
     folder: Path
-    snakefile: Path = REPOSITORY / "Snakefile"
+    snakefile: Path = REPOSITORY / "workflow" / "Snakefile"
 
     def configure(self, **values) -> None:
         # Streaming has its own tests; without it the trainings here start no MLflow process each.
@@ -110,7 +110,7 @@ def extended_checkout(tmp_path) -> Path:
     checkout = tmp_path / "checkout"
     for name in ("workflow", "scripts", "envs"):
         shutil.copytree(REPOSITORY / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("Snakefile", "config.yaml", "slurm"):
+    for name in ("config.yaml", "slurm"):
         shutil.copyfile(REPOSITORY / name, checkout / name, follow_symlinks=False)
     for table, entry in extensions().items():
         with (checkout / "workflow" / f"{table}.yaml").open("a", encoding="utf-8") as file:

@@ -48,7 +48,6 @@ def copy_checkout(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("workflow", "scripts", "envs"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPOSITORY / "Snakefile", folder)
     (folder / "config.yaml").write_text(yaml.safe_dump(CHOICES), encoding="utf-8")
     return folder
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from reproduction.cluster import Need, Needs, Resources, load_resources
 from reproduction.config import (
-    REPOSITORY,
+    WORKFLOW,
     Configuration,
     ConfigurationError,
     Scale,
@@ -79,7 +79,7 @@ def plan(configuration: Configuration, targets: Sequence[str]) -> list[Planned]:
         values, jobs = Path(scratch) / "config.json", Path(scratch) / "jobs.jsonl"
         values.write_text(configuration.model_dump_json(), encoding="utf-8")
         command = [
-            *(sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")),
+            *(sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile")),
             *("--dry-run", "--cores", "1", "--rerun-incomplete", "--configfile", str(values)),
             *("--rerun-triggers", "input", "mtime", "params"),
             *("--logger", "jobs", "--logger-jobs-file", str(jobs)),

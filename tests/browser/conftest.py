@@ -28,7 +28,7 @@ def report(tmp_path_factory) -> Path:
     }
     (folder / "config.yaml").write_text(json.dumps(choices))
     python = os.environ.get("EAD_PYTHON", str(REPOSITORY / ".venv" / "bin" / "python"))
-    command = [python, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
+    command = [python, "-m", "snakemake", "--snakefile", str(REPOSITORY / "workflow" / "Snakefile")]
     command += ["--directory", str(folder), "--cores", "2", "--quiet", "all", "--", "report", "provenance"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

@@ -148,7 +148,13 @@ class Campaign:
         """Start it as `make reproduce` does, or as on a cluster: a job that dies is tried again at once."""
         command = [sys.executable, str(REPOSITORY / "scripts" / "reproduce.py"), "--cores", "2"]
         if with_retries:
-            command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
+            command = [
+                sys.executable,
+                "-m",
+                "snakemake",
+                "--snakefile",
+                str(REPOSITORY / "workflow" / "Snakefile"),
+            ]
             command += ["--cores", "2", "--rerun-incomplete", "--keep-going", "--retries", "20"]
         with (world / "workflow.log").open("ab") as log:
             return subprocess.Popen(

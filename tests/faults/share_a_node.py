@@ -123,7 +123,7 @@ def main() -> None:
     targets = [inputs / "models/tiny/manifest.json"]
     targets += [inputs / f"data/countdown_{part}.parquet" for part in ("train", "test")]
     command = [str(REPOSITORY / ".venv/bin/python"), "-m", "snakemake", "--cores", "2", "--quiet", "all"]
-    command += ["--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(folder), "--"]
+    command += ["--snakefile", str(REPOSITORY / "workflow" / "Snakefile"), "--directory", str(folder), "--"]
     subprocess.run([*command, *(str(target.relative_to(folder)) for target in targets)], check=True)
 
     address, token = f"127.0.0.1:{free_port()}", str(os.getpid())

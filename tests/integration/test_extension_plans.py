@@ -16,7 +16,7 @@ def extended(fresh, extended_checkout, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.fspath(extended_checkout / "scripts"))
     values = {"scale": "mini", "experiments": ["fig04"], "tracking": {"stream": False}}
     (fresh.folder / "config.yaml").write_text(yaml.safe_dump(values))
-    return type(fresh)(fresh.folder, snakefile=extended_checkout / "Snakefile")
+    return type(fresh)(fresh.folder, snakefile=extended_checkout / "workflow" / "Snakefile")
 
 
 def test_each_entry_is_planned_without_another_file_touched(extended):

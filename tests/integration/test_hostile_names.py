@@ -70,7 +70,13 @@ class Stage:
         path.write_text(yaml.safe_dump(merge(read_yaml(path), change), sort_keys=False), encoding="utf-8")
 
     def run(self, *targets: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(self.checkout / "Snakefile")]
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--snakefile",
+            str(self.checkout / "workflow" / "Snakefile"),
+        ]
         command += ["--directory", str(self.work), "--cores", "1", "--", *targets]
         environment = {**os.environ, "PYTHONPATH": str(self.checkout / "scripts")}
         return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from pages import blocks, commands, pages
-from reproduction.config import REPOSITORY, merge
+from reproduction.config import REPOSITORY, WORKFLOW, merge
 from reproduction.plan import SO_FAR, Plan, read_plan
 from reproduction.requests import read_command_line, selected, take_request
 
@@ -97,7 +97,8 @@ def exists(dotted: str) -> bool:
 @cache
 def rules() -> set[str]:
     text = "\n".join(
-        path.read_text() for path in [REPOSITORY / "Snakefile", *REPOSITORY.glob("workflow/rules/*.smk")]
+        path.read_text()
+        for path in [REPOSITORY / "workflow" / "Snakefile", *REPOSITORY.glob("workflow/rules/*.smk")]
     )
     return set(re.findall(r"^\s*rule (\w+):", text, flags=re.MULTILINE))
 
@@ -258,3 +259,18 @@ def test_citation_changelog_and_package_name_one_version():
     assert citation["version"] == version
     released = re.findall(r"^## (\d\S*)", (REPOSITORY / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     assert released[0] == version
+
+
+def test_the_workflow_is_as_the_snakemake_catalogue_wants_it():
+    """github.com/snakemake/snakemake-workflow-catalog: its README and scripts/generate-catalog.py."""
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8").lower()
+    assert "snakemake" in readme and "workflow" in readme
+    assert (WORKFLOW / "Snakefile").is_file() and list(WORKFLOW.glob("rules/*.smk"))
+    assert (REPOSITORY / "config" / "README.md").is_file()
+    usage = yaml.safe_load((REPOSITORY / ".snakemake-workflow-catalog.yml").read_text(encoding="utf-8"))[
+        "usage"
+    ]
+    assert set(usage) <= {"mandatory-flags", "software-stack-deployment", "report"}
+    assert any(usage["software-stack-deployment"].values())
+    # Snakemake takes the first of these names that it finds in the folder where it is started.
+    assert not (REPOSITORY / "Snakefile").exists()

@@ -21,7 +21,7 @@ SOURCES = [
     for folder in ("scripts", "workflow", "examples", "benchmarks")
     for path in sorted((REPOSITORY / folder).rglob("*.py"))
 ]
-RULES = [REPOSITORY / "Snakefile", *sorted((REPOSITORY / "workflow" / "rules").glob("*.smk"))]
+RULES = [REPOSITORY / "workflow" / "Snakefile", *sorted((REPOSITORY / "workflow" / "rules").glob("*.smk"))]
 # They load objects, and so run whatever code a file names.
 UNPICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 CALLS = {

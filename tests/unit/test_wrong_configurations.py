@@ -64,7 +64,7 @@ def test_a_thousand_mistakes_do_not_flood_the_screen(checkout):
 
 
 def test_the_list_of_rules_is_that_of_the_workflow():
-    files = [REPOSITORY / "Snakefile", *(REPOSITORY / "workflow" / "rules").glob("*.smk")]
+    files = [REPOSITORY / "workflow" / "Snakefile", *(REPOSITORY / "workflow" / "rules").glob("*.smk")]
     defined = {
         name for file in files for name in re.findall(r"^ *rule (\w+):", file.read_text(), re.MULTILINE)
     }

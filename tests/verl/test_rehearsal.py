@@ -58,7 +58,7 @@ def test_a_cell_passes_with_real_rows_and_the_real_tokenizer(tokenizers, tmp_pat
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(choices))
     command = [
-        *(str(CPU_PYTHON), "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")),
+        *(str(CPU_PYTHON), "-m", "snakemake", "--snakefile", str(REPOSITORY / "workflow" / "Snakefile")),
         *(
             "--directory",
             str(tmp_path),

@@ -65,7 +65,7 @@ def smoke(tmp_path_factory) -> Path:
     choices = {"scale": "mini", "overrides": OVERRIDES, "interpreters": {"verl_cpu": sys.executable}}
     (folder / "config.yaml").write_text(yaml.safe_dump(choices))
     command = [
-        *(str(CPU_PYTHON), "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")),
+        *(str(CPU_PYTHON), "-m", "snakemake", "--snakefile", str(REPOSITORY / "workflow" / "Snakefile")),
         *("--directory", str(folder), "--cores", "2", "verl_smoke"),
     ]
     done = subprocess.run(command, capture_output=True, text=True)

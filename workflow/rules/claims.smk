@@ -1,6 +1,6 @@
 # Claims: a verdict on every claim of workflow/claims.yaml, and the figure of their intervals.
 
-CLAIMS_FILE = f"{workflow.basedir}/workflow/claims.yaml"
+CLAIMS_FILE = f"{WORKFLOW}/claims.yaml"
 claims_table = plan.claims
 
 

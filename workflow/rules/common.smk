@@ -13,6 +13,8 @@ from reproduction import cluster, devices, figures, layout
 from reproduction import runs as run_table
 from reproduction.claims import problems_file, required
 from reproduction.config import (
+    REPOSITORY,
+    WORKFLOW,
     ConfigurationError,
     CountdownData,
     DecoderMatrix,
@@ -45,13 +47,13 @@ site, estimates = plan.site, plan.estimates
 RESULTS = configuration.paths.results
 REPORTS = f"{configuration.paths.reports}/{configuration.scale}"
 SCALE = f"{RESULTS}/{configuration.scale}"
-SCRIPTS = f"{workflow.basedir}/scripts"
+SCRIPTS = f"{REPOSITORY}/scripts"
 PYTHON = configuration.interpreters.cpu or sys.executable
 
 
 def environment_python(name, configured):
     """The Python of an environment: as configured, or the environment's own where `make` has built it."""
-    built = Path(workflow.basedir) / f".venv-{name}" / "bin" / "python"
+    built = REPOSITORY / f".venv-{name}" / "bin" / "python"
     return configured or (str(built) if built.exists() else sys.executable)
 
 
@@ -110,11 +112,9 @@ CHOICES = json.dumps(
 OVERRIDES = json.dumps(configuration.overrides)
 # The tables that such a script reads again; `extends` chains the scales, so each counts.
 TABLES = [
-    f"{workflow.basedir}/workflow/{name}.yaml"
+    f"{WORKFLOW}/{name}.yaml"
     for name in ("samplers", "algorithms", "experiments", "datasets", "models")
-] + sorted(
-    str(path) for path in Path(workflow.basedir, "workflow/scales").glob("*.yaml")
-)
+] + sorted(str(path) for path in (WORKFLOW / "scales").glob("*.yaml"))
 
 
 def run_of(wildcards):

@@ -21,7 +21,7 @@ rule tabulate_deviations:
             for run in compared
             for table in ("groups", "metrics")
         ],
-        table=f"{workflow.basedir}/workflow/deviations.yaml",
+        table=f"{WORKFLOW}/deviations.yaml",
         tables=TABLES,
         dataset=dataset_file(scale.evaluation_of(compared_model).dataset),
         training_card=data_card(scale.training.dataset),

@@ -124,9 +124,9 @@ rule write_report:
         verdicts(),
         rules.plot_cost.output,
         ingested=f"{RESULTS}/mlflow/ingested_{configuration.scale}.json",
-        tables=[*TABLES, CLAIMS_FILE, f"{workflow.basedir}/workflow/deviations.yaml"],
+        tables=[*TABLES, CLAIMS_FILE, f"{WORKFLOW}/deviations.yaml"],
         templates=[
-            f"{workflow.basedir}/workflow/report/{name}"
+            f"{WORKFLOW}/report/{name}"
             for name in ("report.html", "parts.html", "style.css")
         ],
     output:

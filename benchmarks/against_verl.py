@@ -44,6 +44,7 @@ from reproduction import countdown, records, runs
 from reproduction.config import REPOSITORY, WORKFLOW, Configuration, Scale, load_scale, merge, read_yaml
 from reproduction.data import write_dataset
 from reproduction.engines.inprocess import Trainer
+from reproduction.files import write_json
 
 SIZES = ("smoke test", "default scale")
 MARK = "EAD_VERL_TRAINING"  # set in the environment of every process that verl's engine starts
@@ -81,7 +82,8 @@ def write_inputs(folder: Path) -> dict[str, Path]:
     """Write the base model and two data sets; verl wants to know of one to validate on, and never does here."""
     paths = {"model": folder / "model"} | {split: folder / f"{split}.parquet" for split in ("train", "test")}
     workload.write_model(paths["model"], "115k", trained=True)
-    (paths["model"] / "manifest.json").write_text("{}\n", encoding="utf-8")  # train.py looks beside it
+    # train.py looks beside it, and writes the source into the model cards.
+    write_json(paths["model"] / "manifest.json", {"source": "trained from scratch: benchmarks/workload.py"})
     workload.write_problems(paths["train"])
     problems = countdown.generate_problems(3, "test", root_seed=0, test_share=0.2, limit=8)
     write_dataset(countdown.dataset_rows(problems, "countdown_test", "test"), paths["test"])

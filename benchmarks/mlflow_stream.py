@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from reproduction import countdown, warmstart
 from reproduction.config import Configuration, load_experiments, load_scale
 from reproduction.data import write_dataset
 from reproduction.engines import inprocess
+from reproduction.model_card import model_card
 from reproduction.runs import RunConfiguration, expand, publish
 from reproduction.tracking import RunDescription, RunStream, Store, ingest
 
@@ -113,6 +115,9 @@ class World:
                 started=time.time() - wall,
                 sources={},
                 tracking=description.to_dict(),
+                card=partial(
+                    model_card, self.run, {"source": "trained from scratch: benchmarks/workload.py"}
+                ),
             )
             closing = time.perf_counter()
             if stream:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -18,6 +19,7 @@ from filelock import FileLock
 from reproduction import ray, records
 from reproduction.config import Verl
 from reproduction.engines import Result
+from reproduction.model_card import model_card
 from reproduction.runs import (
     RunConfiguration,
     code_version,
@@ -70,6 +72,7 @@ def main() -> None:
         logging.info("Ray on %d nodes", arguments.nodes)
         sys.exit(ray.run_on_nodes([sys.executable, *sys.argv], arguments.nodes))
     run = RunConfiguration.from_json(arguments.run)
+    base = json.loads(arguments.model.read_text(encoding="utf-8"))
     version = code_version()
     figures = figures_of(run, arguments.scale, arguments.overrides)
     first = next(iter(figures.values()), None)
@@ -121,6 +124,7 @@ def main() -> None:
             started=started,
             sources=sources,
             tracking=tracking.to_dict(),
+            card=partial(model_card, run, base),
             cpu_seconds_outside_steps=outside_steps(timings, earlier),
         )
     logging.info("%s after %d steps", result.status, result.steps)

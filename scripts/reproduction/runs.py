@@ -13,7 +13,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -290,11 +290,14 @@ def publish(
     started: float,
     sources: Mapping[str, str],
     tracking: Mapping[str, Any],
+    card: Callable[[int, Mapping[str, float]], str],
     cpu_seconds_outside_steps: float | None = None,
 ) -> None:
     """Make the run folder from the trainer's state; the manifest comes last, and says how healthy the run was.
 
-    ``prompts.json`` of the state is what the engine found of the prompts' lengths (``reproduction.prompts``).
+    ``card`` writes the model card of a checkpoint, of its step and what was recorded for that step; one without its
+    weights gets none. ``prompts.json`` of the state is what the engine found of the prompts' lengths
+    (``reproduction.prompts``).
 
     Checkpoints are linked, not moved: the state stays whole, so that publishing again after a kill in between
     gives the same folder.
@@ -313,6 +316,9 @@ def publish(
         with atomic_directory(output / "checkpoints" / f"step_{step}") as folder:
             for file in (state / "checkpoints" / f"step_{step}").iterdir():
                 link(file, folder / file.name)
+            if list(folder.glob("*.safetensors")):
+                recorded = metrics.set_index("step").loc[step].dropna().to_dict()
+                (folder / "README.md").write_text(card(step, recorded), encoding="utf-8")
     write_json(
         output / "manifest.json",
         {

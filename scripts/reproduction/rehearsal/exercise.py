@@ -84,6 +84,7 @@ class Exercise:
 
     def train(self, environment: Mapping[str, str]) -> None:
         """Train to the end, from the last checkpoint if there is one. Raises TrainingFailed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 self.command(), stdout=log, stderr=subprocess.STDOUT, env=dict(environment)
@@ -102,6 +103,7 @@ class Exercise:
 
         Raises TrainingFailed if the training ends before.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
         mark = secrets.token_hex(8)
         reached, at_once = self._watch(moment)
         with self.log.open("ab") as log:

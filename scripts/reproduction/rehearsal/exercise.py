@@ -209,7 +209,9 @@ class Exercise:
     def log_end(self, lines: int = 12) -> str:
         """Return where the log is, and the last lines of it that say most."""
         found = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        telling = [line for line in found if "Error" in line or "error:" in line][-lines:] or found[-lines:]
+        telling = [line for line in found if "Error" in line or "Exception" in line][-lines:] or found[
+            -lines:
+        ]
         return f"; its log is {self.log}\n" + "\n".join(line[:300] for line in telling)
 
 

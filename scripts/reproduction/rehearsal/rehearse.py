@@ -412,7 +412,11 @@ def as_markdown(rows: Sequence[Row], scale_name: str) -> str:
     ]
     for row in rows:
         killed = next(
-            (part.found.split(";")[0].removeprefix("killed ") for part in row.parts if part.name == "kill"),
+            (
+                part.found.split(";")[0].removeprefix("killed ")
+                for part in row.parts
+                if part.name == "kill" and part.passed
+            ),
             "",
         )
         failed = next((part.name for part in row.parts if not part.passed), "")

@@ -15,7 +15,7 @@ from reproduction.config import SCALES, PretrainedModel, load_scale
 from reproduction.engines import prompts_of_step
 from reproduction.plan import read_plan
 from reproduction.rehearsal import cells, checks, load_stand_ins, reports
-from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed
+from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed, started
 from reproduction.rehearsal.rehearse import (
     Row,
     as_data,
@@ -406,3 +406,18 @@ def test_a_training_that_ends_before_its_kill_is_no_kill(exercise, monkeypatch):
     (exercise.state / "child").mkdir()  # where it wants to write
     with pytest.raises(TrainingFailed, match=r"ended with status 1 before the kill(.|\n)*IsADirectoryError"):
         exercise.train_and_kill("after the second step", 0.0, os.environ)
+
+
+def test_only_a_ray_that_did_not_start_is_started_again_and_it_is_said():
+    answers = ["The current node timed out during startup", "The current node timed out during startup", None]
+
+    def act():
+        answer = answers.pop(0)
+        if answer:
+            raise TrainingFailed(answer)
+        return "trained"
+
+    assert started(act) == "trained (Ray did not start in its 30 s before: 2 times)"
+    answers = ["out of memory", None]
+    with pytest.raises(TrainingFailed, match="out of memory"):
+        started(act)

@@ -5,6 +5,7 @@ training at once, as a batch system's or the kernel's is.
 """
 
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -28,6 +29,9 @@ from reproduction.runs import RunConfiguration, code_version
 SCRIPTS = REPOSITORY / "scripts"
 _MARK = "EAD_EXERCISE"
 _POLL_S = 0.005
+_RAISED = re.compile(r"[\w.]*(Error|Exception|Failed|Mismatch|Diverged)\b")  # the last line of a traceback
+# Ray gives its own processes 30 s to start, whatever else runs on the machine.
+_BUSY, _STARTS = "The current node timed out during startup", 4
 # When a training of two steps may be killed. The second is the one moment at which verl's files are ahead of ours.
 MOMENTS = (
     "after the first step",
@@ -213,6 +217,24 @@ class Exercise:
             -lines:
         ]
         return f"; its log is {self.log}\n" + "\n".join(line[:300] for line in telling)
+
+
+def started(act: Callable[[], str | None]) -> str:
+    """Return what ``act`` says; where Ray did not start in time, try again, and say how often that was.
+
+    Raises TrainingFailed as ``act`` does for anything else, and when Ray has not started in any attempt.
+    """
+    for failed in range(_STARTS):
+        try:
+            said = act() or ""
+        except TrainingFailed as error:
+            if _BUSY not in str(error) or failed == _STARTS - 1:
+                raise
+        else:
+            return (
+                f"{said} (Ray did not start in its 30 s before: {failed} times)".strip() if failed else said
+            )
+    raise AssertionError("unreachable")
 
 
 def draw_moment(generator: np.random.Generator) -> tuple[str, float]:

@@ -24,7 +24,7 @@ from reproduction.data import read_dataset
 from reproduction.data.schema import write_dataset
 from reproduction.rehearsal import checks
 from reproduction.rehearsal.cells import choose_rows
-from reproduction.rehearsal.exercise import MOMENTS, Exercise, clean_environment
+from reproduction.rehearsal.exercise import MOMENTS, Exercise, clean_environment, started
 from reproduction.rehearsal.reports import Line, Report
 from reproduction.rewards import problems_of
 from reproduction.runs import RunConfiguration
@@ -63,12 +63,12 @@ def check(
     exact = machine.device == "cpu"
 
     def line(name: str, act: Callable[[], str], advice: str) -> bool:
-        started = time.monotonic()
+        began = time.monotonic()
         try:
             found, passed = act(), True
         except Exception as error:  # whatever it is, it is a line of the report
             found, passed = f"{type(error).__name__}: {error}", False
-        seconds = round(time.monotonic() - started, 1)
+        seconds = round(time.monotonic() - began, 1)
         report.lines.append(Line(name, passed, found, "" if passed else advice, seconds))
         return passed
 
@@ -88,9 +88,9 @@ def check(
     evaluated = request.model_copy(update={"limit": PROBLEMS})
 
     def evaluate() -> str:
-        started = time.monotonic()
+        began = time.monotonic()
         exercise.evaluate(evaluated)
-        report.measured["evaluation_s"] = time.monotonic() - started
+        report.measured["evaluation_s"] = time.monotonic() - began
         every, last = list(evaluated.decoders), [*evaluated.decoders, *evaluated.final_decoders]
         decoders = {step: last if step == STEPS else every for step in short.checkpoints}
         problems = min(PROBLEMS, len(read_dataset(prompts)))
@@ -112,10 +112,14 @@ def check(
             ("data", longest_rows, "prepare the data set again; docs/data.md"),
             (
                 "two steps, killed in the second",
-                lambda: exercise.train_and_kill(MOMENTS[3], 1.0, environment),
+                lambda: started(lambda: exercise.train_and_kill(MOMENTS[3], 1.0, environment)),
                 "out of memory: less verl.gpu_memory_utilization or training.micro_batch_tokens; else the log",
             ),
-            ("resume", lambda: _resume(exercise, environment, report), "the log says at which step and why"),
+            (
+                "resume",
+                lambda: started(lambda: _resume(exercise, environment, report)),
+                "the log says at which step and why",
+            ),
             ("every step once", lambda: checks.every_step_once(training), "report it with the folder"),
             (
                 "longest prompt",
@@ -142,9 +146,9 @@ def check(
 
 
 def _resume(exercise: Exercise, environment: Mapping[str, str], report: Report) -> str:
-    started = time.monotonic()
+    began = time.monotonic()
     exercise.train(environment)
-    wall = time.monotonic() - started
+    wall = time.monotonic() - began
     timings = pd.DataFrame(list(records.read(exercise.state / "timings.jsonl")))
     parts = timings[[name for name in _PARTS if name in timings]]
     step = float(

@@ -34,7 +34,7 @@ from reproduction.plan import Plan
 from reproduction.pretrained import HubModel
 from reproduction.rehearsal import cells, checks
 from reproduction.rehearsal.cells import Cell, choose_rows, shrunk, too_long
-from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed, draw_moment
+from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed, draw_moment, started
 from reproduction.rehearsal.stand_in import NoTokenizer, StandIns, make_stand_in
 from reproduction.rewards import problems_of
 from reproduction.runs import RunConfiguration, digest
@@ -207,7 +207,7 @@ def _row(cell: Cell, moment: str | None, stage: Stage, tried: bool) -> Row:
         row.reason = "not among the runs that were asked for"
         return row
     row.rehearsed_as = f"{key}" + ("" if stands == source else f", with {stands} for {source}")
-    started = time.monotonic()
+    began = time.monotonic()
     log.info("%s: %s", cell.run.name, folder)
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that did not pass, or was not killed
     try:
@@ -222,7 +222,7 @@ def _row(cell: Cell, moment: str | None, stage: Stage, tried: bool) -> Row:
     ) as error:  # a cell that cannot be rehearsed is a row of the table, not the end of the others
         row.status, row.reason = "failed", f"{type(error).__name__}: {error}"
         write_text(folder / "traceback.txt", traceback.format_exc())
-    log.info("%s: %s after %.0f s %s", cell.run.name, row.status, time.monotonic() - started, row.reason)
+    log.info("%s: %s after %.0f s %s", cell.run.name, row.status, time.monotonic() - began, row.reason)
     write_json(kept, row.to_dict())
     return row
 
@@ -246,14 +246,14 @@ def _rehearse_cell(cell, run, machine, moment, entry, dataset, folder, stage: St
     """Do it; ``row`` collects the parts. Raises where one does not hold."""
 
     def part(name: str, act: Callable[[], str | None]) -> None:
-        started = time.monotonic()
+        began = time.monotonic()
         try:
             found, passed = act() or "", True
         except Exception as error:
             found, passed = str(error), False
             raise
         finally:
-            row.parts.append(Part(name, passed, found, round(time.monotonic() - started, 1)))
+            row.parts.append(Part(name, passed, found, round(time.monotonic() - began, 1)))
 
     evaluation = stage.scale.evaluation_of(cell.run.model)
     model, files = part_of_stage(part, cell, run, machine, entry, dataset, evaluation.dataset, stage)
@@ -271,10 +271,10 @@ def _rehearse_cell(cell, run, machine, moment, entry, dataset, folder, stage: St
     if moment is not None:
         drawn, delay_s = draw_moment(seeds.generator(stage.root_seed, "rehearsal", int(cell.key, 16) % 2**31))
         chosen = moment or drawn
-        part("kill", lambda: exercise.train_and_kill(chosen, delay_s, stage.environment))
-        part("resume", lambda: exercise.train(stage.environment))
+        part("kill", lambda: started(lambda: exercise.train_and_kill(chosen, delay_s, stage.environment)))
+        part("resume", lambda: started(lambda: exercise.train(stage.environment)))
     else:
-        part("train", lambda: exercise.train(stage.environment))
+        part("train", lambda: started(lambda: exercise.train(stage.environment)))
     training = checks.Training(run, exercise.state, model)
     ids = [problem.id for problem in problems_of(read_dataset(files["training"]))]
     part("every step once", lambda: checks.every_step_once(training))

@@ -1,6 +1,6 @@
 """One cell of a scale with GPUs, rehearsed as `snakemake rehearse` does it: killed between verl's files and ours.
 
-All cells of all scales are rehearsed by hand; docs/records/rehearsal_*.md holds what came of it.
+All cells of a scale are rehearsed by hand: docs/rehearsal.md.
 """
 
 import json

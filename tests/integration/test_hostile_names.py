@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reproduction.config import merge, read_yaml
+from reproduction.config import dump_yaml, merge, read_yaml
 
 sys.path.append(str(Path(__file__).parents[1]))
 from wrong_configurations import copy_checkout  # noqa: E402
@@ -67,7 +67,7 @@ class Stage:
 
     def lay_over(self, file: str, change: dict) -> None:
         path = self.checkout / file
-        path.write_text(yaml.safe_dump(merge(read_yaml(path), change), sort_keys=False), encoding="utf-8")
+        path.write_text(dump_yaml(merge(read_yaml(path), change)), encoding="utf-8")
 
     def run(self, *targets: str) -> subprocess.CompletedProcess:
         command = [

@@ -259,6 +259,10 @@ def test_a_hub_model_is_imported_and_its_tokenizer_is_used_as_written(tiny, tmp_
             "repository": "somebody/tiny",
             "revision": COMMIT,
             "pinned": True,
+            "files": [
+                {"name": name, "sha256": digest(content), "verified_by": "table"}
+                for name, content in sorted(files.items())
+            ],
         }
         before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
 

@@ -26,9 +26,7 @@ def test_the_page_runs_and_states_what_it_returns(capsys):
     assert weights.flatten().tolist() == pytest.approx([2.0, 0.5, 0.0])
     largest = stated('weight_statistics(old, behaviour, mask, cap=2.0)["ratio_max"]', "2.5")
     assert largest == pytest.approx(2.5)
-    difference = stated(
-        "check_behaviour_logprobs(old, behaviour, mask, temperatures=[0.6, 1.4, 1.0])", "0.80 nats"
-    )
+    difference = stated("check_behaviour_logprobs(old, behaviour, mask, temperatures)", "0.80 nats")
     assert difference == pytest.approx(0.80, abs=0.01)
     votes = 'majority_at_k(["4", "4", "5", None], [True, True, False, False], k=[1, 2, 4])'
     assert stated(votes, "0.5, 0.667, 1.0") == pytest.approx([0.5, 0.667, 1.0], abs=1e-3)

@@ -272,5 +272,4 @@ def test_the_workflow_is_as_the_snakemake_catalogue_wants_it():
     ]
     assert set(usage) <= {"mandatory-flags", "software-stack-deployment", "report"}
     assert any(usage["software-stack-deployment"].values())
-    # Snakemake takes the first of these names that it finds in the folder where it is started.
-    assert not (REPOSITORY / "Snakefile").exists()
+    assert 'include: "workflow/Snakefile"' in (REPOSITORY / "Snakefile").read_text(encoding="utf-8")

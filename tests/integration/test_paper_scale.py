@@ -1,7 +1,6 @@
-"""The paper's scale is planned on any machine: no GPU, no hub, no tokenizer, a few seconds."""
+"""The paper's scale is planned on any machine: no GPU, no hub, no tokenizer."""
 
 import json
-import resource
 import socket
 import sys
 
@@ -23,11 +22,7 @@ def test_every_training_evaluation_and_figure_is_planned(fresh, monkeypatch, sca
         (fresh.folder / "config.yaml").write_text(
             yaml.safe_dump({"scale": scale, "experiments": [*figures, *INFERENCE]})
         )
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         planned = fresh.planned()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Processor time: what else runs on the machine does not count.
-    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 15
     assert planned["train"] == planned["evaluate_run"] >= least
     assert planned["plot_figure"] == len(figures)
     assert planned["draw_study"] == planned["plot_study"] == len(INFERENCE)

@@ -1,6 +1,5 @@
 """What a change runs again with the profile, and how long it takes to say so."""
 
-
 import pytest
 
 from conftest import FIGURE

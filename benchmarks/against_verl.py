@@ -40,11 +40,12 @@ import torch
 import workload
 from arms import machine, versions
 
-from reproduction import countdown, records, runs
-from reproduction.config import REPOSITORY, WORKFLOW, Configuration, Scale, load_scale, merge, read_yaml
+from reproduction.config import REPOSITORY, WORKFLOW, Configuration, Scale, load_scale, merge, read_yaml, runs
 from reproduction.data import write_dataset
 from reproduction.engines.inprocess import Trainer
 from reproduction.files import write_json
+from reproduction.tasks import countdown
+from reproduction.training import records
 
 SIZES = ("smoke test", "default scale")
 MARK = "EAD_VERL_TRAINING"  # set in the environment of every process that verl's engine starts

@@ -4,7 +4,7 @@
 
 Made-up verdicts and votes are written as one evaluation, a sample file per checkpoint. Parts:
 
-- read: sample files to counts of correct responses (``reproduction.samples.correct_counts``, checksums included)
+- read: sample files to counts of correct responses (``evaluation.samples.correct_counts``, checksums included)
 - metrics: Pass@k and Worst@k of every problem and checkpoint for k = 1, 4, 16, 64, 256
 - bootstrap: the mean over problems of each, and of its difference to the first checkpoint, paired by problem
 - majority: Majority@k for k = 1, 3, 8, 16, 24, 32, 64 at the first ``--majority`` checkpoints (the loop is slow)
@@ -28,7 +28,7 @@ from arms import Arm, Measured, alternate, machine, measured, median, ratio, ser
 from scipy import special
 
 from ead import metrics, seeds, statistics
-from reproduction import samples
+from reproduction.evaluation import samples
 from reproduction.files import write_json
 
 SIZES = (1, 4, 16, 64, 256)
@@ -45,7 +45,7 @@ def stream(*names: str | int) -> np.random.Generator:
 
 def write_evaluation(folder: Path, checkpoints: int, problems: int, responses: int) -> None:
     """Write one evaluation: problems differ in how often they are solved, which grows with training."""
-    from reproduction.responses import (
+    from reproduction.evaluation.responses import (
         describe_samples,
         write_samples,
     )  # they import torch, which no analysis needs

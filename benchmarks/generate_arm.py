@@ -8,7 +8,7 @@ from arms import Measured, measured, serve
 from sampling_job import SamplingJob
 from transformers import LlamaForCausalLM
 
-from reproduction import compute
+from reproduction.cluster import compute
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ from reproduction.data import read_dataset
 from reproduction.data.prepare import prepare_dataset
 from reproduction.data.table import load_datasets
 from reproduction.files import write_json
-from reproduction.rewards import MULTIPLE_CHOICE, problems_of
+from reproduction.tasks.grading import MULTIPLE_CHOICE, problems_of
 
 SMALL = 2000
 KINDS = ("gold", "rewritten", "wrong", "wrong")

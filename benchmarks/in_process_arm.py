@@ -8,9 +8,9 @@ from arms import Measured, measured, serve
 from sampling_job import SamplingJob
 
 from ead import seeds
-from reproduction import compute
-from reproduction.generate import generate
-from reproduction.transformer import Transformer
+from reproduction.cluster import compute
+from reproduction.models.transformer import Transformer
+from reproduction.sampling.generate import generate
 
 NEVER = -1  # no token has this id, so no response ends by itself
 

@@ -5,9 +5,9 @@
 Each number is one call in a process of its own: the largest resident size while it runs, above the size before it,
 when everything is imported, the model is there and a call on one row of two tokens has been made.
 
-- sampling: ``reproduction.generate.generate`` with log-probabilities and entropies, as in a training step
-- update: one micro-batch, ``reproduction.policy.response_logprobs``, ``ead.objective.policy_loss`` and its backward
-  pass; the gradients, as large as the parameters, are among it
+- sampling: ``reproduction.sampling.generate.generate`` with log-probabilities and entropies, as in a training step
+- update: one micro-batch, ``reproduction.sampling.policy.response_logprobs``, ``ead.objective.policy_loss`` and
+  its backward pass; the gradients, as large as the parameters, are among it
 
 The model is the default scale's (hidden 64, 2 layers, tied embeddings) with other vocabularies, so that what grows with
 the vocabulary stands out. Prompts have 16 tokens and no response ends early. Beside each peak stands the size of one
@@ -26,10 +26,11 @@ import torch
 from arms import Arm, Measured, machine, serve
 
 from ead import objective, schedule, seeds
-from reproduction import generate, policy, warmstart
 from reproduction.config import load_scale
 from reproduction.files import write_json
-from reproduction.transformer import Shape, Transformer
+from reproduction.models.transformer import Shape, Transformer
+from reproduction.sampling import generate, policy
+from reproduction.training import warmstart
 
 PROMPT, POSITIONS = 16, 1024
 # The first value of each is the one that the others' lines go through.

@@ -26,13 +26,15 @@ from pathlib import Path
 
 import torch
 
-from reproduction import countdown, warmstart
 from reproduction.config import Configuration, load_experiments, load_scale
+from reproduction.config.runs import RunConfiguration, expand
 from reproduction.data import write_dataset
 from reproduction.engines import inprocess
-from reproduction.model_card import model_card
-from reproduction.runs import RunConfiguration, expand, publish
+from reproduction.tasks import countdown
 from reproduction.tracking import RunDescription, RunStream, Store, ingest
+from reproduction.training import warmstart
+from reproduction.training.model_card import model_card
+from reproduction.training.run_folder import publish
 
 STATES = ("none", "healthy", "away", "silent", "full", "killed")
 ROOT_SEED = 2025

@@ -10,7 +10,7 @@ import torch
 import workload
 from arms import Measured, measured, serve
 
-from reproduction import compute
+from reproduction.cluster import compute
 from reproduction.engines.inprocess import Trainer
 
 NEVER = -1  # no token has this id, so no response ends by itself

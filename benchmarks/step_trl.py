@@ -18,7 +18,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallb
 from trl import GRPOConfig, GRPOTrainer
 
 from reproduction.data import read_dataset
-from reproduction.rewards import Grader, problems_of
+from reproduction.tasks.grading import Grader, problems_of
 
 
 def main() -> None:

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from ead import seeds
-from reproduction import countdown, runs, warmstart
-from reproduction.config import Configuration, WarmStartModel, load_scale
+from reproduction.config import Configuration, WarmStartModel, load_scale, runs
 from reproduction.data import write_dataset
+from reproduction.tasks import countdown
+from reproduction.training import warmstart
 
 # name -> hidden size, layers, heads, MLP size: 115 thousand, 6.5 and 29 million parameters
 SIZES = {"115k": (64, 2, 2, 192), "6M": (288, 6, 9, 864), "29M": (512, 8, 8, 1664)}

@@ -5,11 +5,11 @@ import json
 import logging
 from pathlib import Path
 
-from reproduction import compute, devices
+from reproduction.cluster import compute, devices
 from reproduction.config import InferenceRequest, Verl
+from reproduction.evaluation.studies import draw_study
 from reproduction.files import sha256_of_file, sha256_of_model, write_json
-from reproduction.inference import draw_study
-from reproduction.runs import code_version
+from reproduction.versions import code_version
 
 
 def main() -> None:

@@ -9,11 +9,11 @@ import json
 import sys
 from pathlib import Path
 
-from reproduction import budget
-from reproduction.cluster import Needs, load_resources
+from reproduction.cluster.resources import Needs, load_resources
 from reproduction.config import Configuration, ConfigurationError, load_experiments, load_scale
+from reproduction.config.runs import expand
+from reproduction.costs import budget
 from reproduction.files import write_json
-from reproduction.runs import expand
 
 
 def main() -> int:

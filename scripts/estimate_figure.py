@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from reproduction import analyses, theory
+from reproduction.figures import analyses, theory
 from reproduction.files import write_parquet
 
 FROM_RUNS = {"training_curves": analyses.training_curves, "decoder_matrix": analyses.decoder_matrix}

@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from reproduction.config import AnyStudy
+from reproduction.figures.inference_estimates import estimate_study
 from reproduction.files import write_parquet
-from reproduction.inference_estimates import estimate_study
 
 
 def main() -> None:

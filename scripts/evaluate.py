@@ -5,17 +5,20 @@ import json
 import logging
 from pathlib import Path
 
-from reproduction import compute, devices
+from reproduction.cluster import compute, devices
 from reproduction.config import EvaluationRequest, Verl
-from reproduction.evaluate import evaluate, prune
+from reproduction.config.runs import axes_of
+from reproduction.evaluation.evaluate import evaluate, prune
 from reproduction.files import sha256_of_file, write_json
-from reproduction.runs import axes_of, code_version
+from reproduction.versions import code_version
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--subject", required=True, help="name of the run or model")
-    parser.add_argument("--request", required=True, help="JSON of reproduction.evaluate.EvaluationRequest")
+    parser.add_argument(
+        "--request", required=True, help="JSON of reproduction.evaluation.evaluate.EvaluationRequest"
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--run", type=Path, help="manifest of a finished run: all its checkpoints are evaluated"

@@ -4,8 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from reproduction import provenance
 from reproduction.config import load_configuration, load_experiments, load_scale
+from reproduction.report import provenance
 
 
 def main() -> None:

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from reproduction import countdown
 from reproduction.config import CountdownData
 from reproduction.data import read_dataset, write_dataset
 from reproduction.files import sha256_of_file, write_json
+from reproduction.tasks import countdown
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
         arguments.card,
         {
             "name": arguments.name,
-            "source": "generated: reproduction.countdown",
+            "source": "generated: reproduction.tasks.countdown",
             "definition": definition.model_dump(mode="json"),
             "root_seed": arguments.root_seed,
             "rows": len(read_dataset(arguments.output)),

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from reproduction.pretrained import TABLE, import_model, load_models
+from reproduction.models.pretrained import TABLE, import_model, load_models
 
 
 def main() -> None:

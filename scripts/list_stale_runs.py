@@ -8,7 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
-from reproduction.runs import changed_sources
+from reproduction.versions import changed_sources
 
 
 def main() -> None:

@@ -4,11 +4,12 @@ import argparse
 import json
 from pathlib import Path
 
-from reproduction import costs, figures
+from reproduction import figures
 from reproduction.config import load_configuration, load_experiments, load_scale
-from reproduction.plotting import costs as plots
-from reproduction.plotting import style
-from reproduction.runs import expand
+from reproduction.config.runs import expand
+from reproduction.costs import growth
+from reproduction.costs import plot as plots
+from reproduction.figures.plotting import style
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
         for experiment in arguments.experiments
         for name, run in expand(configuration, scale, experiments[experiment]).items()
     }
-    found = costs.tabulate(arguments.results, runs)
+    found = growth.tabulate(arguments.results, runs)
     models = {role.model: figures.model_label(role.model, name) for name, role in scale.roles.items()}
     figure = plots.growth(found, models, scale.description)
     style.save(figure, found.table, arguments.pdf, arguments.png, arguments.csv)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from reproduction.plotting import curves, matrix, style, theory
+from reproduction.figures.plotting import curves, matrix, style, theory
 
 KINDS = {
     "training_curves": curves.training_curves,

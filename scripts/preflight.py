@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from reproduction.config import EvaluationRequest, Verl
+from reproduction.config.runs import RunConfiguration
 from reproduction.rehearsal import reports
-from reproduction.runs import RunConfiguration
 
 
 def main() -> int:
@@ -16,7 +16,7 @@ def main() -> int:
     table = kinds.add_parser("table", help="print reports; those that did not pass are removed")
     table.add_argument("reports", type=Path, nargs="*")
     model = kinds.add_parser("model", help="try one model")
-    model.add_argument("--run", required=True, help="JSON of reproduction.runs.RunConfiguration")
+    model.add_argument("--run", required=True, help="JSON of reproduction.config.runs.RunConfiguration")
     model.add_argument("--machine", required=True, help="JSON of reproduction.config.Verl")
     model.add_argument("--request", required=True, help="JSON of reproduction.config.EvaluationRequest")
     model.add_argument("--model", type=Path, required=True, help="manifest of the model")

@@ -10,15 +10,15 @@ import logging
 import sys
 from pathlib import Path
 
-from reproduction import compute
+from reproduction.cluster import compute
 from reproduction.config import ConfigurationError
+from reproduction.config.command_line import selected
 from reproduction.files import write_json, write_text
 from reproduction.plan import read_plan
 from reproduction.rehearsal import rehearse
 from reproduction.rehearsal.cells import distinct
 from reproduction.rehearsal.exercise import clean_environment
 from reproduction.rehearsal.stand_in import load_stand_ins
-from reproduction.requests import selected
 
 
 def main() -> int:

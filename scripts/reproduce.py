@@ -12,8 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from reproduction.cluster.loggers import with_loggers
 from reproduction.config import WORKFLOW, ConfigurationError
-from reproduction.loggers import with_loggers
 from reproduction.plan import read_files, read_plan
 
 INTERRUPTED = 128 + 2  # exit status of a command that SIGINT ended

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from reproduction import deviations, report
+from reproduction import report
+from reproduction.claims import deviations
 from reproduction.config import load_configuration, load_experiments, load_scale
 from reproduction.files import write_json, write_text
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from reproduction.analyses import summary
+from reproduction.figures.analyses import summary
 from reproduction.files import write_text
 
 

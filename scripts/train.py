@@ -16,28 +16,23 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from reproduction import ray, records
+from reproduction.cluster import ray
+from reproduction.cluster.timings import cpu_seconds
 from reproduction.config import Verl
+from reproduction.config.runs import RunConfiguration, figures_of, tracking_experiment
 from reproduction.engines import Result
-from reproduction.model_card import model_card
-from reproduction.runs import (
-    RunConfiguration,
-    code_version,
-    figures_of,
-    mark_sources,
-    mark_started,
-    publish,
-    tracking_experiment,
-)
-from reproduction.timings import cpu_seconds
 from reproduction.tracking import RunDescription, RunStream, Store
+from reproduction.training import records
+from reproduction.training.model_card import model_card
+from reproduction.training.run_folder import mark_sources, mark_started, publish
+from reproduction.versions import code_version
 
 STREAM_AFTER_S = 60.0  # most trainings of the default scale are over by then
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", required=True, help="JSON of reproduction.runs.RunConfiguration")
+    parser.add_argument("--run", required=True, help="JSON of reproduction.config.runs.RunConfiguration")
     parser.add_argument("--model", type=Path, required=True, help="manifest of the model to start from")
     parser.add_argument("--dataset", type=Path, required=True, help="training problems, Parquet")
     parser.add_argument("--output", type=Path, required=True, help="manifest; the run folder is its parent")
@@ -141,7 +136,7 @@ def outside_steps(timings: Path, earlier: list[dict]) -> float | None:
 
 
 def train_in_process(run: RunConfiguration, arguments: argparse.Namespace) -> Result:
-    from reproduction import compute
+    from reproduction.cluster import compute
     from reproduction.engines import inprocess
 
     compute.set_up(arguments.threads)

@@ -3,13 +3,14 @@
 import argparse
 from pathlib import Path
 
-from reproduction import compute, warmstart
+from reproduction.cluster import compute
 from reproduction.config import WarmStartModel
-from reproduction.countdown import Problem
 from reproduction.data import read_dataset
 from reproduction.files import atomic_directory, sha256_of_file, write_json
 from reproduction.progress import Progress
-from reproduction.rewards import problems_of
+from reproduction.tasks.countdown import Problem
+from reproduction.tasks.grading import problems_of
+from reproduction.training import warmstart
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
             folder / arguments.output.name,
             {
                 "name": arguments.name,
-                "source": "trained from scratch: reproduction.warmstart",
+                "source": "trained from scratch: reproduction.training.warmstart",
                 "definition": definition.model_dump(mode="json"),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "dataset_sha256": sha256_of_file(arguments.dataset),

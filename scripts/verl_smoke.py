@@ -16,10 +16,10 @@ import sys
 import time
 from pathlib import Path
 
-from reproduction import records
+from reproduction.config.runs import RunConfiguration
 from reproduction.engines.verl import abandoned_segments
 from reproduction.files import write_json, write_text
-from reproduction.runs import RunConfiguration
+from reproduction.training import records
 
 SCRIPTS = Path(__file__).resolve().parent
 INTERRUPTED_AFTER = 2  # steps
@@ -43,7 +43,7 @@ if "EAD_SMOKE_HOLDS_STEP" in os.environ:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", required=True, help="JSON of reproduction.runs.RunConfiguration")
+    parser.add_argument("--run", required=True, help="JSON of reproduction.config.runs.RunConfiguration")
     parser.add_argument("--machine", required=True, help="JSON of reproduction.config.Verl")
     parser.add_argument("--request", required=True, help="JSON of reproduction.config.EvaluationRequest")
     parser.add_argument("--model", type=Path, required=True, help="manifest of the model to start from")

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from reproduction.evaluation.responses import describe_samples, write_samples
 from reproduction.files import write_json
-from reproduction.responses import describe_samples, write_samples
 
 
 def write_evaluation(

@@ -8,8 +8,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from ead import schedule
-from reproduction import cluster, config, pretrained, requests
+from reproduction import config
+from reproduction.cluster import resources
+from reproduction.config import command_line
 from reproduction.data import table
+from reproduction.models import pretrained
 
 HEADER = """# Configuration
 
@@ -38,7 +41,7 @@ FILES: dict[str, tuple[str, str, list[type[BaseModel]]]] = {
     "The command line": (
         "--config",
         "what one call of Snakemake asks for, beside every key of config.yaml",
-        [requests.Request],
+        [command_line.Request],
     ),
     "Scales": (
         "workflow/scales/{scale}.yaml",
@@ -102,7 +105,7 @@ FILES: dict[str, tuple[str, str, list[type[BaseModel]]]] = {
         "published models and where they come from",
         [pretrained.HubModel, pretrained.PackageModel],
     ),
-    "The cluster": ("workflow/profiles/slurm/site.yaml", "what differs between clusters", [cluster.Site]),
+    "The cluster": ("workflow/profiles/slurm/site.yaml", "what differs between clusters", [resources.Site]),
 }
 
 

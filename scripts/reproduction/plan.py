@@ -16,11 +16,11 @@ from typing import Any
 
 from ead import schedule
 from reproduction import claims as paper_claims
-from reproduction import cluster, countdown, figures, hyperparameters
-from reproduction import deviations as paper_deviations
-from reproduction.analyses import METRICS, RECORDED_METRICS, TRAINING_METRICS
+from reproduction import figures
+from reproduction.claims import deviations as paper_deviations
 from reproduction.claims import model as tests_of_claims
 from reproduction.claims.evidence import PER_TOKEN
+from reproduction.cluster import resources
 from reproduction.config import (
     MOST_LINES,
     SCALES,
@@ -46,10 +46,13 @@ from reproduction.config import (
     read_yaml,
     suggest,
 )
+from reproduction.config.command_line import Request, read_command_line, selected, take_request
+from reproduction.config.runs import RunConfiguration, expand
 from reproduction.data.table import DatasetEntry, load_datasets
-from reproduction.pretrained import TOKENIZER, HubModel, PackageModel, load_models
-from reproduction.requests import Request, read_command_line, selected, take_request
-from reproduction.runs import RunConfiguration, expand
+from reproduction.figures import hyperparameters
+from reproduction.figures.analyses import METRICS, RECORDED_METRICS, TRAINING_METRICS
+from reproduction.models.pretrained import TOKENIZER, HubModel, PackageModel, load_models
+from reproduction.tasks import countdown
 
 # A figure by this ending shows what has run and says of the rest that it has not.
 SO_FAR = "_so_far"
@@ -70,8 +73,8 @@ class Plan:
     models: dict[str, HubModel | PackageModel]
     claims: paper_claims.Claims
     deviations: dict[str, paper_deviations.Deviation]
-    site: cluster.Site
-    estimates: cluster.Needs
+    site: resources.Site
+    estimates: resources.Needs
 
     @property
     def runs(self) -> dict[str, RunConfiguration]:
@@ -121,8 +124,10 @@ def read_plan(
     models = load_models(workflow / "models.yaml")
     claims = paper_claims.load_claims(workflow / "claims.yaml")
     deviations = paper_deviations.load_deviations(workflow / "deviations.yaml")
-    site = cluster.load_site(workflow / "profiles" / "slurm" / "site.yaml")
-    estimates = cluster.Needs(configuration.scale, scale, cluster.load_resources(workflow / "resources.yaml"))
+    site = resources.load_site(workflow / "profiles" / "slurm" / "site.yaml")
+    estimates = resources.Needs(
+        configuration.scale, scale, resources.load_resources(workflow / "resources.yaml")
+    )
     _raise(
         [
             *_choices(configuration, experiments),
@@ -279,10 +284,10 @@ def _experiments(experiments: Mapping[str, Experiment], scale: Scale, workflow: 
     studies = _studies_of_all_scales(workflow) | scale.inference.keys()
     for name, experiment in experiments.items():
         where = f"{file}: {name}"
-        if (name in cluster.RULES and name != "deviations") or name.endswith(SO_FAR):
+        if (name in resources.RULES and name != "deviations") or name.endswith(SO_FAR):
             yield (
                 f"{where}: a target or a file of the workflow has this name; allowed: any but "
-                f"{', '.join(cluster.RULES)} and names that end with {SO_FAR}"
+                f"{', '.join(resources.RULES)} and names that end with {SO_FAR}"
             )
         if (name == "deviations") != isinstance(experiment, DeviationsFigure):
             yield (

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import psutil
 
-from reproduction import records
+from reproduction.cluster.devices import LOCAL
 from reproduction.config import REPOSITORY, WORKFLOW, load_configuration, load_scale, merge, read_yaml
-from reproduction.devices import LOCAL
+from reproduction.config.runs import resolve
 from reproduction.engines.verl.configuration import MARK, mark
 from reproduction.files import write_json
-from reproduction.runs import resolve
+from reproduction.training import records
 
 CHOICES = {"models": {"tiny": {"hidden_size": 64, "heads": 2, "mlp_size": 192}}}
 # Weights that two updates have moved are told from another training's.

@@ -18,7 +18,7 @@ from hub_server import COMMIT, HubServer, hub_server
 from reproduction.data import DatasetError, read_dataset
 from reproduction.data.prepare import prepare_dataset
 from reproduction.data.table import load_datasets
-from reproduction.pretrained import HubModel, import_model, import_tokenizer
+from reproduction.models.pretrained import HubModel, import_model, import_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = ("dataset", "somebody/gsm8k")

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from reproduction.config import FIGURES, Configuration, TrainingCurves, load_experiments, load_scale
-from reproduction.runs import expand
+from reproduction.config.runs import expand
 
 EXPERIMENTS = {name: experiment for name, experiment in load_experiments().items() if name in FIGURES}
 

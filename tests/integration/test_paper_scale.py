@@ -59,7 +59,7 @@ import json, os, sys, time
 from pathlib import Path
 sys.path.insert(0, "{scripts}")
 started = time.monotonic()
-from reproduction import devices
+from reproduction.cluster import devices
 value = dict(zip(sys.argv, sys.argv[1:]))
 output = Path(value["--output"])
 with devices.leased(int(value["--gpus"]), "a test") as names:

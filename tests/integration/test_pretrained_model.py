@@ -20,8 +20,15 @@ from hub_server import COMMIT, hub_server
 from reproduction.config import ConfigurationError
 from reproduction.data import DatasetError
 from reproduction.files import sha256_of_file
-from reproduction.gguf_model import convert
-from reproduction.pretrained import HubModel, ModelError, PackageModel, find_model, import_model, load_models
+from reproduction.models.gguf import convert
+from reproduction.models.pretrained import (
+    HubModel,
+    ModelError,
+    PackageModel,
+    find_model,
+    import_model,
+    load_models,
+)
 
 TABLE = load_models()
 CHAT_TEMPLATE = "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"

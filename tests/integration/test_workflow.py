@@ -9,7 +9,7 @@ import pytest
 import yaml
 from rocrate.rocrate import ROCrate
 
-from reproduction.analyses import RECORDED_METRICS
+from reproduction.figures.analyses import RECORDED_METRICS
 
 SAMPLERS = ["tau0.6", "tau1.0", "tau1.2", "ead", "ead_tis", "ead_released", "ead_released_tis"]
 

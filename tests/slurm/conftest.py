@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from reproduction.config import REPOSITORY, Configuration, load_experiments, load_scale
-from reproduction.runs import expand
+from reproduction.config.runs import expand
 
 # As a user edits it: names of this cluster's partitions and GPUs.
 SITE = {

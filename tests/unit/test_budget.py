@@ -2,7 +2,10 @@
 
 import pytest
 
-from reproduction.budget import (
+from reproduction.cluster.resources import Needs, load_resources
+from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_experiments, load_scale
+from reproduction.config.runs import expand
+from reproduction.costs.budget import (
     Costed,
     Planned,
     PlanningFailed,
@@ -16,9 +19,6 @@ from reproduction.budget import (
     summary,
     with_tables,
 )
-from reproduction.cluster import Needs, load_resources
-from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_experiments, load_scale
-from reproduction.runs import expand
 
 
 def job(seconds, gpus=0, before=(), cores=1, size=0, scratch=0, freed=0):

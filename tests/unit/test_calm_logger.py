@@ -18,7 +18,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.tests import MockOutputSettings, TestLogHandlerBase
 
 import snakemake_logger_plugin_calm as calm
-from reproduction.loggers import with_loggers
+from reproduction.cluster.loggers import with_loggers
 from reproduction.progress import Progress
 from snakemake_logger_plugin_calm import live, text
 from snakemake_logger_plugin_calm.state import Remaining, Workflow, progress_file, readable

@@ -107,7 +107,7 @@ def golds(real_data, tmp_path_factory):
     from reproduction.data import read_dataset
     from reproduction.data.prepare import prepare_dataset
     from reproduction.data.table import load_datasets
-    from reproduction.rewards import problems_of
+    from reproduction.tasks.grading import problems_of
 
     folder, found = tmp_path_factory.mktemp("golds"), {}
     for name in GOLDS:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from reproduction.checkpoints import KEPT, State, StateMismatch, StateStore
+from reproduction.training.state import KEPT, State, StateMismatch, StateStore
 
 IDENTITY = {"run": "a", "model": "b", "torch": "2"}
 

@@ -20,9 +20,9 @@ from reproduction.config import (
     read_yaml,
     validate,
 )
+from reproduction.config.runs import expand
+from reproduction.figures.plotting import claims as plotting
 from reproduction.files import sha256_of_file, write_json, write_parquet
-from reproduction.plotting import claims as plotting
-from reproduction.runs import expand
 
 PROBLEMS, SAMPLES, STEPS = 240, 16, 40
 OVERRIDES = {

@@ -6,8 +6,9 @@ import re
 import pytest
 import yaml
 
-from reproduction import cluster, ray
-from reproduction.cluster import (
+from reproduction.cluster import ray, resources
+from reproduction.cluster.devices import Device
+from reproduction.cluster.resources import (
     Need,
     Needs,
     Site,
@@ -17,10 +18,9 @@ from reproduction.cluster import (
     too_few_gpus,
 )
 from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_experiments, load_scale
+from reproduction.config.runs import expand
 from reproduction.data.table import load_datasets
-from reproduction.devices import Device
-from reproduction.pretrained import load_models
-from reproduction.runs import expand
+from reproduction.models.pretrained import load_models
 
 SCALES = sorted(path.stem for path in (REPOSITORY / "workflow/scales").glob("*.yaml"))
 TRAINING = Need(gpus=8, cpus=64, memory_mb=400_000, minutes=600, expected_s=20_000)
@@ -78,7 +78,7 @@ def test_a_fork_takes_what_is_left_of_its_response():
     need = needs.draw_study("forking")
     assert need.expected_s == pytest.approx(table.startup_s + sampling_s)
     # Every branch is kept with the text before it, and the responses with their tokens.
-    assert need.expected_bytes == round(200 * mean * (cluster.BYTES_PER_TOKEN * (1 + 16 * 2) + 4))
+    assert need.expected_bytes == round(200 * mean * (resources.BYTES_PER_TOKEN * (1 + 16 * 2) + 4))
 
 
 def test_studies_in_process_ask_for_no_gpu():
@@ -99,7 +99,7 @@ def test_a_studied_model_without_an_entry_is_named():
 
 
 def test_twice_the_gpus_halve_what_follows_the_start():
-    one, two = cluster.Allocation(gpus=8, memory_mb=1), cluster.Allocation(gpus=8, nodes=2, memory_mb=1)
+    one, two = resources.Allocation(gpus=8, memory_mb=1), resources.Allocation(gpus=8, nodes=2, memory_mb=1)
     assert (one.units, two.units) == (8, 16)
 
 
@@ -113,7 +113,7 @@ def test_an_empty_site_file_asks_for_nothing_but_the_job():
         "nodes": 1,
         "gpus_per_node": 8,
     }
-    assert slurm_resources(TRAINING, Site()).keys() == set(cluster.SLURM_RESOURCES)
+    assert slurm_resources(TRAINING, Site()).keys() == set(resources.SLURM_RESOURCES)
 
 
 def test_a_site_names_account_partition_and_gpus():
@@ -165,37 +165,37 @@ def logged(folder, *texts):
 @pytest.mark.parametrize("text", MEMORY)
 def test_memory_grows_after_each_kill_for_memory_and_time_does_not(tmp_path, text):
     logs = logged(tmp_path, text, text)
-    grown = [cluster.growth_after(logs, attempt) for attempt in (1, 3)]
-    assert grown == [cluster.Growth(), cluster.Growth(memory=3)]
+    grown = [resources.growth_after(logs, attempt) for attempt in (1, 3)]
+    assert grown == [resources.Growth(), resources.Growth(memory=3)]
 
 
 def test_time_grows_after_each_time_limit_and_memory_does_not(tmp_path):
-    assert cluster.growth_after(logged(tmp_path, TIME), 2) == cluster.Growth(minutes=2)
-    assert cluster.growth_after(logged(tmp_path, TIME, MEMORY[0], TIME), 4) == cluster.Growth(
+    assert resources.growth_after(logged(tmp_path, TIME), 2) == resources.Growth(minutes=2)
+    assert resources.growth_after(logged(tmp_path, TIME, MEMORY[0], TIME), 4) == resources.Growth(
         minutes=3, memory=2
     )
 
 
 @pytest.mark.parametrize("text", OTHER)
 def test_a_job_that_ended_otherwise_is_tried_again_as_it_was(tmp_path, text):
-    assert cluster.growth_after(logged(tmp_path, text), 2) == cluster.Growth()
+    assert resources.growth_after(logged(tmp_path, text), 2) == resources.Growth()
 
 
 def test_logs_of_an_earlier_workflow_do_not_count(tmp_path):
     logs = logged(tmp_path, MEMORY[0], MEMORY[0], TIME)  # only the last is of this one's first attempt
-    assert cluster.growth_after(logs, 2) == cluster.Growth(minutes=2)
-    assert cluster.growth_after(tmp_path / "nothing", 2) == cluster.Growth()
+    assert resources.growth_after(logs, 2) == resources.Growth(minutes=2)
+    assert resources.growth_after(tmp_path / "nothing", 2) == resources.Growth()
 
 
 def test_a_retry_asks_for_more_up_to_the_limits_of_the_site():
     site = Site.model_validate({"limits": {"minutes": 1440, "memory_mb": 1_000_000}})
-    asked = [slurm_resources(TRAINING, site, cluster.Growth(times, times)) for times in (1, 2, 3)]
+    asked = [slurm_resources(TRAINING, site, resources.Growth(times, times)) for times in (1, 2, 3)]
     assert [one["runtime"] for one in asked] == [600, 1200, 1440]
     assert [one["mem_mb"] for one in asked] == [400_000, 800_000, 1_000_000]
 
 
 def test_the_commented_example_of_the_site_file_is_valid(tmp_path):
-    text = cluster.SITE_FILE.read_text()
+    text = resources.SITE_FILE.read_text()
     assert load_site() == Site(), "the committed site file must name no site"
     example = [line[4:] for line in text.splitlines() if line.startswith("#   ")]
     site = Site.model_validate(yaml.safe_load("\n".join(example)))

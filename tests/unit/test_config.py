@@ -7,8 +7,8 @@ import yaml
 
 from reproduction import config, configuration_page
 from reproduction.config import REPOSITORY, Configuration, ConfigurationError, Scale, load_configuration
+from reproduction.config.runs import RunConfiguration, expand
 from reproduction.data.table import DatasetEntry
-from reproduction.runs import RunConfiguration, expand
 
 SHIPPED_SCALES = sorted(path.stem for path in (REPOSITORY / "workflow" / "scales").glob("*.yaml"))
 

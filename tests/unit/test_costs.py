@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reproduction import costs
 from reproduction.config import Configuration, load_experiments, load_scale
+from reproduction.config.runs import expand
+from reproduction.costs import growth
+from reproduction.costs import plot as plots
+from reproduction.figures.plotting import style
 from reproduction.files import write_json, write_parquet
-from reproduction.plotting import costs as plots
-from reproduction.plotting import style
-from reproduction.runs import expand
 
 STEPS, LENGTH = 10, 20.0
 PARTS = {"sampling": 0.1, "grading": 0.01, "update": 0.2}  # seconds per step and rollout
@@ -53,7 +53,7 @@ class World:
         write_parquet(times, folder / "timings.parquet")
 
     def tabulate(self):
-        return costs.tabulate(self.results, self.runs)
+        return growth.tabulate(self.results, self.runs)
 
     def draw(self, found, folder):
         models = {role.model: role.model for role in self.scale.roles.values()}
@@ -88,7 +88,7 @@ def test_the_parts_of_a_step_stand_beside_its_response_tokens(world):
     bins = points(world.tabulate(), panel="tokens", model="tiny", n=4)
     assert set(bins["part"]) == set(PARTS)
     update = bins[bins["part"] == "update"]
-    assert update["value"].to_numpy() == pytest.approx([0.8] * costs.BINS)
+    assert update["value"].to_numpy() == pytest.approx([0.8] * growth.BINS)
     per_step = world.scale.training.prompts * 4
     assert update["x"].to_numpy() == pytest.approx(per_step * (LENGTH + np.array([1.5, 3.5, 5.5, 7.5, 9.5])))
 
@@ -97,11 +97,11 @@ def test_runs_add_up_seed_by_seed_with_what_all_share_before_them(world):
     found = world.tabulate()
     assert (found.cells, found.seeds, found.trained, found.evaluated) == (4, [0, 1], 8, 10)
     table = points(found, panel="runs").pivot(index="x", columns="part", values="value")
-    assert table.loc[0].to_dict() == {costs.STEPS: 0, costs.OUTSIDE: 0, costs.EVALUATION: 2 * EVALUATION}
+    assert table.loc[0].to_dict() == {growth.STEPS: 0, growth.OUTSIDE: 0, growth.EVALUATION: 2 * EVALUATION}
     one_seed = {
-        costs.STEPS: STEPS * sum(PARTS.values()) * 2 * (4 + 8),
-        costs.OUTSIDE: 4 * 4.0,
-        costs.EVALUATION: 4 * 2 * EVALUATION,
+        growth.STEPS: STEPS * sum(PARTS.values()) * 2 * (4 + 8),
+        growth.OUTSIDE: 4 * 4.0,
+        growth.EVALUATION: 4 * 2 * EVALUATION,
     }
     assert (table.loc[4] - table.loc[0]).to_dict() == pytest.approx(one_seed)
     assert (table.loc[8] - table.loc[4]).to_dict() == pytest.approx(one_seed)
@@ -125,8 +125,8 @@ def test_seconds_on_the_wall_where_an_engine_records_no_others(world, tmp_path):
     found = world.tabulate()
     assert not found.cpu and found.untimed_starts == 0
     last = points(found, panel="runs", x=8).set_index("part")["value"]
-    assert last[costs.STEPS] == pytest.approx(WALL * STEPS * sum(PARTS.values()) * 4 * (4 + 8))
-    assert last[costs.EVALUATION] == pytest.approx(WALL * EVALUATION * (8 * 2 + 2))
+    assert last[growth.STEPS] == pytest.approx(WALL * STEPS * sum(PARTS.values()) * 4 * (4 + 8))
+    assert last[growth.EVALUATION] == pytest.approx(WALL * EVALUATION * (8 * 2 + 2))
     words, _ = world.draw(found, tmp_path)
     assert "s on the wall per step" in words and "CPU" not in words
 
@@ -134,12 +134,12 @@ def test_seconds_on_the_wall_where_an_engine_records_no_others(world, tmp_path):
 def test_a_run_that_did_not_run_and_a_scale_without_runs(world, tmp_path):
     (world.results / "runs" / list(world.runs)[-1] / "manifest.json").unlink()
     assert world.tabulate().trained == 7
-    words, drawn = world.draw(costs.tabulate(tmp_path / "elsewhere", world.runs), tmp_path)
+    words, drawn = world.draw(growth.tabulate(tmp_path / "elsewhere", world.runs), tmp_path)
     assert "no run so far" in words and drawn.empty
 
 
 def test_one_seed_is_said_to_cost_as_much_again(world, tmp_path):
-    found = costs.tabulate(world.results, {name: run for name, run in world.runs.items() if run.seed == 0})
+    found = growth.tabulate(world.results, {name: run for name, run in world.runs.items() if run.seed == 0})
     assert found.seeds == [0]
     words, _ = world.draw(found, tmp_path)
     assert "another seed is 4 runs more" in words

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from ead import seeds, verifier
-from reproduction import countdown
-from reproduction.countdown import Chain, Demonstrator, Problem
+from reproduction.tasks import countdown
+from reproduction.tasks.countdown import Chain, Demonstrator, Problem
 
 
 def test_a_chain_prints_its_steps_and_its_expression():

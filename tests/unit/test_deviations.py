@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reproduction import config, deviations
+from reproduction import config
+from reproduction.claims import deviations
+from reproduction.claims.deviations import Recorded, load_deviations, measure, tabulate
 from reproduction.config import ConfigurationError
-from reproduction.deviations import Recorded, load_deviations, measure, tabulate
-from reproduction.plotting import deviations as plotting
-from reproduction.plotting import style
+from reproduction.figures.plotting import deviations as plotting
+from reproduction.figures.plotting import style
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduction import devices
+from reproduction.cluster import devices
 from reproduction.config import REPOSITORY, Verl
 
 UUIDS = [f"GPU-{number}{number}{number}{number}0000-aaaa" for number in range(8)]
@@ -21,7 +21,7 @@ PART = "  MIG 3g.40gb     Device  {}: (UUID: MIG-{})"
 HOLDER = """
 import json, os, sys, time
 from pathlib import Path
-from reproduction import devices
+from reproduction.cluster import devices
 devices.LOCAL, devices.POLL_S = Path(sys.argv[1]), 0.02
 number, seconds, note = int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])
 with devices.leased(number, "a test") as names:

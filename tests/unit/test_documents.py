@@ -16,8 +16,8 @@ import yaml
 
 from pages import blocks, commands, pages
 from reproduction.config import REPOSITORY, WORKFLOW, merge
+from reproduction.config.command_line import read_command_line, selected, take_request
 from reproduction.plan import SO_FAR, Plan, read_plan
-from reproduction.requests import read_command_line, selected, take_request
 
 PAGES = pages()
 NAMES = [page.relative_to(REPOSITORY).as_posix() for page in PAGES]
@@ -73,7 +73,7 @@ def test_every_path_and_module_that_a_page_names_exists(page):
     for code in re.findall(r"`([^`\n]+)`", prose(page)):
         if re.fullmatch(r"(docs|scripts|tests|workflow|examples|envs|benchmarks)/[\w./-]+", code):
             assert (REPOSITORY / code).exists(), f"{page.name}: {code}"
-        if re.fullmatch(r"ead(\.\w+)+", code):
+        if re.fullmatch(r"(ead|reproduction)(\.\w+)+", code):
             assert exists(code), f"{page.name}: {code}"
 
 

@@ -9,11 +9,14 @@ import pytest
 
 from ead import metrics
 from evaluations import write_evaluation
-from reproduction import analyses, countdown, evaluate, responses, warmstart
 from reproduction.config import Decoder, EvaluationRequest, load_scale
 from reproduction.data import write_dataset
+from reproduction.evaluation import evaluate, responses
+from reproduction.evaluation.samples import correct_counts, read_samples
+from reproduction.figures import analyses
 from reproduction.files import write_json
-from reproduction.samples import correct_counts, read_samples
+from reproduction.tasks import countdown
+from reproduction.training import warmstart
 
 ONE_MODEL = {"roles": {"qwen_1_5b": None}}
 TAU1 = Decoder(schedule={"kind": "fixed", "tau": 1.0}, label="τ = 1.0")

@@ -15,11 +15,11 @@ from ead.schedule import Annealed
 from pages import EXTEND, blocks, extensions
 from reproduction import figures
 from reproduction.config import Configuration, ConfigurationError, load_experiments, load_scale
+from reproduction.config.runs import expand
 from reproduction.data import read_dataset
 from reproduction.data.prepare import prepare_dataset
 from reproduction.data.table import load_datasets
-from reproduction.pretrained import load_models
-from reproduction.runs import expand
+from reproduction.models.pretrained import load_models
 
 TABLES = ("samplers", "experiments", "models", "datasets")
 

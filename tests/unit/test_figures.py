@@ -9,7 +9,7 @@ import pytest
 
 from ead import seeds, statistics
 from evaluations import write_evaluation
-from reproduction import analyses, figures, theory
+from reproduction import figures
 from reproduction.config import (
     Configuration,
     ConfigurationError,
@@ -17,10 +17,11 @@ from reproduction.config import (
     load_experiments,
     load_scale,
 )
+from reproduction.config.runs import axes_of, expand
+from reproduction.figures import analyses, theory
+from reproduction.figures.plotting import curves, matrix, style
+from reproduction.figures.plotting import theory as theory_plots
 from reproduction.files import write_json, write_parquet
-from reproduction.plotting import curves, matrix, style
-from reproduction.plotting import theory as theory_plots
-from reproduction.runs import axes_of, expand
 
 PROBLEMS, SAMPLES, PROMPTS = 30, 4, 8
 DECODERS = ["tau1.0", "greedy"]

@@ -7,9 +7,9 @@ from scipy import stats
 
 from ead import seeds
 from ead.schedule import Annealed, Cosine, Fixed, Linear, Piecewise, ReverseAnnealed, Switched
-from reproduction import warmstart
 from reproduction.config import load_scale
-from reproduction.generate import generate
+from reproduction.sampling.generate import generate
+from reproduction.training import warmstart
 
 SCHEDULES = [Fixed(0.6), Annealed(d0=6, alpha=0, start=2), ReverseAnnealed(reading="mirrored", d0=6, start=1)]
 PROMPTS = [[100, 5, 8, 9], [101, 7], [100, 3, 3, 3]]
@@ -136,7 +136,7 @@ def test_a_row_draws_the_same_whatever_it_is_batched_with(model):
 @pytest.mark.parametrize("schedule", [SCHEDULES[1], None], ids=str)
 def test_a_large_vocabulary_is_drawn_from_in_pieces(model, schedule, monkeypatch):
     whole = draw(model, schedule)
-    monkeypatch.setattr("reproduction.generate.MAX_LOGITS", 5 * model.shape.vocabulary)
+    monkeypatch.setattr("reproduction.sampling.generate.MAX_LOGITS", 5 * model.shape.vocabulary)
     pieces = draw(model, schedule)
     for name, values in vars(whole).items():
         assert torch.equal(values, getattr(pieces, name)), name

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reproduction.health import Sign, signs
+from reproduction.training.health import Sign, signs
 
 STEPS = 20
 

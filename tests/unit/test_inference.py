@@ -10,7 +10,6 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from ead.verifier.choices import read_choice
-from reproduction import countdown, entropies, warmstart
 from reproduction.config import (
     ConfigurationError,
     Decoder,
@@ -21,15 +20,18 @@ from reproduction.config import (
     load_scale,
 )
 from reproduction.data import make_row, read_dataset, write_dataset
-from reproduction.decode import InProcess
-from reproduction.entropies import token_entropies
+from reproduction.evaluation.responses import describe_samples, write_samples
+from reproduction.evaluation.studies import choose_problems, draw_study
+from reproduction.figures.inference_estimates import estimate_study
+from reproduction.figures.plotting import inference as plots
 from reproduction.files import write_json
-from reproduction.inference import choose_problems, draw_study
-from reproduction.inference_estimates import estimate_study
-from reproduction.plotting import inference as plots
-from reproduction.responses import describe_samples, write_samples
-from reproduction.rewards import Grader, problems_of
-from reproduction.tokenizer import Tokenizer
+from reproduction.models.tokenizer import Tokenizer
+from reproduction.sampling import entropies
+from reproduction.sampling.entropies import token_entropies
+from reproduction.sampling.sampler import InProcess
+from reproduction.tasks import countdown
+from reproduction.tasks.grading import Grader, problems_of
+from reproduction.training import warmstart
 
 SUBJECT = {"cell": "model~tiny", "model": "tiny", "algorithm": None, "sampler": None, "n": None}
 COMMON = {"model": "tiny", "dataset": "test", "problems": 5, "max_new_tokens": 40, "decoders": ["tau1.0"]}

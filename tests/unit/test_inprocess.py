@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from ead import objective, seeds
-from reproduction import countdown, policy, records, warmstart
 from reproduction.config import Configuration, Importance, Scale, load_experiments, load_scale, merge
+from reproduction.config.runs import expand
 from reproduction.data import read_dataset, write_dataset
 from reproduction.engines import inprocess
-from reproduction.runs import expand
-from reproduction.transformer import Transformer
+from reproduction.models.transformer import Transformer
+from reproduction.sampling import policy
+from reproduction.tasks import countdown
+from reproduction.training import records, warmstart
 
 SIZE = {"training": {"steps": 4, "prompts": 4, "mini_batch_prompts": 2, "max_new_tokens": 24}}
 

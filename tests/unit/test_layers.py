@@ -12,6 +12,12 @@ SCRIPTS = REPOSITORY / "scripts"
 # What math-verify brings.
 BROUGHT = {"latex2sympy2_extended", "mpmath", "sympy"}
 LAYERS = ("method", "integrations", "reproduction", "entry points")
+# The rooms of scripts/reproduction: each imports those before it. A loose module is a room of its own.
+ROOMS = (
+    *("files", "progress", "config", "layout", "versions", "cluster", "data", "tasks", "models", "sampling"),
+    *("evaluation", "training", "engines", "figures", "claims", "report", "tracking", "configuration_page"),
+    *("plan", "rehearsal", "costs"),
+)
 
 
 def module_name(path: Path) -> str:
@@ -54,6 +60,29 @@ def test_no_import_points_up():
         if LAYERS.index(layer(other)) > LAYERS.index(layer(name))
     ]
     assert not upward, upward
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_each_room_imports_only_rooms_before_it():
+    rooms = {name: others for name, others in GRAPH.items() if name.startswith("reproduction.")}
+    assert {room(name) for name in rooms} == set(ROOMS)
+    backward = [
+        f"{name} imports {other}"
+        for name, others in rooms.items()
+        for other in others
+        if other.startswith("reproduction.") and ROOMS.index(room(other)) > ROOMS.index(room(name))
+    ]
+    assert not backward, backward
+
+
+def test_few_modules_stand_outside_the_rooms():
+    loose = sorted(
+        path.name for path in (SCRIPTS / "reproduction").glob("*.py") if path.name != "__init__.py"
+    )
+    assert len(loose) <= 8, loose
 
 
 def test_no_entry_point_imports_another():

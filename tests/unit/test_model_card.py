@@ -10,17 +10,18 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 
-from reproduction import records
 from reproduction.config import Configuration, load_experiments, load_scale
+from reproduction.config.runs import expand
 from reproduction.data.table import load_datasets
 from reproduction.files import sha256_of_model
-from reproduction.model_card import model_card
-from reproduction.pretrained import load_models
-from reproduction.runs import expand, publish
+from reproduction.models.pretrained import load_models
+from reproduction.training import records
+from reproduction.training.model_card import model_card
+from reproduction.training.run_folder import publish
 
 METRICS = {"reward_mean": 0.25, "entropy": 1 / 3}
 HEALTHY = {"loss": 0.5, "gradient_norm": 1.0, "equal_reward_groups": 0.5, "response_length_mean": 9.0}
-SCRATCH = {"source": "trained from scratch: reproduction.warmstart"}
+SCRATCH = {"source": "trained from scratch: reproduction.training.warmstart"}
 
 
 def run_of(scale="mini"):
@@ -29,7 +30,7 @@ def run_of(scale="mini"):
 
 
 def imported(source):
-    """The manifest that reproduction.pretrained writes of a model of the table."""
+    """The manifest that reproduction.models.pretrained writes of a model of the table."""
     entry = load_models()[source]
     origin = (
         {"kind": "hub", "repository": entry.repository}

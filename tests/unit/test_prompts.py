@@ -8,15 +8,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproduction import countdown, warmstart
 from reproduction.config import WORKFLOW, load_configuration, load_scale, read_yaml
+from reproduction.config.runs import resolve
 from reproduction.data import read_dataset, write_dataset
 from reproduction.data.prepare import prepare_dataset
 from reproduction.data.table import load_datasets
 from reproduction.engines import verl
-from reproduction.prompts import fitting
-from reproduction.runs import resolve
-from reproduction.tokenizer import Tokenizer
+from reproduction.models.tokenizer import Tokenizer
+from reproduction.tasks import countdown
+from reproduction.training import warmstart
+from reproduction.training.prompt_lengths import fitting
 
 
 @given(st.lists(st.integers(1, 50), min_size=1), st.integers(1, 50))

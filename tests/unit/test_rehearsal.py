@@ -10,7 +10,6 @@ import psutil
 import pytest
 
 from ead.schedule import from_config
-from reproduction import records
 from reproduction.config import SCALES, PretrainedModel, load_scale
 from reproduction.engines import prompts_of_step
 from reproduction.plan import read_plan
@@ -25,6 +24,7 @@ from reproduction.rehearsal.rehearse import (
     first_runs,
     to_kill,
 )
+from reproduction.training import records
 
 VERL_SCALES = [name for name in SCALES if load_scale(name).engine == "verl"]
 

@@ -100,7 +100,7 @@ def test_a_template_that_names_what_is_not_there_is_an_error(tmp_path):
 
 
 def test_cards_of_generated_and_of_prepared_data_are_shown(tmp_path):
-    """Two forms: reproduction.countdown's, and reproduction.data.prepare's, which counts what it dropped."""
+    """Two forms: reproduction.tasks.countdown's, and reproduction.data.prepare's, which counts what it dropped."""
     generated = {"rows": 20, "source": "generated", "sha256": "ab" * 32}
     prepared = {"rows": {"read": 9, "kept": 7, "dropped": 2}, "source": {"origin": "a < b"}}
     prepared["content_sha256"] = "cd" * 32

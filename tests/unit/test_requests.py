@@ -3,7 +3,7 @@
 import pytest
 
 from reproduction.config import ConfigurationError, read_yaml
-from reproduction.requests import read_command_line, selected, take_request
+from reproduction.config.command_line import read_command_line, selected, take_request
 
 NAMES = [
     f"model~{model}/algorithm~dapo/sampler~{sampler}/n~8/seed~{seed}"

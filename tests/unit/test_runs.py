@@ -7,7 +7,8 @@ import pytest
 
 from reproduction import config
 from reproduction.config import Configuration, ConfigurationError, Scale
-from reproduction.runs import code_version, expand, figures_of, resolve
+from reproduction.config.runs import expand, figures_of, resolve
+from reproduction.versions import code_version
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from transformers import (
 )
 
 from ead import seeds
-from reproduction import warmstart
 from reproduction.config import load_scale
-from reproduction.tokenizer import Tokenizer
-from reproduction.transformer import Shape, Transformer
+from reproduction.models.tokenizer import Tokenizer
+from reproduction.models.transformer import Shape, Transformer
+from reproduction.training import warmstart
 
 SIZES = {
     "vocab_size": 50,

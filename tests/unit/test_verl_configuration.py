@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from reproduction.config import ConfigurationError, Verl, load_configuration, load_experiments, load_scale
+from reproduction.config.runs import expand, resolve
 from reproduction.engines.verl.configuration import (
     ROLLOUT,
     VALIDATION,
@@ -19,7 +20,6 @@ from reproduction.engines.verl.configuration import (
     request_schedule,
     sampling_temperature,
 )
-from reproduction.runs import expand, resolve
 
 GOLDEN = Path(__file__).parent / "golden"
 PLACES = {

@@ -14,14 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from reproduction import countdown, devices, records, warmstart
-from reproduction.checkpoints import StateMismatch
+from reproduction.cluster import devices
 from reproduction.config import WORKFLOW, Verl, load_configuration, load_scale, read_yaml
+from reproduction.config.runs import resolve
 from reproduction.data import write_dataset
 from reproduction.engines import verl
 from reproduction.engines.verl import sockets
 from reproduction.engines.verl.publishing import publish_checkpoint, publish_missing
-from reproduction.runs import resolve
+from reproduction.tasks import countdown
+from reproduction.training import records, warmstart
+from reproduction.training.state import StateMismatch
 
 # A process of Ray's kind: in a session of its own, orphaned, deaf to SIGTERM, with a shared-memory segment.
 STUBBORN = """
@@ -172,7 +174,7 @@ time.sleep(600)
 """
 CHILD = """
 import os, time
-from reproduction import compute
+from reproduction.cluster import compute
 compute.end_with_parent()
 print(os.getpid(), flush=True)
 time.sleep(600)

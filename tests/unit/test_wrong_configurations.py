@@ -9,9 +9,9 @@ import pytest
 from snakemake.cli import parse_config
 
 from reproduction import plan
-from reproduction.cluster import RULES
+from reproduction.cluster.resources import RULES
 from reproduction.config import REPOSITORY, ConfigurationError, read_yaml
-from reproduction.countdown import solutions
+from reproduction.tasks.countdown import solutions
 
 sys.path.append(str(REPOSITORY / "tests"))
 from wrong_configurations import copy_checkout, load_table  # noqa: E402

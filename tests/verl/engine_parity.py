@@ -12,7 +12,7 @@ os.environ |= {
     **{"VERL_PLATFORM": "cpu", "VERL_ENGINE_DEVICE": "cuda", "TORCHDYNAMO_DISABLE": "1"},
     **{"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "GLOO_SOCKET_IFNAME": "lo"},
     **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": sys.argv[2], "HF_HUB_OFFLINE": "1"},
-    "VERL_USE_EXTERNAL_MODULES": "reproduction.verl_cpu,reproduction.engines.verl.workers",
+    "VERL_USE_EXTERNAL_MODULES": "reproduction.cluster.verl_cpu,reproduction.engines.verl.workers",
 }
 
 import torch

@@ -13,8 +13,8 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 
 from reproduction.config import Verl, load_configuration, load_scale
+from reproduction.config.runs import resolve
 from reproduction.engines.verl.configuration import configuration
-from reproduction.runs import resolve
 
 # What verl leaves open: arguments of Ray, vLLM and transformers, FSDP's precision, and our own section.
 OPEN = (

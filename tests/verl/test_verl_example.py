@@ -20,9 +20,9 @@ from transformers import AutoTokenizer
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from ead.schedule import Annealed, from_config
+from reproduction.cluster.verl_environment import environment
 from reproduction.config import Verl
 from reproduction.data import make_row, write_dataset
-from reproduction.engines.verl.configuration import environment
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "verl_train.py"
 
@@ -134,7 +134,7 @@ ON_CPU = [
     "actor_rollout_ref.rollout.free_cache_engine=false",
     "+actor_rollout_ref.rollout.enable_sleep_mode=false",
     "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=16",
-    "+actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls=reproduction.verl_cpu.Worker",
+    "+actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls=reproduction.cluster.verl_cpu.Worker",
     "reward.num_workers=1",
     "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
     "+ray_kwargs.ray_init.num_gpus=1",
@@ -169,7 +169,9 @@ def test_the_example_trains_on_the_hubs_layout(real_data, tiny_model, tmp_path):
     rows = pq.read_table(real_data / "dapo_math_17k.parquet").slice(0, 3).to_pylist()
     pq.write_table(hub_layout(rows, 100), tmp_path / "train.parquet")
     pq.write_table(hub_layout(rows, 1), tmp_path / "validation.parquet")
-    variables = environment(Verl(device="cpu")) | {"VERL_USE_EXTERNAL_MODULES": "reproduction.verl_cpu"}
+    variables = environment(Verl(device="cpu")) | {
+        "VERL_USE_EXTERNAL_MODULES": "reproduction.cluster.verl_cpu"
+    }
     variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     words = [f"+ray_kwargs.ray_init.runtime_env.env_vars.{key}='{value}'" for key, value in variables.items()]
     words += [*ON_CPU, f"actor_rollout_ref.model.path={tiny_model}"]

@@ -23,12 +23,12 @@ pytest.importorskip("verl")
 from conftest import REPOSITORY, Reference
 from ead.schedule import from_config
 from reproduction.config import WORKFLOW, load_configuration, load_scale, merge, read_yaml
+from reproduction.config.runs import resolve
 from reproduction.engines import inprocess, prompts_of_step
-from reproduction.generate import Rollouts
+from reproduction.models.transformer import Transformer
 from reproduction.rehearsal import checks
 from reproduction.rehearsal.checks import log_softmax_at
-from reproduction.runs import resolve
-from reproduction.transformer import Transformer
+from reproduction.sampling.generate import Rollouts
 
 STEPS = (1, 2, 3)
 # The mini scale's own base model solves nothing, and equal rewards have no gradient to compare.
@@ -263,8 +263,8 @@ def test_one_step_is_the_same_in_both_engines(step, steps, state, run, results, 
 
 
 def test_the_evaluation_has_the_contract_of_the_in_process_one(report, results, run):
-    from reproduction.responses import SAMPLE_COLUMNS
-    from reproduction.samples import read_samples
+    from reproduction.evaluation.responses import SAMPLE_COLUMNS
+    from reproduction.evaluation.samples import read_samples
 
     frame = read_samples(results / "verl_smoke" / "evaluation" / "manifest.json")
     assert list(frame.columns) == [*SAMPLE_COLUMNS, "step", "decoder"]

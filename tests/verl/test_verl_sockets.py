@@ -9,14 +9,15 @@ import pytest
 
 pytest.importorskip("verl")
 
+from reproduction.cluster.verl_environment import environment
 from reproduction.config import Verl
-from reproduction.engines.verl.configuration import MARK, environment
+from reproduction.engines.verl.configuration import MARK
 
 # One training: rounds of weights that only it has, and a sampler that looks at what arrives; both start together.
 TRAINING = """
 import asyncio, os, sys, threading, time
 from pathlib import Path
-import reproduction.verl_cpu
+import reproduction.cluster.verl_cpu
 import torch
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver, BucketedWeightSender
 from reproduction.engines.verl import sockets

@@ -15,15 +15,16 @@ pytest.importorskip("verl")
 from safetensors.torch import save_file
 from tensordict import TensorDict
 
-from reproduction import countdown, warmstart
+from reproduction.cluster.verl_environment import environment as variables
 from reproduction.config import WORKFLOW, Verl, load_configuration, load_scale, merge, read_yaml
+from reproduction.config.runs import resolve
 from reproduction.data import make_row, write_dataset
 from reproduction.engines import prompts_of_step
 from reproduction.engines.verl.configuration import MARK, ROLLOUT, VALIDATION
-from reproduction.engines.verl.configuration import environment as variables
 from reproduction.engines.verl.workers import Problems, PublishCheckpoint, VerifierReward
-from reproduction.runs import resolve
-from reproduction.tokenizer import Tokenizer
+from reproduction.models.tokenizer import Tokenizer
+from reproduction.tasks import countdown
+from reproduction.training import warmstart
 from verl import DataProto
 
 
@@ -151,7 +152,7 @@ def test_states_between_checkpoints_are_not_published(world, run, tmp_path):
 
 
 ENDS = """
-import reproduction.verl_cpu
+import reproduction.cluster.verl_cpu
 import reproduction.engines.verl.workers
 from types import SimpleNamespace
 from verl.workers.rollout.base import get_rollout_class

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from conftest import Reference
 from reproduction.config import Decoder, Verl
-from reproduction.decode_vllm import Vllm
+from reproduction.sampling.vllm import Vllm
 
 GREEDY = Decoder(schedule=None, label="x")
 TAU1 = Decoder(schedule={"kind": "fixed", "tau": 1.0}, label="x")

@@ -10,10 +10,10 @@ from scipy.special import entr, softmax
 
 pytest.importorskip("verl")  # its environment is where the vllm settings of the engine hold
 
-from reproduction import inference
 from reproduction.config import Decoder, EntropyStudy, ForkingStudy, InferenceRequest, Verl
 from reproduction.data import make_row, write_dataset
-from reproduction.decode_vllm import Vllm
+from reproduction.evaluation import studies
+from reproduction.sampling.vllm import Vllm
 
 MACHINE = Verl(device="cpu", max_prompt_tokens=96)
 COMMON = {"model": "tiny", "dataset": "test", "problems": 6, "max_new_tokens": 24}
@@ -43,7 +43,7 @@ def draw(tiny_model, tmp_path_factory):
     ]
     write_dataset(rows, folder / "test.parquet")
     with Vllm(tiny_model, MACHINE, max_new_tokens=24) as sampler, pytest.MonkeyPatch.context() as patch:
-        opened, drawn, sample_responses = [], [], inference.sample_responses
+        opened, drawn, sample_responses = [], [], studies.sample_responses
 
         def loaded(model, vllm, *, max_new_tokens):
             opened.append((model, vllm, max_new_tokens))
@@ -53,14 +53,14 @@ def draw(tiny_model, tmp_path_factory):
             drawn.append(sample_responses(*arguments, keep={*keep, "token_ids"}, **options))
             return drawn[-1]
 
-        patch.setattr(inference, "loaded", loaded)
-        patch.setattr(inference, "sample_responses", with_tokens)
+        patch.setattr(studies, "loaded", loaded)
+        patch.setattr(studies, "sample_responses", with_tokens)
 
         def draw(study, decoders, output):
             request = InferenceRequest(study=study, decoders=decoders, root_seed=0)
             files = folder / "test.parquet"
             drawn.clear()
-            return inference.draw_study(
+            return studies.draw_study(
                 request, tiny_model, files, output, label="x", progress=None, workers=1, vllm=MACHINE
             )
 

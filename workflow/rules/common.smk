@@ -9,8 +9,11 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from reproduction import cluster, devices, figures, layout
-from reproduction import runs as run_table
+from reproduction.cluster import resources
+from reproduction.cluster import devices
+from reproduction import figures
+from reproduction import layout
+from reproduction.config import runs as run_table
 from reproduction.claims import problems_file, required
 from reproduction.config import (
     REPOSITORY,
@@ -30,7 +33,7 @@ from reproduction.config import (
     WarmStartModel,
 )
 from reproduction.plan import SO_FAR, read_files, read_plan
-from reproduction.requests import selected
+from reproduction.config.command_line import selected
 
 try:
     # Not from `config`: Snakemake reads the same files by YAML 1.1, where 010 is 8.
@@ -174,7 +177,7 @@ def too_few_gpus(rule, gpus, nodes):
     if gpus_here is None:
         return None
     limit = min(len(gpus_here), workflow.global_resources["gpu"].value)
-    return cluster.too_few_gpus(rule, gpus, nodes, gpus_here[:limit])
+    return resources.too_few_gpus(rule, gpus, nodes, gpus_here[:limit])
 
 
 told = set()
@@ -185,7 +188,7 @@ def slurm_logs(rule, wildcards):
     root = (
         getattr(workflow.executor_settings, "logdir", None) or ".snakemake/slurm_logs"
     )
-    return cluster.log_folder(Path(root), rule, wildcards)
+    return resources.log_folder(Path(root), rule, wildcards)
 
 
 def needs(rule, of_job=None):
@@ -200,13 +203,13 @@ def needs(rule, of_job=None):
                     told.add(problem)
                     logger.warning(problem)
             if on_this_machine:
-                return cluster.slurm_resources(need, cluster.Site())[name]
-            growth = cluster.growth_after(slurm_logs(rule, wildcards), attempt)
-            return cluster.slurm_resources(need, site, growth)[name]
+                return resources.slurm_resources(need, resources.Site())[name]
+            growth = resources.growth_after(slurm_logs(rule, wildcards), attempt)
+            return resources.slurm_resources(need, site, growth)[name]
 
         return value
 
-    return {name: resource(name) for name in cluster.SLURM_RESOURCES}
+    return {name: resource(name) for name in resources.SLURM_RESOURCES}
 
 
 onstart:

@@ -12,7 +12,7 @@ from ead import metrics, seeds
 from reproduction.claims import model
 from reproduction.claims.decision import Comparison, Group, Side
 from reproduction.claims.evidence import Evidence, problems_file
-from reproduction.runs import RunConfiguration
+from reproduction.config.runs import RunConfiguration
 
 TEMPERATURES = np.geomspace(0.2, 5.0, 41)  # 1 is the middle one
 SCORE_UNIT = "share of problems"

@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from reproduction.analyses import METRICS
 from reproduction.claims.model import Gates, Role
 from reproduction.config import Configuration, Scale, load_experiments
-from reproduction.runs import RunConfiguration, resolve
-from reproduction.samples import correct_counts
+from reproduction.config.runs import RunConfiguration, resolve
+from reproduction.evaluation.samples import correct_counts
+from reproduction.figures.analyses import METRICS
 
 PER_TOKEN = "sampling_cpu_seconds_per_token"
 Steps = Literal["final", "late", "run"]

@@ -7,7 +7,7 @@ These files are read and validated here before Snakemake builds its graph:
 - ``workflow/scales/{scale}.yaml``: models, data sets, budgets, and what differs there (:class:`Scale`)
 - ``workflow/experiments.yaml``: figure -> grid of runs (:class:`Experiment`)
 
-``workflow/datasets.yaml`` (``reproduction.data``), ``workflow/models.yaml`` (``reproduction.pretrained``) and
+``workflow/datasets.yaml`` (``reproduction.data``), ``workflow/models.yaml`` (``reproduction.models.pretrained``) and
 ``workflow/claims.yaml`` (``reproduction.claims``) are read where they are used.
 
 Everything is strict: an unknown key, a wrong type or a value out of range is an error that names the file,

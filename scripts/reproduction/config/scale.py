@@ -22,7 +22,7 @@ from reproduction.config.methods import Algorithm, NamedAlgorithm, NamedSampler,
 
 
 class CountdownData(Strict):
-    """Problems of the synthetic task (``reproduction.countdown``); train and test never share one."""
+    """Problems of the synthetic task (``reproduction.tasks.countdown``); train and test never share one."""
 
     kind: Literal["countdown"] = Field(description="generated problems")
     numbers: Literal[3, 4] = Field(description="how many numbers a problem gives")
@@ -40,7 +40,7 @@ class RealData(Strict):
 
 
 class WarmStartModel(Strict):
-    """A Llama-class model trained from scratch on demonstrations (``reproduction.warmstart``)."""
+    """A Llama-class model trained from scratch on demonstrations (``reproduction.training.warmstart``)."""
 
     kind: Literal["warm_start"] = Field(description="trained here")
     hidden_size: Count = Field(description="width of the residual stream; a multiple of `heads`")

@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from ead import seeds
-from reproduction.runs import RunConfiguration
+from reproduction.config.runs import RunConfiguration
 
 
 @dataclass(frozen=True)

@@ -21,18 +21,19 @@ import numpy as np
 import torch
 
 from ead import importance, metrics, objective, schedule, seeds
-from reproduction import policy, records
-from reproduction.checkpoints import State, StateStore
+from reproduction.config.runs import RunConfiguration
 from reproduction.data import read_dataset
 from reproduction.engines import Result, prompts_of_step
 from reproduction.files import atomic_directory, sha256_of_file, write_json
-from reproduction.generate import Rollouts, generate
+from reproduction.models.tokenizer import Tokenizer
+from reproduction.models.transformer import Transformer
 from reproduction.progress import Progress
-from reproduction.prompts import fitting
-from reproduction.rewards import Grader, Problem, problems_of
-from reproduction.runs import RunConfiguration
-from reproduction.tokenizer import Tokenizer
-from reproduction.transformer import Transformer
+from reproduction.sampling import policy
+from reproduction.sampling.generate import Rollouts, generate
+from reproduction.tasks.grading import Grader, Problem, problems_of
+from reproduction.training import records
+from reproduction.training.prompt_lengths import fitting
+from reproduction.training.state import State, StateStore
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ import pandas as pd
 
 from ead import seeds
 from reproduction.config import RealData, Verl
+from reproduction.config.runs import RunConfiguration, digest
 from reproduction.engines.verl.configuration import agent_loops, configuration
-from reproduction.rewards import problems_of
-from reproduction.runs import RunConfiguration, digest
-from reproduction.tokenizer import Tokenizer
+from reproduction.models.tokenizer import Tokenizer
+from reproduction.tasks.grading import problems_of
 
 STEPS = 2
 RESPONSE_TOKENS = 40

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from ead.schedule import from_config
-from reproduction import records
+from reproduction.config.runs import RunConfiguration
 from reproduction.engines import prompts_of_step
 from reproduction.engines.verl.configuration import sampling_temperature
-from reproduction.runs import RunConfiguration
+from reproduction.training import records
 
 FLOAT32 = 1e-4  # nats between two computations of one log-probability
 BFLOAT16 = 0.1  # the same, at most, on the average token; single tokens may differ by more
@@ -255,7 +255,7 @@ def temperatures_are_the_schedules(training: Training, *, rows: int = 4) -> str:
 
 def evaluated(manifest: Path, decoders: Mapping[int, Sequence[str]], problems: int, samples: int) -> str:
     """``decoders`` (step -> names) were drawn from, ``samples`` responses to each of ``problems`` problems."""
-    from reproduction.samples import read_samples
+    from reproduction.evaluation.samples import read_samples
 
     frame = read_samples(manifest)
     found = frame.groupby(["step", "decoder"]).size().to_dict()

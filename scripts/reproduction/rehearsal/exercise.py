@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from reproduction import records
 from reproduction.config import REPOSITORY, EvaluationRequest, Verl
+from reproduction.config.runs import RunConfiguration
 from reproduction.engines.verl import abandoned_segments
-from reproduction.evaluate import evaluate
+from reproduction.evaluation.evaluate import evaluate
 from reproduction.files import sha256_of_file, write_json
-from reproduction.runs import RunConfiguration, code_version
+from reproduction.training import records
+from reproduction.versions import code_version
 
 SCRIPTS = REPOSITORY / "scripts"
 _MARK = "EAD_EXERCISE"

@@ -18,17 +18,17 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from reproduction import records
 from reproduction.config import EvaluationRequest, Verl
+from reproduction.config.runs import RunConfiguration
 from reproduction.data import read_dataset
 from reproduction.data.schema import write_dataset
+from reproduction.models.tokenizer import Tokenizer
 from reproduction.rehearsal import checks
 from reproduction.rehearsal.cells import choose_rows
 from reproduction.rehearsal.exercise import MOMENTS, Exercise, clean_environment, started
 from reproduction.rehearsal.reports import Line, Report
-from reproduction.rewards import problems_of
-from reproduction.runs import RunConfiguration
-from reproduction.tokenizer import Tokenizer
+from reproduction.tasks.grading import problems_of
+from reproduction.training import records
 
 STEPS = 2
 TIMEOUT_S = 5400.0

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ead import seeds
-from reproduction import analyses, figures
+from reproduction import figures
 from reproduction.config import (
     REPOSITORY,
     EvaluationRequest,
@@ -27,18 +27,19 @@ from reproduction.config import (
     Scale,
     TrainingCurves,
 )
+from reproduction.config.runs import RunConfiguration, digest
 from reproduction.data import read_dataset
 from reproduction.data.schema import write_dataset
+from reproduction.figures import analyses
 from reproduction.files import sha256_of_file, write_json, write_text
+from reproduction.models.pretrained import HubModel
+from reproduction.models.tokenizer import Tokenizer
 from reproduction.plan import Plan
-from reproduction.pretrained import HubModel
 from reproduction.rehearsal import cells, checks
 from reproduction.rehearsal.cells import Cell, choose_rows, shrunk, too_long
 from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed, draw_moment, started
 from reproduction.rehearsal.stand_in import NoTokenizer, StandIns, make_stand_in
-from reproduction.rewards import problems_of
-from reproduction.runs import RunConfiguration, digest
-from reproduction.tokenizer import Tokenizer
+from reproduction.tasks.grading import problems_of
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +53,9 @@ CODE = (
     "scripts/ead/integrations/vllm/*.py",
     "scripts/reproduction/engines/*.py",
     "scripts/reproduction/engines/verl/*.py",
-    "scripts/reproduction/verl_cpu.py",
-    "scripts/reproduction/decode_vllm.py",
-    "scripts/reproduction/evaluate.py",
+    "scripts/reproduction/cluster/verl_*.py",
+    "scripts/reproduction/sampling/vllm.py",
+    "scripts/reproduction/evaluation/evaluate.py",
     "workflow/rehearsal.yaml",
 )
 STAND_IN_CODE = (
@@ -361,7 +362,7 @@ def evaluation_request(stage: Stage, evaluation) -> EvaluationRequest:
 
 def _figure(run: RunConfiguration, exercise: Exercise, stage: Stage) -> str:
     """Estimate and draw the first figure that shows the run, from its records and its evaluation alone."""
-    from reproduction.plotting import curves, style
+    from reproduction.figures.plotting import curves, style
 
     name, experiment = next(
         (name, experiment)

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reproduction.config.runs import RunConfiguration
 from reproduction.files import write_json
-from reproduction.runs import RunConfiguration
 
 
 @dataclass

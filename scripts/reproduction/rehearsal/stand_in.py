@@ -22,10 +22,10 @@ from reproduction.config import WORKFLOW, ConfigurationError, Count, Strict, rea
 from reproduction.data.schema import DatasetError
 from reproduction.data.sources import hub_files
 from reproduction.files import atomic_directory, sha256_of_file, write_json
-from reproduction.pretrained import HubModel
-from reproduction.rewards import Problem
-from reproduction.tokenizer import Tokenizer
-from reproduction.transformer import eos_tokens
+from reproduction.models.pretrained import HubModel
+from reproduction.models.tokenizer import Tokenizer
+from reproduction.models.transformer import eos_tokens
+from reproduction.tasks.grading import Problem
 
 TABLE = WORKFLOW / "rehearsal.yaml"
 SMALL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -115,7 +115,7 @@ def write_description(
     found["config.json"] = {**found["config.json"], **table.shape.model_dump()} | _per_layer(
         found["config.json"], table.shape
     )
-    # As the import of a model writes it (reproduction.pretrained).
+    # As the import of a model writes it (reproduction.models.pretrained).
     found["tokenizer_config.json"]["tokenizer_class"] = "PreTrainedTokenizerFast"
     for name, value in found.items():
         write_json(folder / name, value)

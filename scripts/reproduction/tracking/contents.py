@@ -4,12 +4,12 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from reproduction.analyses import METRICS
 from reproduction.claims import load_claims
 from reproduction.config import load_experiments, read_yaml
+from reproduction.config.runs import tracking_experiment
+from reproduction.evaluation.samples import correct_counts
+from reproduction.figures.analyses import METRICS
 from reproduction.report import anchor
-from reproduction.runs import tracking_experiment
-from reproduction.samples import correct_counts
 from reproduction.tracking import DataSet
 
 

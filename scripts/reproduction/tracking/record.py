@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from reproduction.config.runs import flatten
 from reproduction.tracking.description import STATUSES, DataSet, RunDescription
 from reproduction.tracking.store import Store
-from reproduction.tracking.values import display_name, flatten, metric_name, same, short_digest
+from reproduction.tracking.values import display_name, metric_name, same, short_digest
 
 COLOUR = "mlflow.runColor"
 # Cells get these in turn and their seeds share them; MLflow's own choice may repeat. Okabe and Ito's palette.

@@ -26,26 +26,21 @@ from pathlib import Path
 
 import psutil
 
-from reproduction import compute, devices, records
-from reproduction.checkpoints import StateMismatch
+from reproduction.cluster import compute, devices
+from reproduction.cluster.verl_environment import environment
 from reproduction.config import Verl, dump_yaml
+from reproduction.config.runs import RunConfiguration
 from reproduction.data import read_dataset, write_dataset
 from reproduction.engines import Result
 from reproduction.engines.verl import sockets
-from reproduction.engines.verl.configuration import (
-    MARK,
-    PARENT,
-    agent_loops,
-    configuration,
-    environment,
-    mark,
-)
+from reproduction.engines.verl.configuration import MARK, PARENT, agent_loops, configuration, mark
 from reproduction.engines.verl.publishing import publish_missing
 from reproduction.files import sha256_of_file, sha256_of_model, write_json, write_text
+from reproduction.models.tokenizer import Tokenizer
 from reproduction.progress import Progress
-from reproduction.prompts import fitting
-from reproduction.runs import RunConfiguration
-from reproduction.tokenizer import Tokenizer
+from reproduction.training import records
+from reproduction.training.prompt_lengths import fitting
+from reproduction.training.state import StateMismatch
 
 log = logging.getLogger(__name__)
 

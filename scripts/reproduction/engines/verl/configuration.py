@@ -14,12 +14,11 @@ from typing import Any
 
 from ead import seeds
 from ead.schedule import Fixed, Switched, from_config
+from reproduction.cluster.verl_environment import WORKERS, environment
 from reproduction.config import ConfigurationError, Verl
-from reproduction.runs import RunConfiguration
+from reproduction.config.runs import RunConfiguration
 
-WORKERS = "reproduction.engines.verl.workers"
 SOCKETS = "reproduction.engines.verl.sockets"
-CPU_PLATFORM = "reproduction.verl_cpu"
 ROLLOUT, VALIDATION = "ead_rollout", "ead_validation"
 MARK = "EAD_VERL_TRAINING"  # every process of a training has it in its environment
 PARENT = "EAD_VERL_PARENT"  # id of the process that started verl
@@ -80,33 +79,6 @@ def agent_loops(run: RunConfiguration, machine: Verl, *, state: Path) -> list[di
 def mark(state: Path) -> str:
     """Return what tells the processes of the training in ``state`` from those of all others."""
     return hashlib.sha256(str(state).encode()).hexdigest()[:16]
-
-
-def environment(machine: Verl) -> dict[str, str]:
-    """Return the environment variables that every process of verl and vLLM needs."""
-    modules = [WORKERS]
-    values = {
-        "HF_HUB_OFFLINE": "1",  # models and data are local by now
-        "TOKENIZERS_PARALLELISM": "false",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_USE_V2_MODEL_RUNNER": "0",  # vLLM 0.24's second runner has no interface for logits processors
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    if machine.device == "cpu":
-        modules.insert(0, CPU_PLATFORM)  # verl asks for its platform while the rest is imported
-        values |= {
-            "VERL_PLATFORM": "cpu",
-            "VERL_ENGINE_DEVICE": "cuda",  # the name under which verl registers its FSDP engine
-            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-            "RAY_worker_niceness": "0",  # Ray's workers would wait for whatever else runs here
-            "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_HOST_IP": "127.0.0.1",
-            "GLOO_SOCKET_IFNAME": "lo",
-            "TORCHDYNAMO_DISABLE": "1",  # compiling costs minutes, and tiny models gain nothing
-            "OMP_NUM_THREADS": "1",
-        }
-    return {**values, "VERL_USE_EXTERNAL_MODULES": ",".join(modules)}
 
 
 def configuration(
@@ -345,7 +317,7 @@ def _rows_per_micro_batch(run: RunConfiguration, machine: Verl, longest: int) ->
 
 def _ray(machine: Verl, cpus: int, state: Path) -> dict[str, Any]:
     runtime = {"runtime_env": {"env_vars": {**environment(machine), MARK: mark(state)}}}
-    if machine.nodes > 1:  # the one that reproduction.ray has started and named in RAY_ADDRESS
+    if machine.nodes > 1:  # the one that reproduction.cluster.ray has started and named in RAY_ADDRESS
         return {"address": "auto", **runtime}
     # Without an address Ray would join whatever cluster it finds on the machine.
     local: dict[str, Any] = {"address": "local", "num_cpus": cpus, "include_dashboard": False}

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reproduction.files import atomic_directory, link
-from reproduction.tokenizer import Tokenizer
+from reproduction.models.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 

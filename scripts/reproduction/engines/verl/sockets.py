@@ -8,7 +8,7 @@ sent pickles. verl takes :class:`Rollout` for its end of the socket by the table
 
 import os
 
-from reproduction.devices import local_folder
+from reproduction.cluster.devices import local_folder
 from reproduction.engines.verl.configuration import MARK
 
 PREFIX = "ipc://"
@@ -39,7 +39,7 @@ def __getattr__(name: str):
         made = Rollout
     elif name == "Worker":
         if os.environ.get("VERL_PLATFORM") == "cpu":
-            from reproduction.verl_cpu import Worker as base
+            from reproduction.cluster.verl_cpu import Worker as base
         else:
             from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension as base
 

@@ -28,15 +28,16 @@ from verl.workers.rollout import base as rollouts
 
 from ead import importance, metrics
 from ead.schedule import Fixed, from_config
-from reproduction import compute, records
+from reproduction.cluster import compute
+from reproduction.config.runs import RunConfiguration
 from reproduction.data import SCHEMA, read_dataset
 from reproduction.engines import prompts_of_step
 from reproduction.engines.verl.configuration import PARENT, ROLLOUT, SOCKETS, VALIDATION, sampling_temperature
 from reproduction.engines.verl.publishing import publish_checkpoint
 from reproduction.files import write_parquet
-from reproduction.rewards import Grader, problems_of
-from reproduction.runs import RunConfiguration
-from reproduction.transformer import eos_tokens
+from reproduction.models.transformer import eos_tokens
+from reproduction.tasks.grading import Grader, problems_of
+from reproduction.training import records
 from verl import DataProto
 
 rollouts._ROLLOUT_REGISTRY["vllm", "async"] = f"{SOCKETS}.Rollout"

@@ -1,0 +1,738 @@
+"""The deviations D01-D20: where paper, figures and released code disagree, and what each choice changes in numbers.
+
+``workflow/deviations.yaml`` declares, per deviation, what each source says, which key of the configuration is the
+choice, and the quantities that show what it changes. Each kind of quantity is one function here. Differences are
+estimated with ``ead.statistics``, paired by problem, as in figures and claims; what has not run is a row that says so.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, PositiveInt
+
+from ead import metrics, schedule, seeds, statistics
+from ead.objective import group_advantages
+from ead.verifier import grade, normalise
+from reproduction.config import (
+    WORKFLOW,
+    Configuration,
+    ConfigurationError,
+    CountdownData,
+    DeviationsFigure,
+    Name,
+    NamedSampler,
+    Scale,
+    Strict,
+    read_yaml,
+    validate,
+)
+from reproduction.config.runs import expand
+from reproduction.data import read_dataset
+from reproduction.figures.analyses import CONFIDENCE, METRICS
+from reproduction.files import sha256_of_file
+from reproduction.tasks import countdown
+from reproduction.tasks.grading import problems_of
+
+METRIC_NAMES = {"pass_at_1": "Pass@1", "pass_at_k": "Pass@{k}", "worst_at_k": "Worst@{k}"}
+
+# --- workflow/deviations.yaml --------------------------------------------------------------------------------
+
+
+class Pair(Strict):
+    """The difference between two training samplers, treatment minus control, paired by problem."""
+
+    kind: Literal["pair"]
+    treatment: Name
+    control: Name
+
+
+class ScheduleValues(Strict):
+    """What the formula of each sampler gives, in the paper's units and in this scale's."""
+
+    kind: Literal["schedule"]
+    samplers: list[Name]
+    steps: list[Annotated[int, Field(ge=0)]] = Field(description="training steps of the paper")
+    about: Literal["floor", "ceiling", "start", "cap"] = Field(
+        description="when the temperature reaches tau_min or tau_max, what it is at t = c, or the decay rate's cap"
+    )
+
+
+class Estimators(Strict):
+    """Exact Pass@k and Worst@k minus the framework's resampled ones, on the same samples."""
+
+    kind: Literal["estimators"]
+    samplers: list[Name]
+
+
+class Decoders(Strict):
+    """The difference between evaluation decoders for one checkpoint."""
+
+    kind: Literal["decoders"]
+    samplers: list[Name]
+    treatment: Name
+    controls: list[Name]
+
+
+class Graders(Strict):
+    """How many verdicts on recorded responses a string match of the last box would change."""
+
+    kind: Literal["graders"]
+    samplers: list[Name]
+
+
+class Entropies(Strict):
+    """Entropy at the sampling temperature minus entropy at 1, first training step, paired by prompt."""
+
+    kind: Literal["entropies"]
+    samplers: list[Name]
+
+
+class Record(Strict):
+    """The mean over training steps of a recorded metric."""
+
+    kind: Literal["record"]
+    samplers: list[Name]
+    metric: Name
+    label: str
+    unit: str
+
+
+class Prompts(Strict):
+    """Size of the training set, and how often a run goes through it."""
+
+    kind: Literal["prompts"]
+    paper_prompts: PositiveInt
+    released_prompts: PositiveInt
+    paper_batch: PositiveInt
+
+
+class Split(Strict):
+    """Problems evaluated and problems there are, with the width of the interval that each gives."""
+
+    kind: Literal["split"]
+    sampler: Name
+
+
+class Advantages(Strict):
+    """The factor between advantages with the sample and with the population standard deviation."""
+
+    kind: Literal["advantages"]
+    rollouts: list[PositiveInt]
+
+
+class MicroBatches(Strict):
+    """How unequally a mean of micro-batch means weighs tokens, from the lengths of recorded responses."""
+
+    kind: Literal["micro_batches"]
+    samplers: list[Name]
+    rows: PositiveInt = Field(description="responses of a micro-batch")
+
+
+class NotRun(Strict):
+    """A reading that is named and not run, with the reason."""
+
+    kind: Literal["not_run"]
+    label: str
+    reason: str
+
+
+Quantity = Annotated[
+    Pair
+    | ScheduleValues
+    | Estimators
+    | Decoders
+    | Graders
+    | Entropies
+    | Record
+    | Prompts
+    | Split
+    | Advantages
+    | MicroBatches
+    | NotRun,
+    Field(discriminator="kind"),
+]
+
+
+class Deviation(Strict):
+    """One row of the deviations page."""
+
+    title: str
+    paper: str = Field(description="what the paper says")
+    release: str = Field(description="what the released code or the figures show")
+    choice: str = Field(description="the configuration's key and the values that run")
+    quantities: list[Quantity] = Field(min_length=1)
+
+
+class Deviations(Strict):
+    """workflow/deviations.yaml."""
+
+    deviations: dict[Annotated[str, Field(pattern=r"^D\d\d$")], Deviation]
+
+
+def load_deviations(path: Path = WORKFLOW / "deviations.yaml") -> dict[str, Deviation]:
+    """Read id -> :class:`Deviation`; ConfigurationError names what is wrong."""
+    return validate(Deviations, {"deviations": read_yaml(path)}, path.name).deviations
+
+
+# --- what a scale recorded -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Where the records are that the quantities are computed from.
+
+    Attributes:
+        folder: the scale's results; every path in a result is relative to it.
+        cells: sampler -> names of its runs, one per seed, of the experiment ``deviations``.
+        samplers: sampler -> definition at this scale; may hold more samplers than ``cells``.
+        dataset: definition of the evaluation's data set, and ``dataset_file`` where it is.
+        training_card: card of the training set.
+        batch: prompts per training step; ``steps`` of a run.
+        decoder: the evaluation decoder at which trainings are compared.
+        real_lm: manifest of the evaluation of a published language model, and its data set, where the scale has one.
+    """
+
+    folder: Path
+    cells: Mapping[str, Sequence[str]]
+    samplers: Mapping[str, NamedSampler]
+    dataset: Any
+    dataset_file: Path
+    training_card: Path
+    batch: int
+    steps: int
+    decoder: str
+    root_seed: int
+    real_lm: Path | None = None
+    real_lm_dataset: Path | None = None
+    _counts: dict = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        configuration: Configuration,
+        scale: Scale,
+        experiment: DeviationsFigure,
+        folder: Path,
+        dataset_file: Path,
+        training_card: Path,
+        real_lm_dataset: Path | None,
+    ) -> "Recorded":
+        """Return the records of the runs of ``experiment``, which must be of one model."""
+        cells: dict[str, list[str]] = {}
+        runs = expand(configuration, scale, experiment)
+        for run in runs.values():
+            cells.setdefault(run.sampler, []).append(run.name)
+        if len({run.model for run in runs.values()}) > 1:
+            raise ConfigurationError("experiments.yaml: the pairs of `deviations` are runs of one model")
+        run = next(iter(runs.values()), None)
+        evaluation = scale.evaluation_of(run.model) if run else scale.evaluation
+        training = run.training if run else scale.training
+        model = scale.real_lm.model if scale.real_lm else None
+        return cls(
+            folder=folder,
+            cells=cells,
+            samplers=scale.samplers,
+            dataset=scale.datasets[evaluation.dataset],
+            dataset_file=dataset_file,
+            training_card=training_card,
+            batch=training.prompts,
+            steps=training.steps,
+            decoder=evaluation.decoders[0],
+            root_seed=configuration.root_seed,
+            real_lm=folder / "evaluations" / f"model~{model}" / "manifest.json" if model else None,
+            real_lm_dataset=real_lm_dataset,
+        )
+
+    def label(self, sampler: str) -> str:
+        return self.samplers[sampler].label if sampler in self.samplers else sampler
+
+    def evaluations(self, sampler: str) -> list[Path]:
+        return [self.folder / "evaluations" / run / "manifest.json" for run in self.cells.get(sampler, ())]
+
+    def missing(self, *samplers: str, decoders: Sequence[str] | None = None) -> str | None:
+        """Return why the final evaluations of ``samplers`` cannot be compared at ``decoders``; None where they can."""
+        for sampler in samplers:
+            if not self.evaluations(sampler):
+                return f"no cell of the sampler {sampler} at this scale"
+            for path in self.evaluations(sampler):
+                if not path.exists():
+                    return f"missing {path.relative_to(self.folder)}"
+                drawn = {file["decoder"] for file in _read_json(path)["files"]}
+                for decoder in decoders or [self.decoder]:
+                    if decoder not in drawn:
+                        return f"no samples with the decoder {decoder}"
+        return None
+
+    def evidence(self, *samplers: str) -> list[str]:
+        return [str(path.relative_to(self.folder)) for name in samplers for path in self.evaluations(name)]
+
+    def final_counts(self, sampler: str, decoder: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return responses and correct responses of the last checkpoints, both ``[seeds, problems]``."""
+        if (sampler, decoder) not in self._counts:
+            tables = []
+            for path in self.evaluations(sampler):
+                frame = final_samples(path, decoder, ["problem", "correct"])
+                tables.append(frame.groupby("problem", sort=True)["correct"].agg(["size", "sum"]))
+            if any(not table.index.equals(tables[0].index) for table in tables):
+                raise ValueError(f"the seeds of {sampler} were evaluated on different problems")
+            self._counts[sampler, decoder] = tuple(
+                np.stack([table[column].to_numpy(dtype=int) for table in tables])
+                for column in ("size", "sum")
+            )
+        return self._counts[sampler, decoder]
+
+
+def final_samples(manifest: Path, decoder: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return the samples of an evaluation's last checkpoint with one decoder.
+
+    Raises ValueError where the manifest does not list them, or the file is not the one it describes.
+    """
+    files = [file for file in _read_json(manifest)["files"] if file["decoder"] == decoder]
+    if not files:
+        raise ValueError(f"{manifest}: no samples with the decoder {decoder!r}")
+    last = max(files, key=lambda file: file["step"])
+    path = manifest.parent / last["file"]
+    if not path.exists() or sha256_of_file(path) != last["sha256"]:
+        raise ValueError(f"{path}: missing or changed since {manifest} was written")
+    return pd.read_parquet(path, columns=list(columns) if columns else None)
+
+
+def tabulate(deviations: Mapping[str, Deviation], recorded: Recorded) -> list[dict[str, Any]]:
+    """Return one row per deviation: what the sources say, the choice, and ``measures`` (see :func:`measure`)."""
+    return [
+        {
+            "id": name,
+            **deviation.model_dump(include={"title", "paper", "release", "choice"}),
+            "measures": [row for q in deviation.quantities for row in measure(name, q, recorded)],
+        }
+        for name, deviation in deviations.items()
+    ]
+
+
+def measure(deviation: str, quantity: Any, recorded: Recorded) -> list[dict[str, Any]]:
+    """Return the rows that a quantity gives.
+
+    A row has ``kind`` (``training`` and ``evaluation`` are paired differences), ``label``, ``quantity`` (what is
+    measured), ``value``, ``low``, ``high`` (null where a number is computed, not estimated), ``unit``, ``problems``,
+    ``samples``, ``seeds``, ``status`` (``measured``, ``computed`` or ``not run``), ``reason`` (why it did not run) and
+    ``evidence`` (paths relative to the scale's results). Percentage points and shares are fractions of 1.
+    """
+    return _MEASURES[quantity.kind](deviation, quantity, recorded)
+
+
+# --- one function per kind ---------------------------------------------------------------------------------
+
+
+def _row(kind: str, label: str, quantity: str, **values: Any) -> dict[str, Any]:
+    row = {
+        "kind": kind,
+        "label": label,
+        "quantity": quantity,
+        **dict.fromkeys(("value", "low", "high", "unit", "problems", "samples", "seeds")),
+        "status": "measured",
+        "reason": None,
+        "evidence": [],
+    }
+    return row | values
+
+
+def _not_run(kind: str, label: str, quantity: str, reason: str) -> dict[str, Any]:
+    return _row(kind, label, quantity, status="not run", reason=reason)
+
+
+def _computed(kind: str, label: str, quantity: str, value: float, unit: str) -> dict[str, Any]:
+    return _row(kind, label, quantity, value=float(value), unit=unit, status="computed")
+
+
+def _estimated(estimate: statistics.Estimate, **values: Any) -> dict[str, Any]:
+    return {
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "problems": estimate.problems,
+        "seeds": estimate.seeds,
+        **values,
+    }
+
+
+def _pair(deviation: str, pair: Pair, recorded: Recorded) -> list[dict[str, Any]]:
+    label = f"{recorded.label(pair.treatment)} − {recorded.label(pair.control)}"
+    if reason := recorded.missing(pair.treatment, pair.control):
+        return [_not_run("training", label, "difference of Pass@1, Pass@k and Worst@k", reason)]
+    sides = [recorded.final_counts(name, recorded.decoder) for name in (pair.treatment, pair.control)]
+    stream = f"{pair.treatment}-{pair.control}"
+    evidence = recorded.evidence(pair.treatment, pair.control)
+    return _differences("training", deviation, stream, label, sides, recorded, evidence)
+
+
+def _differences(kind, deviation, stream, label, sides, recorded, evidence) -> list[dict[str, Any]]:
+    """Pass@1, Pass@k and Worst@k of ``sides`` (treatment, control): their paired differences."""
+    samples = int(min(totals.min() for totals, _ in sides))
+    rows = []
+    for metric, name in METRIC_NAMES.items():
+        estimate = statistics.paired_difference(
+            *(METRICS[metric](totals, right) for totals, right in sides),
+            generator=seeds.generator(recorded.root_seed, "deviations", deviation, stream, metric),
+            confidence=CONFIDENCE,
+        )
+        values = _estimated(estimate, unit="percentage points", samples=samples, evidence=evidence)
+        rows.append(_row(kind, label, name.format(k=samples), **values))
+    return rows
+
+
+def _decoders(deviation: str, quantity: Decoders, recorded: Recorded) -> list[dict[str, Any]]:
+    rows = []
+    for sampler in quantity.samplers:
+        for control in quantity.controls:
+            label = f"{recorded.label(sampler)}: evaluated {quantity.treatment} − {control}"
+            decoders = (quantity.treatment, control)
+            if reason := recorded.missing(sampler, decoders=decoders):
+                rows.append(_not_run("evaluation", label, "difference of Pass@k", reason))
+                continue
+            sides = [recorded.final_counts(sampler, decoder) for decoder in decoders]
+            stream = f"{sampler}-{quantity.treatment}-{control}"
+            rows += _differences(
+                "evaluation", deviation, stream, label, sides, recorded, recorded.evidence(sampler)
+            )
+    return rows
+
+
+def _estimators(deviation: str, quantity: Estimators, recorded: Recorded) -> list[dict[str, Any]]:
+    rows = []
+    for sampler in quantity.samplers:
+        label = f"{recorded.label(sampler)}: exact − resampled"
+        if reason := recorded.missing(sampler):
+            rows.append(_not_run("evaluation", label, "difference of the estimates", reason))
+            continue
+        totals, right = recorded.final_counts(sampler, recorded.decoder)
+        k = int(totals.min())
+        verdicts = np.arange(k) < right[..., None]  # which of the samples are correct does not matter
+        pairs = {
+            f"Pass@{k}": (metrics.pass_at_k(totals, right, k), metrics.resampled_best_at_k(verdicts, k)),
+            f"Worst@{k}": (metrics.worst_at_k(totals, right, k), metrics.resampled_worst_at_k(verdicts, k)),
+        }
+        for name, (exact, resampled) in pairs.items():
+            estimate = statistics.paired_difference(
+                exact,
+                resampled,
+                generator=seeds.generator(recorded.root_seed, "deviations", deviation, sampler, name),
+                confidence=CONFIDENCE,
+            )
+            values = _estimated(
+                estimate, unit="percentage points", samples=k, evidence=recorded.evidence(sampler)
+            )
+            rows.append(_row("evaluation", label, name, **values))
+    return rows
+
+
+def _schedule(deviation: str, quantity: ScheduleValues, recorded: Recorded) -> list[dict[str, Any]]:
+    """In the paper's units: workflow/samplers.yaml as it is written, before a scale converts it."""
+    table = read_yaml(WORKFLOW / "samplers.yaml")
+    rows = []
+    for name in quantity.samplers:
+        formula = schedule.from_config(table[name]["schedule"])
+        for step in quantity.steps:
+            for what, value, unit in _SCHEDULE_FACTS[quantity.about](formula, step):
+                rows.append(_computed("schedule", f"{table[name]['label']}, step {step}", what, value, unit))
+    return rows
+
+
+_POSITIONS = np.arange(1_000_000)
+_LONGEST = 3072  # tokens, the paper's limit (Table 1)
+
+
+def _crossing(formula: schedule.Schedule, step: int, limit: str) -> float:
+    """Return the first position from the schedule's start on where the temperature is at ``limit``; inf beyond 1e6."""
+    values = formula.temperature(_POSITIONS, step)[formula.start :]
+    reached = np.flatnonzero(np.isclose(values, getattr(formula, limit)))
+    return float(reached[0] + formula.start) if len(reached) else float("inf")
+
+
+def _floor(formula, step):
+    yield "first position at τ_min", _crossing(formula, step, "tau_min"), "tokens"
+    yield f"τ at token {_LONGEST - 1}", formula.temperature(_LONGEST - 1, step), "temperature"
+
+
+def _ceiling(formula, step):
+    yield "first position at τ_max", _crossing(formula, step, "tau_max"), "tokens"
+    yield f"τ at token {formula.start}", formula.temperature(formula.start, step), "temperature"
+
+
+def _start(formula, step):
+    yield f"τ at token {formula.start}", formula.temperature(formula.start, step), "temperature"
+    hot = int((formula.temperature(_POSITIONS[:_LONGEST], step)[formula.start :] > 1).sum())
+    yield f"tokens above τ = 1 of the first {_LONGEST}", hot, "tokens"
+
+
+def _cap(formula, step):
+    stretch = formula.parameters(step)[2] / formula.decay_rate(step)
+    yield "cap of the decay rate", stretch * formula.d_max, "tokens"
+    yield "decay rate", stretch * formula.decay_rate(step), "tokens"
+
+
+_SCHEDULE_FACTS = {"floor": _floor, "ceiling": _ceiling, "start": _start, "cap": _cap}
+
+
+def _graders(deviation: str, quantity: Graders, recorded: Recorded) -> list[dict[str, Any]]:
+    rows = []
+    for sampler in quantity.samplers:
+        label = f"{recorded.label(sampler)}, decoder {recorded.decoder}"
+        reason = recorded.missing(sampler)
+        if reason is None and not recorded.dataset_file.exists():
+            reason = f"missing {recorded.dataset_file.name}"
+        if reason:
+            rows.append(_not_run("count", label, "verdicts that differ", reason))
+            continue
+        frame = pd.concat(
+            final_samples(path, recorded.decoder, ["problem", "response", "correct"])
+            for path in recorded.evaluations(sampler)
+        )
+        rows += _disagreements(frame, _answers(recorded.dataset_file), label, recorded.evidence(sampler))
+    label = "published language model"
+    if recorded.real_lm is None or not recorded.real_lm.exists():
+        rows.append(_not_run("count", label, "verdicts that differ", "the target real_lm has not run"))
+        return rows
+    answers = _answers(recorded.real_lm_dataset)
+    evidence = [str(recorded.real_lm.relative_to(recorded.folder))]
+    for decoder in dict.fromkeys(file["decoder"] for file in _read_json(recorded.real_lm)["files"]):
+        frame = final_samples(recorded.real_lm, decoder, ["problem", "response", "correct"])
+        rows += _disagreements(frame, answers, f"{label}, decoder {decoder}", evidence)
+        frame = final_samples(recorded.real_lm, decoder, ["problem", "response", "correct", "extracted"])
+        rows += _careful_disagreements(frame, answers, f"{label}, decoder {decoder}", evidence)
+    return rows
+
+
+def _answers(dataset: Path) -> dict[str, str]:
+    return {problem.id: problem.answer for problem in problems_of(read_dataset(dataset))}
+
+
+def _disagreements(frame: pd.DataFrame, answers, label, evidence) -> list[dict[str, Any]]:
+    verdicts = grade(frame["response"], frame["problem"].map(answers), method="string_match")
+    matched = np.array([verdict.correct for verdict in verdicts])
+    correct = frame["correct"].to_numpy(dtype=bool)
+    counts = {
+        "verdicts that differ": int((matched != correct).sum()),
+        "correct only for the string match": int((matched & ~correct).sum()),
+    }
+    size = {"samples": len(frame), "problems": int(frame["problem"].nunique())}
+    return [
+        _row(
+            "count", label, name, value=count, unit=f"of {len(frame):,} responses", evidence=evidence, **size
+        )
+        for name, count in counts.items()
+    ]
+
+
+def _careful_disagreements(frame: pd.DataFrame, answers, label, evidence) -> list[dict[str, Any]]:
+    """Count where the careful grader differs from math-verify, by kind: it reads another text, or finds it equal."""
+    verdicts = grade(frame["response"], frame["problem"].map(answers), method="careful")
+    counts: Counter[str] = Counter()
+    for verdict, correct, extracted in zip(verdicts, frame["correct"], frame["extracted"], strict=True):
+        if verdict.correct != bool(correct):
+            reads = "the same text" if _same_text(verdict.extracted, extracted) else "another text"
+            counts[
+                f"correct only for {'the careful grader' if verdict.correct else 'math-verify'}, {reads}"
+            ] += 1
+    size = {"samples": len(frame), "problems": int(frame["problem"].nunique())}
+    unit = f"of {len(frame):,} responses"
+    return [
+        _row("count", label, name, value=counts[name], unit=unit, evidence=evidence, **size)
+        for who in ("the careful grader", "math-verify")
+        for name in (f"correct only for {who}, the same text", f"correct only for {who}, another text")
+    ]
+
+
+def _same_text(one: str | None, other: str | None) -> bool:
+    return one is not None and other is not None and normalise(one) == normalise(other)
+
+
+def _entropies(deviation: str, quantity: Entropies, recorded: Recorded) -> list[dict[str, Any]]:
+    rows = []
+    for sampler in quantity.samplers:
+        label = f"{recorded.label(sampler)}, first training step"
+        paths = [recorded.folder / "runs" / run / "groups.parquet" for run in recorded.cells.get(sampler, ())]
+        if reason := _absent(paths, recorded, sampler):
+            rows.append(_not_run("entropy", label, "entropy", reason))
+            continue
+        columns = ("entropy", "entropy_at_sampling_temperature")
+        frames = [pd.read_parquet(path, columns=["step", *columns]) for path in paths]
+        first = [frame[frame["step"] == frame["step"].min()] for frame in frames]
+        # Seeds draw different prompts, so nothing pairs them: all prompts are one sample.
+        at_one, at_sampling = (
+            np.concatenate([frame[column] for frame in first])[None, :] for column in columns
+        )
+        generator = seeds.generator(recorded.root_seed, "deviations", deviation, sampler)
+        estimate = statistics.paired_difference(
+            at_sampling, at_one, generator=generator, confidence=CONFIDENCE
+        )
+        evidence = [str(path.relative_to(recorded.folder)) for path in paths]
+        values = _estimated(estimate, unit="nats", evidence=evidence) | {"seeds": len(paths)}
+        rows.append(_row("entropy", label, "entropy at the sampling temperature − entropy at 1", **values))
+        rows.append(
+            _row(
+                "entropy",
+                label,
+                "entropy at temperature 1",
+                value=float(at_one.mean()),
+                unit="nats",
+                problems=at_one.size,
+                seeds=len(paths),
+                evidence=evidence,
+            )
+        )
+    return rows
+
+
+def _absent(paths: Sequence[Path], recorded: Recorded, sampler: str) -> str | None:
+    if not paths:
+        return f"no cell of the sampler {sampler} at this scale"
+    missing = [path for path in paths if not path.exists()]
+    return f"missing {missing[0].relative_to(recorded.folder)}" if missing else None
+
+
+def _record(deviation: str, quantity: Record, recorded: Recorded) -> list[dict[str, Any]]:
+    rows = []
+    for sampler in quantity.samplers:
+        paths = [
+            recorded.folder / "runs" / run / "metrics.parquet" for run in recorded.cells.get(sampler, ())
+        ]
+        if reason := _absent(paths, recorded, sampler):
+            rows.append(_not_run("record", recorded.label(sampler), quantity.label, reason))
+            continue
+        frames = [pd.read_parquet(path, columns=["step", quantity.metric]) for path in paths]
+        rows.append(
+            _row(
+                "record",
+                recorded.label(sampler),
+                quantity.label,
+                value=float(np.mean([frame[quantity.metric].mean() for frame in frames])),
+                unit=quantity.unit,
+                seeds=len(paths),
+                evidence=[str(path.relative_to(recorded.folder)) for path in paths],
+            )
+        )
+    return rows
+
+
+def _prompts(deviation: str, quantity: Prompts, recorded: Recorded) -> list[dict[str, Any]]:
+    rows = [
+        _computed(
+            "prompts", f"{name} set", "training steps per epoch", prompts / quantity.paper_batch, "steps"
+        )
+        for name, prompts in (("paper's", quantity.paper_prompts), ("released", quantity.released_prompts))
+    ]
+    if not recorded.training_card.exists():
+        card = recorded.training_card
+        return [*rows, _not_run("prompts", "this scale", "training prompts", f"missing {card.name}")]
+    rows_of_card = _read_json(recorded.training_card)["rows"]
+    # The card of a prepared set counts what was read and what was kept.
+    prompts = rows_of_card["kept"] if isinstance(rows_of_card, dict) else rows_of_card
+    epochs = recorded.steps * recorded.batch / prompts
+    return [
+        *rows,
+        _computed("prompts", "this scale", "training prompts", prompts, "prompts"),
+        _computed("prompts", "this scale", "passes through them in a run", epochs, "epochs"),
+    ]
+
+
+def _split(deviation: str, quantity: Split, recorded: Recorded) -> list[dict[str, Any]]:
+    label = "this scale"
+    if reason := recorded.missing(quantity.sampler):
+        return [_not_run("split", label, "problems evaluated", reason)]
+    totals, right = recorded.final_counts(quantity.sampler, recorded.decoder)
+    problems = totals.shape[1]
+    rows = [_computed("split", label, "problems evaluated", problems, "problems")]
+    if not isinstance(recorded.dataset, CountdownData):
+        return rows
+    whole = len(
+        countdown.generate_problems(
+            recorded.dataset.numbers,
+            recorded.dataset.split,
+            root_seed=recorded.root_seed,
+            test_share=recorded.dataset.test_share,
+            limit=None,
+        )
+    )
+    k = int(totals.min())
+    scores = METRICS["pass_at_k"](totals, right).mean(axis=0)
+    half = 1.96 * scores.std(ddof=1)
+    name = f"half-width of the 95% interval of Pass@{k}, {recorded.label(quantity.sampler)}"
+    return [
+        *rows,
+        _computed("split", label, "problems of the whole split", whole, "problems"),
+        _computed("split", "on the problems evaluated", name, half / np.sqrt(problems), "percentage points"),
+        _computed("split", "on the whole split", name, half / np.sqrt(whole), "percentage points"),
+    ]
+
+
+def _advantages(deviation: str, quantity: Advantages, recorded: Recorded) -> list[dict[str, Any]]:
+    import torch
+
+    rows = []
+    for n in quantity.rollouts:
+        rewards = np.zeros(n)
+        rewards[0] = 1.0
+        ours = group_advantages(torch.tensor(rewards), torch.zeros(n, dtype=torch.long))[0].item()
+        population = (1 - rewards.mean()) / rewards.std()
+        rows.append(
+            _computed(
+                "advantages", f"{n} rollouts", "advantage, sample over population", ours / population, "ratio"
+            )
+        )
+    return rows
+
+
+def _micro_batches(deviation: str, quantity: MicroBatches, recorded: Recorded) -> list[dict[str, Any]]:
+    """The weight of a token over the mean weight: a batch of few tokens gives each of them more."""
+    rows = []
+    for sampler in quantity.samplers:
+        label = f"{recorded.label(sampler)}, {quantity.rows} responses in a micro-batch"
+        if reason := recorded.missing(sampler):
+            rows.append(_not_run("micro_batches", label, "weights of tokens", reason))
+            continue
+        # Responses of one problem follow one another; a step's micro-batches hold different ones.
+        lengths = np.concatenate(
+            [
+                final_samples(path, recorded.decoder, ["sample", "tokens"])
+                .sort_values("sample", kind="stable")["tokens"]
+                .to_numpy(float)
+                for path in recorded.evaluations(sampler)
+            ]
+        )
+        whole = len(lengths) // quantity.rows * quantity.rows
+        sizes = lengths[:whole].reshape(-1, quantity.rows).sum(axis=1)
+        weights = sizes.mean() / sizes
+        for name, share in (("5th percentile", 0.05), ("95th percentile", 0.95)):
+            value = np.quantile(np.repeat(weights, sizes.astype(int)), share)
+            rows.append(_computed("micro_batches", label, f"weight of a token, {name}", value, "ratio"))
+    return rows
+
+
+def _not_run_reading(deviation: str, quantity: NotRun, recorded: Recorded) -> list[dict[str, Any]]:
+    return [_not_run("reading", quantity.label, "the other reading", quantity.reason)]
+
+
+_MEASURES: dict[str, Callable[[str, Any, Recorded], list[dict[str, Any]]]] = {
+    "pair": _pair,
+    "schedule": _schedule,
+    "estimators": _estimators,
+    "decoders": _decoders,
+    "graders": _graders,
+    "entropies": _entropies,
+    "record": _record,
+    "prompts": _prompts,
+    "split": _split,
+    "advantages": _advantages,
+    "micro_batches": _micro_batches,
+    "not_run": _not_run_reading,
+}
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

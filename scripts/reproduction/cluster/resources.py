@@ -1,0 +1,523 @@
+"""What jobs ask a cluster for: GPUs, nodes, memory and time, and how a site wants to be asked.
+
+Three files meet here. ``workflow/resources.yaml`` says what the models of each scale need and how fast they are
+(:class:`Resources`), the run says how much it samples, and ``workflow/profiles/slurm/site.yaml`` says what the
+cluster calls things (:class:`Site`). :func:`slurm_resources` turns a :class:`Need` into the resource names of the
+Slurm executor. The same estimates make the budget (``reproduction.costs.budget``).
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from reproduction.cluster import devices
+from reproduction.config import (
+    REPOSITORY,
+    ROLES,
+    SCALES,
+    ConfigurationError,
+    ForkingStudy,
+    MajorityStudy,
+    Name,
+    Scale,
+    Share,
+    Strict,
+    read_yaml,
+    suggest,
+    validate,
+)
+from reproduction.config.runs import RunConfiguration
+
+SITE_FILE = REPOSITORY / "workflow" / "profiles" / "slurm" / "site.yaml"
+RESOURCES_FILE = REPOSITORY / "workflow" / "resources.yaml"
+
+# Every rule of the workflow but the figures' own targets: what workflow/resources.yaml may name, and no figure may.
+RULES = (
+    *("all", "budget", "check_contamination", "claims", "claims_so_far", "cost", "deviations", "draw_study"),
+    *(
+        "estimate_figure",
+        "estimate_study",
+        "evaluate_model",
+        "evaluate_run",
+        "export_provenance",
+        "fetch_dataset",
+    ),
+    *(
+        "generate_problems",
+        "import_model",
+        "import_tokenizer",
+        "ingest_runs",
+        "judge_claims",
+        "plot_claims",
+        "plot_cost",
+    ),
+    *("plot_deviations", "plot_figure", "plot_study", "prepare_dataset", "provenance", "real_lm", "report"),
+    *("preflight", "preflight_model", "rehearse", "runs", "stale"),
+    *("tabulate_deviations", "tabulate_hyperparameters", "tabulate_real_lm", "train", "train_base_model"),
+    *("verl_smoke", "write_report"),
+)
+
+
+# Partitions may be a list; these words become options of sbatch.
+SlurmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,:-]*$")]
+
+# --- site.yaml ---------------------------------------------------------------------------------------------
+
+
+class Partitions(Strict):
+    """Partitions by what a job needs; null is the cluster's default."""
+
+    cpu: SlurmName | None = Field(
+        None, description="partition of jobs without a GPU; null is the cluster's default"
+    )
+    gpu: SlurmName | None = Field(
+        None, description="partition of jobs with GPUs; null is the cluster's default"
+    )
+
+
+class GpuRequest(Strict):
+    """How GPUs are asked for: ``--gpus=model:n`` for the whole job, or ``--gres=gpu:model:n`` for each node."""
+
+    form: Literal["gpus", "gres"] = Field(
+        "gpus", description="`--gpus=model:n` for the whole job, or `--gres=gpu:model:n` for each node"
+    )
+    model: str | None = Field(None, pattern=r"^[A-Za-z0-9_.]+$", description="null takes any")
+
+
+class Limits(Strict):
+    """The most that a retry may ask for; null is no limit."""
+
+    minutes: PositiveInt | None = Field(
+        None, description="longest time that a retry asks for; null is no limit"
+    )
+    memory_mb: PositiveInt | None = Field(
+        None, description="most memory that a retry asks for; null is no limit"
+    )
+
+
+class Site(Strict):
+    """What differs between clusters."""
+
+    account: SlurmName | None = Field(None, description="who pays; null is the user's default")
+    partitions: Partitions = Partitions()
+    gpu: GpuRequest = GpuRequest()
+    limits: Limits = Limits()
+    extra: str | None = Field(None, description="further options of sbatch")
+
+
+def load_site(path: Path = SITE_FILE) -> Site:
+    """Read the site file. Raises ConfigurationError naming the file, the key and what is allowed."""
+    return validate(Site, read_yaml(path), path.name)
+
+
+# --- resources.yaml ----------------------------------------------------------------------------------------
+
+
+class Need(Strict):
+    """What one job asks for at its first attempt, and what it is expected to take."""
+
+    gpus: NonNegativeInt = Field(0, description="on each node")
+    nodes: PositiveInt = Field(1, description="above 1, Ray is started across them")
+    cpus: PositiveInt | None = Field(None, description="on each node; null is the rule's number of threads")
+    memory_mb: PositiveInt = Field(description="on each node")
+    minutes: PositiveInt = Field(description="time limit")
+    expected_s: PositiveFloat = Field(description="time that it is expected to take")
+    expected_bytes: NonNegativeInt = Field(0, description="what it is expected to leave on the disk")
+    scratch_bytes: NonNegativeInt = Field(0, description="what it has on the disk besides, while it runs")
+    freed_bytes: NonNegativeInt = Field(0, description="what it deletes of others' results when it ends")
+
+
+class Allocation(Strict):
+    """The machines of one job, without its time."""
+
+    gpus: NonNegativeInt = Field(0, description="on each node")
+    nodes: PositiveInt = Field(1, description="above 1, Ray is started across them")
+    cpus: PositiveInt | None = Field(None, description="on each node; null is the rule's number of threads")
+    memory_mb: PositiveInt = Field(description="on each node")
+
+    @property
+    def units(self) -> int:
+        """GPUs of the job, or its cores where it has no GPU."""
+        return self.nodes * (self.gpus or self.cpus or 1)
+
+
+class Gpu(Strict):
+    """A kind of GPU, and how well it is used: what hours are made from where nothing is measured yet."""
+
+    flops_per_s: PositiveFloat = Field(description="dense bfloat16 peak")
+    bytes_per_s: PositiveFloat = Field(description="of its memory")
+    share_of_peak: Share = Field(description="of flops_per_s, in matrix products of sampling and training")
+    decode_step_s: PositiveFloat = Field(
+        description="of one token of all responses, beside reading and computing"
+    )
+    decode_share: Share = Field(
+        description="time at the full number of responses over all time that tokens take"
+    )
+    seed_row_s: Annotated[float, Field(ge=0)] = Field(
+        description="of a token of a response with a seed of its own"
+    )
+
+
+class Method(Strict):
+    """How the trainer works, in the terms that its time depends on."""
+
+    flops_per_parameter: PositiveFloat = Field(
+        description="of a token: forward, backward, activations once more, log-probabilities before the update"
+    )
+    padding: Annotated[float, Field(ge=1)] = Field(description="tokens computed over tokens that count")
+    logprob_row_s: Annotated[float, Field(ge=0)] = Field(0, description="of a token, in Python")
+    order_s: Annotated[float, Field(ge=0)] = Field(0, description="of a step, to look up its prompts")
+
+
+class SampledModel(Strict):
+    """A model that only draws: on a core at the rate given, on a GPU at the rate that follows from its size."""
+
+    parameters: PositiveFloat
+    evaluate: Allocation
+    sampling_tokens_per_s: PositiveFloat | None = Field(None, description="response tokens drawn, per core")
+    cache_bytes_per_token: PositiveFloat | None = Field(
+        None, description="keys and values: 2 x layers x key-value heads x head size x 2 bytes"
+    )
+
+
+class ModelResources(SampledModel):
+    """One of the paper's trained models at one scale."""
+
+    train: Allocation
+    update_tokens_per_s: PositiveFloat | None = Field(
+        None, description="response tokens learnt from, log-probabilities included, per core"
+    )
+    response_share: Share | None = Field(None, description="as in the scale; null is that")
+
+
+class ScaleResources(Strict):
+    """What a scale's jobs need, and where its numbers come from."""
+
+    source: str = Field(min_length=1, description="where these numbers come from")
+    startup_s: PositiveFloat = Field(description="from the start of a job to its first token")
+    step_s: Annotated[float, Field(ge=0)] = Field(
+        0,
+        description="of a training step beside its tokens: exchange of weights, grading, the engine's sleep",
+    )
+    gpu: Gpu | None = Field(None, description="null: rates are given, per core")
+    method: Method | None = Field(None, description="null: rates are given, per core")
+    prompt_tokens: PositiveFloat = Field(150, description="mean length of a prompt")
+    response_share: Share = Field(description="mean response length over the longest one allowed")
+    hot_steps: NonNegativeInt = Field(
+        0, description="first steps in which responses at a fixed temperature above 1.1 reach the limit"
+    )
+    problems: PositiveInt = Field(description="problems of an evaluation set without a limit")
+    problems_of: dict[Name, PositiveInt] = Field(
+        {}, description="evaluation sets that have another number of them"
+    )
+    checkpoint_bytes_per_parameter: PositiveFloat = Field(
+        description="of a checkpoint in Hugging Face format"
+    )
+    state_bytes_per_parameter: PositiveFloat = Field(description="of all trainer states kept at one time")
+    state_stays: bool = Field(description="whether the trainer's state stays when the run has ended")
+    roles: dict[Literal[ROLES], ModelResources]
+    models: dict[Name, SampledModel] = Field(
+        {}, description="the scale's models that are in no role: studies of decoding draw from them"
+    )
+
+
+class Before(Strict):
+    """How trainings at the paper's scale were run before the waste was taken out: to say what that was worth."""
+
+    method: Method
+    gpus: PositiveInt = Field(description="of every training")
+    max_num_seqs: PositiveInt
+    seed_of: Literal["engine", "response"]
+
+
+class Resources(Strict):
+    """workflow/resources.yaml."""
+
+    safety: PositiveFloat = Field(description="time asked for over time expected")
+    shortest_minutes: PositiveInt = Field(description="no training or evaluation asks for less")
+    rules: dict[Name, Need] = Field(description="rules that run no model; `default` is for those not named")
+    scales: dict[Literal[SCALES], ScaleResources]
+    before: Before
+
+    @model_validator(mode="after")
+    def _rules_exist(self) -> "Resources":
+        if "default" not in self.rules:
+            raise ValueError("rules: the key 'default' is missing; it is for the rules that are not named")
+        for name in self.rules:
+            if name != "default" and name not in RULES:
+                raise ValueError(f"rules: unknown rule {name!r}{suggest(name, ['default', *RULES])}")
+        return self
+
+
+def load_resources(path: Path = RESOURCES_FILE) -> Resources:
+    """Read the resource table. Raises ConfigurationError naming the file, the key and what is allowed."""
+    return validate(Resources, read_yaml(path), path.name)
+
+
+# --- needs -------------------------------------------------------------------------------------------------
+
+# Of a response's logits, float32 and 151,936 of them: passes over them from logits to token and log-probability,
+# counted in vLLM's sampler (temperature, log-softmax, softmax, noise, division, maximum; each reads, most write).
+LOGIT_BYTES, LOGIT_PASSES = 4 * 151_936, 10
+HOT = 1.1  # fixed temperatures above this are 1.2 in the paper: 7 to 9 nats at step 0 (Figure 6)
+BYTES_PER_TOKEN = 4.3  # of an evaluation's samples, compressed; measured on 30 files of the mini scale
+
+
+def _is_hot(run: RunConfiguration) -> bool:
+    """Whether a run samples at a fixed temperature above ``HOT``."""
+    schedule = run.sampler_definition.schedule
+    return schedule["kind"] == "fixed" and schedule["tau"] > HOT
+
+
+class Needs:
+    """What each job of a scale needs."""
+
+    def __init__(self, scale_name: str, scale: Scale, resources: Resources):
+        if scale_name not in resources.scales:
+            raise ConfigurationError(
+                f"{RESOURCES_FILE.name}: scales: no entry {scale_name!r}{suggest(scale_name, resources.scales)}"
+            )
+        self.scale, self.table, self.resources = scale, resources.scales[scale_name], resources
+        absent = sorted(scale.roles.keys() - self.table.roles.keys())
+        if absent:
+            raise ConfigurationError(
+                f"{RESOURCES_FILE.name}: scales.{scale_name}.roles: no entry for {absent[0]!r}, "
+                f"which the scale {scale_name!r} defines"
+            )
+        self._role_of = {role.model: name for name, role in scale.roles.items()}
+        for name, study in scale.inference.items():
+            if scale.engine == "verl" and study.model and self._sampled(study.model) is None:
+                raise ConfigurationError(
+                    f"{RESOURCES_FILE.name}: scales.{scale_name}.models: no entry for {study.model!r}, "
+                    f"which inference.{name} draws from"
+                )
+
+    def train(self, run: RunConfiguration) -> Need:
+        """One training: time from the tokens it draws and learns from, storage from its checkpoints and state."""
+        model, training = self._model(run.model), run.training
+        hot = min(self.table.hot_steps, training.steps) if _is_hot(run) else 0
+        mean = self._response(training.max_new_tokens, model)
+        seconds = (training.steps - hot) * self._step_s(run, mean)
+        seconds += hot * self._step_s(run, training.max_new_tokens)
+        checkpoints = len(training.checkpoints) * self._checkpoint(model)
+        state = round(model.parameters * self.table.state_bytes_per_parameter)
+        return self._need(
+            model.train,
+            seconds,
+            checkpoints + (state if self.table.state_stays else 0),
+            scratch_bytes=0 if self.table.state_stays else state,
+        )
+
+    def _step_s(self, run: RunConfiguration, mean: float) -> float:
+        """Seconds of a training step whose responses have ``mean`` tokens."""
+        model, training, table = self._model(run.model), run.training, self.table
+        responses = training.prompts * run.n / model.train.units
+        sampling_s = self._sampling_s(run.model, model, responses, mean, training.max_new_tokens)
+        if table.method is None:
+            return table.step_s + sampling_s + responses * mean / model.update_tokens_per_s
+        gpu, method = table.gpu, table.method
+        computed = responses * (table.prompt_tokens + mean) * method.padding
+        reference = 2 if run.algorithm_definition.kl_coefficient else 0  # its forward pass
+        update_s = computed * (method.flops_per_parameter + reference) * model.parameters
+        update_s /= gpu.flops_per_s * gpu.share_of_peak
+        rows_s = responses * (table.prompt_tokens + mean) * method.logprob_row_s
+        return table.step_s + method.order_s + sampling_s + update_s + rows_s
+
+    def _sampling_s(
+        self, name: str, model: SampledModel, responses: float, mean: float, longest: int
+    ) -> float:
+        """Seconds in which one unit draws ``responses`` responses of ``mean`` tokens, the longest of which is last.
+
+        On a GPU, a token of b responses takes a time that is the same for any b, reads the weights, and for each
+        response reads the keys and values so far, multiplies by the weights and works on its logits in float32.
+        """
+        gpu = self.table.gpu
+        if gpu is None or model.cache_bytes_per_token is None:
+            return responses * mean / model.sampling_tokens_per_s
+        machine = self.scale.verl.of(name)
+        at_once = min(responses, machine.max_num_seqs)
+        alone_s = gpu.decode_step_s + 2 * model.parameters / gpu.bytes_per_s
+        each_s = (self.table.prompt_tokens + mean / 2) * model.cache_bytes_per_token / gpu.bytes_per_s
+        each_s += 2 * model.parameters / (gpu.flops_per_s * gpu.share_of_peak)
+        each_s += LOGIT_PASSES * LOGIT_BYTES / gpu.bytes_per_s
+        each_s += gpu.seed_row_s if machine.seed_of == "response" else 0
+        token_s = (alone_s + at_once * each_s) / at_once / gpu.decode_share
+        return responses * mean * token_s + longest * alone_s
+
+    def evaluate_run(self, run: RunConfiguration) -> Need:
+        """The samples of all checkpoints of a run; afterwards the scale may keep the last checkpoint only."""
+        count = len(run.training.checkpoints)
+        freed = (count - 1) * self._checkpoint(self._model(run.model))
+        return self._evaluate(run.model, count, freed=freed if self.scale.keep_checkpoints == "last" else 0)
+
+    def evaluate_model(self, model: str) -> Need:
+        """The samples of a model as it comes."""
+        if model not in self._role_of:  # the real language model beside the paper's
+            return self.rule("evaluate_model")
+        return self._evaluate(model, 1, freed=0)
+
+    def _evaluate(self, name: str, checkpoints: int, *, freed: int) -> Need:
+        model, evaluation = self._model(name), self.scale.evaluation_of(name)
+        decoders = checkpoints * len(evaluation.decoders) + len(evaluation.final_decoders)
+        problems = self.table.problems_of.get(evaluation.dataset, self.table.problems)
+        limit = self.scale.datasets[evaluation.dataset].limit or problems
+        mean = self._response(evaluation.max_new_tokens, model)
+        responses = limit * evaluation.samples
+        each = (responses / model.evaluate.units, mean, evaluation.max_new_tokens)
+        seconds = decoders * self._sampling_s(name, model, *each)
+        size = round(decoders * responses * mean * BYTES_PER_TOKEN)
+        return self._need(model.evaluate, seconds, size, freed_bytes=freed)
+
+    def draw_study(self, name: str) -> Need:
+        """The responses of a study of decoding; in process, one number serves for all.
+
+        Of a response of at most m tokens that is cut after b, at most the share 1 - b / m of the mean length is left to
+        draw, however the lengths are distributed. The forward pass for entropies is left to the safety factor.
+        """
+        if self.scale.engine == "inprocess":
+            return self.rule("draw_study")
+        study = self.scale.inference[name]
+        name = study.model or self.scale.roles[study.role].model
+        model = self._sampled(name)
+        mean, longest = self._response(study.max_new_tokens, model), study.max_new_tokens
+        responses = rows = len(study.decoders) * study.problems * study.samples
+        drawn, numbers = (
+            responses * mean,
+            0.0,
+        )  # tokens; tokens that are kept with a number of 4 bytes beside the text
+        if isinstance(study, ForkingStudy):
+            rows += responses * study.branches * len(study.positions)
+            left = sum(1 - position / longest for position in study.positions)
+            drawn += responses * study.branches * mean * left
+        if not isinstance(study, MajorityStudy):
+            numbers = responses * mean
+        size = round(rows * mean * BYTES_PER_TOKEN + 4 * numbers)
+        each = (drawn / mean / model.evaluate.units, mean, longest)
+        return self._need(model.evaluate, self._sampling_s(name, model, *each), size)
+
+    def import_model(self, name: str) -> Need:
+        """A published model, in the bytes of a checkpoint where its size is known."""
+        need, model = self.rule("import_model"), self._sampled(name)
+        return need if model is None else need.model_copy(update={"expected_bytes": self._checkpoint(model)})
+
+    def rule(self, name: str) -> Need:
+        """A rule that runs no model of the paper."""
+        return self.resources.rules.get(name, self.resources.rules["default"])
+
+    def _model(self, name: str) -> ModelResources:
+        return self.table.roles[self._role_of[name]]
+
+    def _sampled(self, name: str) -> SampledModel | None:
+        return self._model(name) if name in self._role_of else self.table.models.get(name)
+
+    def _response(self, longest: int, model: SampledModel) -> float:
+        return (getattr(model, "response_share", None) or self.table.response_share) * longest
+
+    def _checkpoint(self, model: SampledModel) -> int:
+        return round(model.parameters * self.table.checkpoint_bytes_per_parameter)
+
+    def _need(self, allocation: Allocation, seconds: float, size: int, **bytes_moved: int) -> Need:
+        expected_s = self.table.startup_s + seconds
+        return Need(
+            **allocation.model_dump(),
+            minutes=max(self.resources.shortest_minutes, math.ceil(self.resources.safety * expected_s / 60)),
+            expected_s=expected_s,
+            expected_bytes=size,
+            **bytes_moved,
+        )
+
+
+# --- as Slurm's executor names it --------------------------------------------------------------------------
+
+
+SLURM_RESOURCES = (
+    *("mem_mb", "runtime", "cpus_per_task", "gpu", "gpu_model", "gres"),
+    *("slurm_account", "slurm_partition", "slurm_extra"),
+    *("nodes", "gpus_per_node", "mpi", "tasks", "tasks_per_gpu"),
+)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Multiples of what a job asks for at its first attempt."""
+
+    minutes: int = 1
+    memory: int = 1
+
+
+# What slurmstepd writes into a job's log when it ends the job, with cgroups and without; Snakemake tells a retry only
+# that it is one, and accounting, which also knows, is not everywhere.
+_OUT_OF_TIME = re.compile(r"CANCELLED AT \S+ DUE TO TIME LIMIT")
+_OUT_OF_MEMORY = re.compile(r"exceeded (virtual )?memory limit \(|Detected \d+ oom[-_]kill event")
+
+
+def growth_after(logs: Path, attempt: int) -> Growth:
+    """Return how far the limits have grown by ``attempt``, from the logs of the attempts before it in ``logs``.
+
+    Time grows for each that ran out of time, memory for each that ran out of memory. What ended otherwise is tried
+    again as it was.
+    """
+    if attempt == 1:
+        return Growth()
+    earlier = sorted(logs.glob("*.log"), key=lambda path: path.stat().st_mtime)[1 - attempt :]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in earlier]
+    return Growth(
+        minutes=1 + sum(_OUT_OF_TIME.search(text) is not None for text in texts),
+        memory=1 + sum(_OUT_OF_MEMORY.search(text) is not None for text in texts),
+    )
+
+
+def log_folder(root: Path, rule: str, wildcards: Sequence[str]) -> Path:
+    """Return where the Slurm executor keeps the logs of one job's attempts, below its option ``slurm-logdir``."""
+    return root / f"rule_{rule}" / "_".join(wildcards).replace("/", "_")
+
+
+def slurm_resources(need: Need, site: Site, growth: Growth = Growth()) -> dict[str, int | str | None]:
+    """Return Snakemake resources for ``need`` at ``site``; None means that nothing is said about it.
+
+    Time and memory are those of the first attempt times ``growth``, up to the site's limits. A training that needs
+    longer than the partition allows goes on where it was.
+    """
+    gpus = need.gpus * need.nodes
+    asks_gres = bool(gpus) and site.gpu.form == "gres"
+    partition = site.partitions.gpu if gpus else site.partitions.cpu
+    model = f":{site.gpu.model}" if site.gpu.model else ""
+    several = need.nodes > 1
+    return {
+        "mem_mb": _at_most(need.memory_mb * growth.memory, site.limits.memory_mb),
+        "runtime": _at_most(need.minutes * growth.minutes, site.limits.minutes),
+        "cpus_per_task": need.cpus,
+        "gpu": gpus if gpus and not asks_gres else None,
+        "gpu_model": site.gpu.model if gpus and not asks_gres else None,
+        "gres": f"gpu{model}:{need.gpus}" if asks_gres else None,
+        "slurm_account": site.account,
+        "slurm_partition": partition,
+        "slurm_extra": site.extra,
+        "nodes": need.nodes,
+        "gpus_per_node": need.gpus,  # told to the engine; the executor does not look at it
+        # With `mpi` the executor runs the job's shell once, on the first node, and the job starts its tasks itself
+        # (reproduction.cluster.ray), one on each node; without `tasks_per_gpu` it would read `tasks` as tasks per GPU.
+        "mpi": "srun" if several else None,
+        "tasks": need.nodes if several else None,
+        "tasks_per_gpu": 0 if several else None,
+    }
+
+
+def too_few_gpus(rule: str, gpus: int, nodes: int, available: Sequence[devices.Device]) -> str | None:
+    """Return what to say of a job that asks this machine for more GPUs than ``available``; None if it does not."""
+    if nodes * gpus <= len(available):
+        return None
+    asked = devices.gpus(gpus) + (f" on each of {nodes} nodes" if nodes > 1 else "")
+    return (
+        f"{rule} asks for {asked} (workflow/resources.yaml), and {devices.explain(available)}. Run it on a cluster "
+        "(--profile slurm), or take a scale that fits this machine (docs/paper_scale.md)"
+    )
+
+
+def _at_most(value: int, limit: int | None) -> int:
+    return value if limit is None else min(value, limit)

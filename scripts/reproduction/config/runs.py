@@ -1,0 +1,262 @@
+"""The run table: from experiments to resolved run configurations.
+
+A run is one row. Its readable name is its Snakemake wildcard
+(``model~…/algorithm~…/sampler~…/n~…/seed~…``), so two figures that need the same run share it. Its hash covers
+everything that its numbers depend on, and keys the trainer's private state: a changed configuration never
+resumes old weights, an interrupted run never starts over.
+"""
+
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from reproduction.config import (
+    Algorithm,
+    Configuration,
+    ConfigurationError,
+    CountdownData,
+    Experiment,
+    InferenceFigure,
+    Name,
+    PretrainedModel,
+    RealData,
+    Sampler,
+    Scale,
+    Strict,
+    Training,
+    WarmStartModel,
+    adapt_schedule,
+    load_experiments,
+    load_scale,
+    suggest,
+    validate,
+)
+
+log = logging.getLogger(__name__)
+
+AXES = ("model", "algorithm", "sampler", "n", "seed")
+NAME_PATTERN = "/".join(f"{axis}~[^/]+" for axis in AXES)
+
+
+class RunConfiguration(Strict):
+    """One resolved training run: everything its numbers depend on, and nothing else."""
+
+    engine: Literal["inprocess", "verl"]
+    model: Name
+    algorithm: Name
+    sampler: Name
+    n: int
+    seed: int
+    root_seed: int
+    learning_rate: float
+    model_definition: WarmStartModel | PretrainedModel
+    # The data set that a warm start learnt from is part of what the model is.
+    model_dataset: CountdownData | None
+    dataset_definition: CountdownData | RealData
+    sampler_definition: Sampler
+    algorithm_definition: Algorithm
+    training: Training
+
+    @property
+    def name(self) -> str:
+        return "/".join(f"{axis}~{getattr(self, axis)}" for axis in AXES)
+
+    @property
+    def cell(self) -> str:
+        """The name without its seed: what figures average over."""
+        return self.name.rpartition("/")[0]
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits of the SHA-256 of the canonical JSON form."""
+        return digest(self.model_dump(mode="json"))
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the run under the paper's names, for logs and MLflow."""
+        sampler, algorithm = self.sampler_definition, self.algorithm_definition
+        schedule = {k: v for k, v in sampler.schedule.items() if k != "kind"}
+        return {
+            "model": self.model,
+            "algorithm": self.algorithm,
+            "sampler": self.sampler,
+            "n": self.n,
+            "seed": self.seed,
+            "learning_rate": self.learning_rate,
+            "batch_size": self.training.prompts,
+            "mini_batch_size": self.training.mini_batch_prompts,
+            "max_response_length": self.training.max_new_tokens,
+            "steps": self.training.steps,
+            "dataset": self.training.dataset,
+            "schedule": sampler.schedule["kind"],
+            **schedule,
+            "tis": sampler.importance.model_dump() if sampler.importance else "off",
+            "logprob_temperature": sampler.logprob_temperature,
+            **algorithm.model_dump(exclude_none=True),
+            "root_seed": self.root_seed,
+            "engine": self.engine,
+        }
+
+    def to_json(self) -> str:
+        return canonical(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunConfiguration":
+        return cls.model_validate_json(text)
+
+
+def axes_of(name: str) -> dict[str, str]:
+    """Return axis -> value of a run's name."""
+    return dict(part.split("~", 1) for part in name.split("/"))
+
+
+def canonical(value: Any) -> str:
+    """One text per value: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+
+
+def resolve(
+    configuration: Configuration,
+    scale: Scale,
+    *,
+    role: str,
+    algorithm: str,
+    sampler: str,
+    rollouts: int | None,
+    seed: int,
+) -> RunConfiguration:
+    """Resolve one row against the scale.
+
+    Raises ConfigurationError naming the unknown role, algorithm or sampler, or the missing learning rate.
+    """
+    for kind, name, table in (
+        ("role", role, scale.roles),
+        ("algorithm", algorithm, scale.algorithms),
+        ("sampler", sampler, scale.samplers),
+    ):
+        if name not in table:
+            raise ConfigurationError(
+                f"experiments.yaml: unknown {kind} {name!r} at this scale{suggest(name, table)}"
+            )
+    n = rollouts or scale.rollouts_of(role)
+    learning_rates = scale.learning_rates_of(role)
+    if n not in learning_rates:
+        raise ConfigurationError(f"learning_rates: no learning rate for {n} rollouts per prompt")
+    model = scale.roles[role].model
+    definition = scale.models[model]
+    training = scale.training_of(role)
+    drawn = scale.samplers[sampler].sampler
+    values = {
+        "engine": scale.engine,
+        "model": model,
+        "algorithm": algorithm,
+        "sampler": sampler,
+        "n": n,
+        "seed": seed,
+        "root_seed": configuration.root_seed,
+        "learning_rate": learning_rates[n],
+        "model_definition": definition,
+        "model_dataset": scale.datasets[definition.dataset]
+        if isinstance(definition, WarmStartModel)
+        else None,
+        "dataset_definition": scale.datasets[training.dataset],
+        "sampler_definition": drawn.model_copy(
+            update={"schedule": adapt_schedule(drawn.schedule, scale.roles[role].annealed)}
+        ),
+        "algorithm_definition": scale.algorithm_of(role, algorithm),
+        "training": training,
+    }
+    return validate(RunConfiguration, values, "run")
+
+
+def expand(configuration: Configuration, scale: Scale, experiment: Experiment) -> dict[str, RunConfiguration]:
+    """Return the runs of one experiment by name, one per cell and seed, for the roles that the scale has.
+
+    verl divides the trainer's logits by one number, so there an annealed sampler has no run whose log-probabilities
+    are taken at the sampling temperature (D15). An inference figure has at most one: the run, with the first seed,
+    whose last checkpoint its study looks at.
+    """
+    if isinstance(experiment, InferenceFigure):
+        study = scale.study(experiment.study)
+        if study is None or study.sampler is None:
+            return {}
+        run = resolve(
+            configuration,
+            scale,
+            role=study.role,
+            algorithm=study.algorithm,
+            sampler=study.sampler,
+            rollouts=None,
+            seed=configuration.seeds[0],
+        )
+        return {run.name: run}
+    runs = {}
+    for grid in getattr(experiment, "runs", []):
+        axes = itertools.product(grid.role, grid.algorithm, grid.sampler, grid.rollouts, configuration.seeds)
+        for role, algorithm, sampler, rollouts, seed in axes:
+            if role not in scale.roles or not _possible(scale, sampler):
+                continue
+            run = resolve(
+                configuration,
+                scale,
+                role=role,
+                algorithm=algorithm,
+                sampler=sampler,
+                rollouts=rollouts,
+                seed=seed,
+            )
+            runs[run.name] = run
+    return runs
+
+
+def _possible(scale: Scale, sampler: str) -> bool:
+    definition = scale.samplers.get(sampler)
+    if scale.engine != "verl" or definition is None:  # an unknown sampler is explained by `resolve`
+        return True
+    return definition.logprob_temperature == "one" or definition.schedule["kind"] == "fixed"
+
+
+def figures_of(
+    run: RunConfiguration, scale_name: str, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Experiment]:
+    """Return the experiments of workflow/experiments.yaml that show ``run``, in the order of the file.
+
+    ``overrides`` are those of config.yaml: they may give a role another model, and so a run another name.
+    """
+    configuration = Configuration(scale=scale_name, seeds=[run.seed], root_seed=run.root_seed)
+    scale = load_scale(scale_name, overrides)
+    return {
+        name: experiment
+        for name, experiment in load_experiments().items()
+        if run.name in expand(configuration, scale, experiment)
+    }
+
+
+def tracking_experiment(scale_name: str, experiment: Experiment | None) -> str:
+    """Return the MLflow experiment of a run: one per scale and group of figures."""
+    return f"{scale_name}-{experiment.group if experiment else 'unlisted'}"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested values as text by dotted key."""
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, str) else json.dumps(value)
+    return flat
+
+
+def table(runs: Mapping[str, RunConfiguration]) -> list[dict[str, Any]]:
+    """Return the runs as rows of a table: their axes, learning rate and hash."""
+    return [
+        {**{axis: getattr(run, axis) for axis in AXES}, "learning_rate": run.learning_rate, "hash": run.hash}
+        for run in runs.values()
+    ]

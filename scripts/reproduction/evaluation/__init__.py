@@ -1,0 +1,1 @@
+"""Samples drawn from checkpoints, graded, kept, and read."""

@@ -1,0 +1,96 @@
+"""A forest of paired differences: what each reading that the paper leaves open changes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reproduction.figures.plotting.style import COLORS, PRINT_WIDTH, set_style
+
+BLOCKS = {"training": "between two trainings", "evaluation": "for one checkpoint"}
+"""Kind of measure -> what its rows change; each block has its own axis, their differences differ tenfold."""
+
+
+def differences(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the paired differences of deviations.json, one row each, in its order; those not run have no value."""
+    measures = [
+        {"id": row["id"], **measure}
+        for row in rows
+        for measure in row["measures"]
+        if measure["kind"] in BLOCKS
+    ]
+    frame = pd.DataFrame(measures).drop(columns=["evidence", "reason"])
+    return frame.astype({name: float for name in ("value", "low", "high")})
+
+
+def forest(frame: pd.DataFrame, title: str) -> Figure:
+    """Draw differences in percentage points with their 95 percent intervals: a row per pair, a column per metric."""
+    set_style()
+    blocks = {kind: frame[frame["kind"] == kind] for kind in BLOCKS}
+    labels = {
+        kind: list(dict.fromkeys(zip(part["id"], part["label"], strict=True)))
+        for kind, part in blocks.items()
+    }
+    columns = list(dict.fromkeys(frame.loc[frame["status"] == "measured", "quantity"])) or ["Pass@k"]
+    heights = [len(rows) + 1.2 for rows in labels.values()]
+    figure, axes = plt.subplots(
+        len(BLOCKS),
+        len(columns),
+        figsize=(PRINT_WIDTH, 1.05 + 0.185 * sum(heights)),
+        sharex="row",
+        sharey="row",
+        squeeze=False,
+        height_ratios=heights,
+        layout="constrained",
+    )
+    for line, (kind, part) in enumerate(blocks.items()):
+        for panel, quantity in zip(axes[line], columns, strict=True):
+            _draw(panel, part[part["quantity"] == quantity], labels[kind])
+            panel.set_title(quantity if line == 0 else "", loc="left")
+        axes[line, 0].set_yticks(range(len(labels[kind])), [f"{id}  {label}" for id, label in labels[kind]])
+        axes[line, 0].set_ylim(len(labels[kind]) - 0.4, -0.6)
+        unrun = set(part.loc[part["status"] == "not run", "label"])
+        for row, (_, label) in enumerate(labels[kind]):
+            if label in unrun:
+                axes[line, 0].text(
+                    0.5, row, "not run", transform=axes[line, 0].get_yaxis_transform(), ha="center", va="center",
+                    fontsize=7, color="#595959",
+                )  # fmt: skip
+        axes[line, len(columns) // 2].set_xlabel(f"difference in percentage points, {BLOCKS[kind]}")
+        reach = 100 * part[["low", "high"]].abs().max(axis=None)
+        limit = 1.08 * max(reach, 1.0) if reach == reach else 1.0  # never so narrow that rounding shows
+        axes[line, 0].set_xlim(-limit, limit)
+    figure.suptitle(f"{title}\n{_sizes(frame)}", fontsize=8.5, x=0.01, ha="left")
+    return figure
+
+
+def _draw(panel, part: pd.DataFrame, rows: list[tuple[str, str]]) -> None:
+    panel.axvline(0, color="#7f7f7f", linewidth=0.8)
+    panel.tick_params(axis="y", length=0)
+    for values in part[part["status"] == "measured"].itertuples():
+        row = rows.index((values.id, values.label))
+        clear = values.low > 0 or values.high < 0
+        color = COLORS["blue"] if clear else COLORS["grey"]
+        panel.plot([100 * values.low, 100 * values.high], [row, row], color=color, linewidth=1.4)
+        # Filled where the interval excludes zero, so that colour is not needed to see it.
+        panel.plot(
+            100 * values.value,
+            row,
+            marker="o",
+            markersize=4,
+            color=color,
+            markerfacecolor=color if clear else "white",
+        )
+
+
+def _sizes(frame: pd.DataFrame) -> str:
+    measured = frame[frame["status"] == "measured"]
+    if measured.empty:
+        return "nothing has run"
+    seeds, problems, samples = (int(measured[name].min()) for name in ("seeds", "problems", "samples"))
+    return (
+        f"{seeds} training seed{'s' if seeds > 1 else ''}, {problems} problems x {samples} samples at the final "
+        "checkpoint; 95% intervals,\npaired by problem; a mark is filled where its interval excludes zero"
+    )

@@ -1,0 +1,1 @@
+"""Models in Hugging Face format: read, written, imported."""

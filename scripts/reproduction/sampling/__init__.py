@@ -1,0 +1,1 @@
+"""What draws responses: the in-process sampler, and vLLM."""

@@ -1,0 +1,1 @@
+"""Tasks: problems, and how their answers are graded."""

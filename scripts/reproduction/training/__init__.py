@@ -1,0 +1,1 @@
+"""What every training has, whichever engine runs it: state, records, signs of health, model cards."""

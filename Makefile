@@ -10,7 +10,10 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help reproduce real-lm mlflow test env-gpu test-env-gpu verl-smoke test-seams test-hosts test-paper test-slurm test-rehearsal test-smoke bench gallery lint format config pins licences audit clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  One figure, the claims, the cost of a plan and more: '$(BIN)/snakemake --cores all fig04', for instance."
+	@echo "  '$(BIN)/snakemake --list-target-rules' names them all."
 
 .venv/ready: envs/cpu.txt pyproject.toml
 	@$(PYTHON) scripts/check_machine.py
@@ -21,11 +24,11 @@ help:  ## this list
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-reproduce: .venv/ready  ## everything that config.yaml asks for, from data to report; run it again to go on
+reproduce: .venv/ready  ## what config.yaml asks for, from data to report; run it again to continue
 	@$(BIN)/python scripts/check_machine.py
 	$(BIN)/python scripts/reproduce.py --cores $(CORES)
 
-real-lm: .venv/ready  ## evaluate a published language model on real problems, then the report
+real-lm: .venv/ready  ## a published language model on real problems, then the report
 	$(BIN)/python scripts/reproduce.py --cores $(CORES) real_lm all
 
 mlflow: .venv/ready  ## browse the runs at http://127.0.0.1:5000
@@ -53,10 +56,10 @@ env-gpu: .venv-gpu/ready  ## verl and vLLM on NVIDIA GPUs, in .venv-gpu: the gpu
 	.venv-gpu/bin/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-test-env-gpu: .venv-gpu/ready  ## whether that environment is whole and imports; needs no GPU
+test-env-gpu: .venv-gpu/ready  ## check that this environment is complete and imports; needs no GPU
 	.venv-gpu/bin/python tests/gpu/check_environment.py --record docs/records/env_gpu.json
 
-verl-smoke: .venv/ready .venv-verl-cpu/ready  ## the real verl, Ray and vLLM on this CPU: train, kill, resume, evaluate
+verl-smoke: .venv/ready .venv-verl-cpu/ready  ## the real verl, Ray and vLLM on this CPU: train, stop, resume, evaluate
 	$(BIN)/snakemake --cores $(CORES) verl_smoke
 
 .venv-checks/ready: envs/checks.txt

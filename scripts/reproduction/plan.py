@@ -7,6 +7,7 @@ what is allowed.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -80,6 +81,15 @@ class Plan:
     def runs(self) -> dict[str, RunConfiguration]:
         """Every run of the experiments by name."""
         return {name: run for table in self.runs_of.values() for name, run in table.items()}
+
+    @property
+    def figures_in_parts(self) -> dict[str, list[str]]:
+        """The paper's figures that are several entries here: ``fig07`` -> ``fig07a`` and ``fig07b``."""
+        parts: dict[str, list[str]] = {}
+        for name in self.experiments:
+            if (figure := re.fullmatch(r"(fig\d+)[a-z]", name)) and figure[1] not in self.experiments:
+                parts.setdefault(figure[1], []).append(name)
+        return parts
 
 
 def read_files(*paths: str | Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from reproduction.figures import analyses, theory
 from reproduction.figures.plotting import curves, matrix, style
 from reproduction.figures.plotting import theory as theory_plots
 from reproduction.files import write_json, write_parquet
+from reproduction.plan import read_plan
 
 PROBLEMS, SAMPLES, PROMPTS = 30, 4, 8
 DECODERS = ["tau1.0", "greedy"]
@@ -371,3 +372,8 @@ def test_a_decoder_that_checkpoints_are_not_evaluated_with_is_refused(world):
     assert isinstance(mistaken, TrainingCurves)
     with pytest.raises(ConfigurationError, match="no checkpoint is evaluated with the decoder 'tau1.2'"):
         figures.estimation_request(mistaken, world.scale, world.table, 0)
+
+
+def test_a_figure_of_the_paper_that_is_two_entries_is_a_target_too():
+    parts = {"fig07": ["fig07a", "fig07b"], "fig11": ["fig11a", "fig11b"]}
+    assert read_plan({"scale": "mini"}).figures_in_parts == parts

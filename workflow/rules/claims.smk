@@ -78,16 +78,16 @@ rule plot_claims:
 
 
 rule claims:
+    """a verdict on each claim of the paper"""
     input:
         rules.judge_claims.output,
         rules.plot_claims.output,
 
 
+# Writes the files that `claims` writes, and dates them back, so that `claims` still makes what is missing and judges
+# again. (Snakemake would not see a time of 0.)
 rule claims_so_far:
-    """Judge what is there and run nothing: the rest is `not run`. Writes the files that `claims` writes.
-
-    They are dated back, so that `claims` still makes what is missing and judges again; a time of 0 Snakemake would not see.
-    """
+    """the verdicts that can be judged now; starts no run"""
     log:
         f"{SCALE}/logs/claims_so_far.log",
     conda:

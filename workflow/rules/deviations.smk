@@ -94,6 +94,7 @@ rule plot_deviations:
 
 
 rule deviations:
+    """what each place where paper and release disagree changes in numbers"""
     input:
         rules.tabulate_deviations.output,
         rules.plot_deviations.output,

@@ -104,3 +104,14 @@ for figure in (
             figure
         input:
             figure_files(figure),
+
+
+# A figure of the paper that is several entries: `snakemake fig07` makes fig07a and fig07b.
+for figure, parts in plan.figures_in_parts.items():
+    for suffix in ("", SO_FAR):
+
+        rule:
+            name:
+                f"{figure}{suffix}"
+            input:
+                [figure_files(f"{part}{suffix}") for part in parts],

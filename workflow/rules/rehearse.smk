@@ -25,6 +25,7 @@ if scale.engine == "verl":
 
     # Its table is no output: whatever has not passed is tried again.
     rule rehearse:
+        """every training configuration of a GPU scale, small, on CPUs"""
         input:
             [f"{RESULTS}/data/{source}.parquet" for source in rehearsed_sources],
         log:
@@ -117,6 +118,7 @@ if scale.engine == "verl":
             " > {log:q} 2>&1"
 
     rule preflight:
+        """one run of each model at full size, on the machines that will train"""
         input:
             expand(f"{SCALE}/preflight/{{model}}.json", model=preflight_runs),
         localrule: True

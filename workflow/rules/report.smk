@@ -39,6 +39,7 @@ if scale.real_lm:
             " > {log:q} 2>&1"
 
     rule real_lm:
+        """a published language model on real problems"""
         input:
             rules.tabulate_real_lm.output,
             [
@@ -113,6 +114,7 @@ rule plot_cost:
 
 
 rule cost:
+    """how cost grows with steps, rollouts, length, cells and seeds"""
     input:
         rules.plot_cost.output,
 
@@ -181,11 +183,13 @@ rule export_provenance:
 
 
 rule provenance:
+    """the report's folder as an RO-Crate"""
     input:
         rules.export_provenance.output,
 
 
 rule report:
+    """the HTML report of what config.yaml asks for"""
     input:
         rules.write_report.output,
         rules.export_provenance.output,

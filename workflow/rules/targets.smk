@@ -11,15 +11,15 @@ def selected_evaluations(wildcards):
         raise WorkflowError(str(error)) from None
 
 
-# Train and evaluate some runs: `snakemake runs --config select=sampler~ead_tis/n~8`.
 rule runs:
+    """some trainings and their evaluations: --config select=sampler~ead_tis/n~8"""
     input:
         selected_evaluations,
     localrule: True
 
 
-# Before anything runs: `snakemake budget --config targets=fig10 gpus=16`.
 rule budget:
+    """what it would cost, in hours and storage: --config targets=fig10"""
     localrule: True
     conda:
         "../../envs/cpu.yaml"
@@ -34,8 +34,8 @@ rule budget:
         " {params.units:q}"
 
 
-# Finished runs that other code made than the present one; nothing is run again for that.
 rule stale:
+    """finished runs that older code made; none is run again"""
     localrule: True
     conda:
         "../../envs/cpu.yaml"
@@ -43,3 +43,13 @@ rule stale:
         runs=f"{SCALE}/runs",
     shell:
         "{PYTHON:q} {SCRIPTS:q}/list_stale_runs.py --runs {params.runs:q}"
+
+
+# What `snakemake --list-target-rules` says of a figure.
+for each in workflow.rules:
+    if each.name in experiments:
+        each.docstring = experiments[each.name].title
+    elif each.name in plan.figures_in_parts:
+        each.docstring = " and ".join(plan.figures_in_parts[each.name])
+    elif each.name.endswith(SO_FAR) and not each.docstring:
+        each.docstring = "what has run of it; starts nothing"

@@ -22,6 +22,7 @@ if scale.engine == "inprocess":
     )
 
     rule verl_smoke:
+        """the real verl, Ray and vLLM on this CPU: `make verl-smoke`"""
         input:
             model=model_manifest(smoke_run.model),
             dataset=dataset_file(smoke_scale.training.dataset),

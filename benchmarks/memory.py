@@ -30,6 +30,7 @@ from reproduction.config import load_scale
 from reproduction.files import write_json
 from reproduction.models.transformer import Shape, Transformer
 from reproduction.sampling import generate, policy
+from reproduction.tasks import countdown
 from reproduction.training import warmstart
 
 PROMPT, POSITIONS = 16, 1024
@@ -51,7 +52,7 @@ def cells() -> list[dict]:
 
 
 def build_model(vocabulary: int) -> Transformer:
-    config = warmstart.build_model(load_scale("cpu").models["tiny"], stream()).config
+    config = warmstart.build_model(load_scale("cpu").models["tiny"], countdown.VOCABULARY, stream()).config
     config = {**config, "vocab_size": vocabulary, "max_position_embeddings": POSITIONS}
     model = Transformer(dataclasses.replace(Shape.from_config(config), eos=()), config)
     model.initialise(stream(), 0.02)

@@ -76,11 +76,11 @@ class World:
         self.run: RunConfiguration = next(run for run in runs if run.sampler == "ead_tis")
         problems = countdown.generate_problems(3, "train", root_seed=ROOT_SEED, test_share=0.2, limit=1000)
         definition = self.run.model_definition.model_copy(update={"steps": 100})
-        model, _ = warmstart.train(definition, problems, root_seed=ROOT_SEED)
+        model, _ = warmstart.train(definition, countdown.TASK, problems, root_seed=ROOT_SEED)
         self.model, self.dataset = folder / "model", folder / "train.parquet"
         self.model.mkdir()
         model.save(self.model)
-        warmstart.write_tokenizer(self.model)
+        warmstart.write_tokenizer(self.model, countdown.VOCABULARY)
         write_dataset(countdown.dataset_rows(problems, "train", "train"), self.dataset)
         self.complete = Store.local(folder / "complete")
 

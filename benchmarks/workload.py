@@ -23,11 +23,13 @@ def write_model(folder: Path, size: str, *, trained: bool = False) -> int:
     """Write a model of that size, with random weights or trained as the default scale's; return its parameters."""
     folder.mkdir(parents=True)
     if trained:
-        model, _ = warmstart.train(definition(size), problems(), root_seed=0)
+        model, _ = warmstart.train(definition(size), countdown.TASK, problems(), root_seed=0)
     else:
-        model = warmstart.build_model(definition(size), seeds.torch_generator(0, "benchmark", size))
+        model = warmstart.build_model(
+            definition(size), countdown.VOCABULARY, seeds.torch_generator(0, "benchmark", size)
+        )
     model.save(folder)
-    warmstart.write_tokenizer(folder)
+    warmstart.write_tokenizer(folder, countdown.VOCABULARY)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -85,7 +87,7 @@ def step_flops(size: str) -> dict[str, float]:
     """
     hidden, layers, _, mlp = SIZES[size]
     in_layers = layers * (4 * hidden**2 + 3 * hidden * mlp)
-    head = len(warmstart.WORDS) * hidden
+    head = len(warmstart.token_ids(countdown.VOCABULARY)) * hidden
     responses = PROMPTS * ROLLOUTS
     drawn = responses * FORCED_TOKENS
     prompt = len(problems()[0].prompt.split())

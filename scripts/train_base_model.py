@@ -8,8 +8,7 @@ from reproduction.config import WarmStartModel
 from reproduction.data import read_dataset
 from reproduction.files import atomic_directory, sha256_of_file, write_json
 from reproduction.progress import Progress
-from reproduction.tasks.countdown import Problem
-from reproduction.tasks.grading import problems_of
+from reproduction.tasks.grading import problems_of, task_of
 from reproduction.training import warmstart
 
 
@@ -26,20 +25,19 @@ def main() -> None:
 
     compute.set_up(arguments.threads)
     definition = WarmStartModel.model_validate_json(arguments.definition)
-    problems = [
-        Problem(tuple(problem.details["numbers"]), int(problem.answer))
-        for problem in problems_of(read_dataset(arguments.dataset))
-    ]
+    rows = problems_of(read_dataset(arguments.dataset))
+    task = task_of(rows[0])
     with Progress(arguments.progress, f"base model {arguments.name}", definition.steps, "step") as bar:
         model, losses = warmstart.train(
             definition,
-            problems,
+            task,
+            [task.read(row) for row in rows],
             root_seed=arguments.root_seed,
             report=lambda step, loss: bar.update(step, f"loss {loss:.3f} nats"),
         )
     with atomic_directory(arguments.output.parent) as folder:
         model.save(folder)
-        warmstart.write_tokenizer(folder)
+        warmstart.write_tokenizer(folder, task.vocabulary)
         write_json(
             folder / arguments.output.name,
             {

@@ -6,7 +6,7 @@ gradients with it.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -293,8 +293,8 @@ def _check_options(
     covariance_bounds: tuple[float, float],
     generator: torch.Generator | None,
 ) -> None:
-    if kind not in ("clip", "clip_cov", "kl_cov"):
-        raise ValueError(f"loss kind: found {kind!r}, allowed: clip, clip_cov, kl_cov")
+    if kind not in get_args(Kind):
+        raise ValueError(f"loss kind: found {kind!r}, allowed: {', '.join(get_args(Kind))}")
     if not 0 <= clip_low <= 1:
         raise ValueError(f"clip_low must be within [0, 1], found {clip_low!r}")
     if not clip_high >= 0:

@@ -9,10 +9,12 @@ from pydantic import BaseModel
 
 from ead import schedule
 from reproduction import config
+from reproduction.algorithms import NAMED
 from reproduction.cluster import resources
 from reproduction.config import command_line
 from reproduction.data import table
 from reproduction.models import pretrained
+from reproduction.tasks import GENERATED
 
 HEADER = """# Configuration
 
@@ -50,7 +52,7 @@ FILES: dict[str, tuple[str, str, list[type[BaseModel]]]] = {
         [
             config.Scale,
             config.ScalePlan,
-            config.CountdownData,
+            *(task.data for task in GENERATED.values()),
             config.RealData,
             config.WarmStartModel,
             config.PretrainedModel,
@@ -77,7 +79,7 @@ FILES: dict[str, tuple[str, str, list[type[BaseModel]]]] = {
     "Algorithms": (
         "workflow/algorithms.yaml",
         "policy-gradient losses; a scale's own `algorithms` are laid over them",
-        [config.NamedAlgorithm],
+        [*NAMED.values()],
     ),
     "Figures": (
         "workflow/experiments.yaml",

@@ -28,7 +28,6 @@ from reproduction.config import (
     WORKFLOW,
     Configuration,
     ConfigurationError,
-    CountdownData,
     DecoderMatrix,
     DeviationsFigure,
     Experiment,
@@ -53,12 +52,10 @@ from reproduction.data.table import DatasetEntry, load_datasets
 from reproduction.figures import hyperparameters
 from reproduction.figures.analyses import METRICS, RECORDED_METRICS, TRAINING_METRICS
 from reproduction.models.pretrained import TOKENIZER, HubModel, PackageModel, load_models
-from reproduction.tasks import countdown
+from reproduction.tasks import GeneratedData
 
 # A figure by this ending shows what has run and says of the rest that it has not.
 SO_FAR = "_so_far"
-# Countdown problems by how many numbers they give; a test counts them.
-COUNTDOWN_PROBLEMS = {3: 1439, 4: 13712}
 
 
 @dataclass(frozen=True)
@@ -244,9 +241,9 @@ def _sizes(configuration: Configuration, scale: Scale, datasets: Mapping[str, Da
     where = f"{configuration.scale}.yaml"
     sizes = {}
     for name, data in scale.datasets.items():
-        if isinstance(data, CountdownData):
+        if isinstance(data, GeneratedData):
             wanted = _most_wanted(name, scale)
-            exist = _countdown_problems(data, configuration.root_seed, max(wanted, data.limit or 0))
+            exist = data.existing(configuration.root_seed, max(wanted, data.limit or 0))
             if data.limit is not None and data.limit > exist:
                 yield f"{where}: datasets.{name}.limit: at most {exist} such problems exist, found {data.limit}"
             sizes[name] = min(exist, data.limit or exist)
@@ -271,16 +268,6 @@ def _asked(scale: Scale) -> Iterator[tuple[str, str, int]]:
 
 def _most_wanted(dataset: str, scale: Scale) -> int:
     return max((asked for _, name, asked in _asked(scale) if name == dataset), default=0)
-
-
-def _countdown_problems(data: CountdownData, root_seed: int, wanted: int) -> int:
-    """Return how many problems the split has; where far fewer are wanted, roughly how many."""
-    share = data.test_share if data.split == "test" else 1 - data.test_share
-    expected = round(COUNTDOWN_PROBLEMS[data.numbers] * share)
-    if wanted < expected // 2:
-        return expected  # to list problems of four numbers takes a second
-    problems = countdown.solutions(data.numbers)
-    return sum(countdown.split(problem, root_seed, data.test_share) == data.split for problem in problems)
 
 
 # --- experiments.yaml --------------------------------------------------------------------------------------

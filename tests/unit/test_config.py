@@ -111,7 +111,7 @@ def cpu():
         ("roles.qwen_7b.annealed", {"tau_min": 2.0}, ["roles.qwen_7b.annealed", "tau_max", "tau_min = 2.0"]),
         ("roles.qwen_7b.annealed", {"tau_mim": 0.8}, ["roles.qwen_7b.annealed", "unknown key 'tau_mim'"]),
         ("samplers.ead.style.color", "red", ["samplers.ead.style.color", "'vermilion'", "'red'"]),
-        ("models.tiny.dataset", "gsm8k_test", ["models.tiny.dataset", "countdown problems only"]),
+        ("models.tiny.dataset", "gsm8k_test", ["models.tiny.dataset", "generated problems only"]),
         ("models.tiny.skill", 1.5, ["models.tiny.skill", "less than 1", "1.5"]),
         ("samplers.ead.schedule.tau_min", 1.5, ["samplers.ead.schedule", "tau_max", "tau_min = 1.5"]),
         ("samplers.ead.schedule.tau_min", 0, ["samplers.ead.schedule", "tau_min", "greater than 0"]),

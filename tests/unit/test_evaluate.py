@@ -40,10 +40,10 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     definition = load_scale("mini").models["tiny"].model_copy(update={"steps": 30})
     problems = countdown.generate_problems(3, "test", root_seed=0, test_share=0.2, limit=6)
-    model, _ = warmstart.train(definition, problems, root_seed=0)
+    model, _ = warmstart.train(definition, countdown.TASK, problems, root_seed=0)
     (folder / "model").mkdir()
     model.save(folder / "model")
-    warmstart.write_tokenizer(folder / "model")
+    warmstart.write_tokenizer(folder / "model", countdown.VOCABULARY)
     write_dataset(countdown.dataset_rows(problems, "test", "test"), folder / "test.parquet")
     return folder
 

@@ -1,4 +1,4 @@
-"""A sampler, a figure, a model and a data set are each added in one file, as docs/extend.md says.
+"""A sampler, a figure, a model, a data set and an algorithm are each added in one file, as docs/extend.md says.
 
 The entries are those of the page itself. tests/integration/test_extension_plans.py plans a workflow with all of them.
 """
@@ -15,13 +15,13 @@ from ead.schedule import Annealed
 from pages import EXTEND, blocks, extensions
 from reproduction import figures
 from reproduction.config import Configuration, ConfigurationError, load_experiments, load_scale
-from reproduction.config.runs import expand
+from reproduction.config.runs import expand, resolve
 from reproduction.data import read_dataset
 from reproduction.data.prepare import prepare_dataset
 from reproduction.data.table import load_datasets
 from reproduction.models.pretrained import load_models
 
-TABLES = ("samplers", "experiments", "models", "datasets")
+TABLES = ("samplers", "experiments", "models", "datasets", "algorithms")
 
 
 def test_the_page_shows_one_entry_for_each_table():
@@ -188,6 +188,21 @@ def _with_columns(columns: str) -> str:
     del values["local"]["columns"]
     values["local"] |= yaml.safe_load("{" + columns + "}")
     return yaml.safe_dump(entry)
+
+
+def test_an_algorithm_is_an_entry(tables):
+    name = tables.add("algorithms")
+    scale = load_scale("mini")
+    run = resolve(
+        Configuration(scale="mini"),
+        scale,
+        role=next(iter(scale.roles)),
+        algorithm=name,
+        sampler="ead_tis",
+        rollouts=None,
+        seed=0,
+    )
+    assert f"algorithm~{name}" in run.name and run.algorithm_definition.clip_high == 0.3
 
 
 def test_only_what_is_named_is_taken_from_the_tables():

@@ -14,9 +14,31 @@ BROUGHT = {"latex2sympy2_extended", "mpmath", "sympy"}
 LAYERS = ("method", "integrations", "reproduction", "entry points")
 # The rooms of scripts/reproduction: each imports those before it. A loose module is a room of its own.
 ROOMS = (
-    *("files", "progress", "config", "layout", "versions", "cluster", "data", "tasks", "models", "sampling"),
-    *("evaluation", "training", "engines", "figures", "claims", "report", "tracking", "configuration_page"),
-    *("plan", "rehearsal", "costs"),
+    *(
+        "files",
+        "progress",
+        "fields",
+        "tasks",
+        "algorithms",
+        "config",
+        "layout",
+        "versions",
+        "cluster",
+        "data",
+    ),
+    *(
+        "models",
+        "sampling",
+        "evaluation",
+        "training",
+        "engines",
+        "figures",
+        "claims",
+        "report",
+        "tracking",
+        "configuration_page",
+    ),
+    *("configuration_page", "plan", "rehearsal", "costs"),
 )
 
 

@@ -47,7 +47,7 @@ def world(tmp_path_factory):
     """A model's tokenizer and 40 problems of Countdown, of which two have prompts of 200 words."""
     folder = tmp_path_factory.mktemp("world")
     (folder / "model").mkdir()
-    warmstart.write_tokenizer(folder / "model")
+    warmstart.write_tokenizer(folder / "model", countdown.VOCABULARY)
     (folder / "model" / "config.json").write_text("{}")
     (folder / "model" / "model.safetensors").touch()
     problems = countdown.generate_problems(3, "train", root_seed=0, test_share=0.2, limit=40)

@@ -17,6 +17,7 @@ from ead import seeds
 from reproduction.config import load_scale
 from reproduction.models.tokenizer import Tokenizer
 from reproduction.models.transformer import Shape, Transformer
+from reproduction.tasks import countdown
 from reproduction.training import warmstart
 
 SIZES = {
@@ -115,9 +116,9 @@ def test_weights_that_do_not_fit_are_refused(pair, tmp_path):
 
 def test_the_base_model_and_its_tokenizer_load_in_transformers(tmp_path):
     definition = load_scale("mini").models["tiny"]
-    model = warmstart.build_model(definition, seeds.torch_generator(0, "weights"))
+    model = warmstart.build_model(definition, countdown.VOCABULARY, seeds.torch_generator(0, "weights"))
     model.save(tmp_path)
-    warmstart.write_tokenizer(tmp_path)
+    warmstart.write_tokenizer(tmp_path, countdown.VOCABULARY)
     ours, theirs = Tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     assert len(ours) == len(theirs) == model.shape.vocabulary
     messages = [{"role": "user", "content": "Numbers 3 6 7 target 16 ?"}]

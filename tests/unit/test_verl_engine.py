@@ -241,7 +241,7 @@ def test_a_training_on_a_node_that_lacks_its_gpus_says_so_and_starts_nothing(tmp
 def saved(tmp_path):
     """verl's checkpoints of a run that has just saved step 3; steps 1 and 2 are published."""
     (tmp_path / "model").mkdir()
-    warmstart.write_tokenizer(tmp_path / "model")
+    warmstart.write_tokenizer(tmp_path / "model", countdown.VOCABULARY)
     (tmp_path / "model" / "config.json").write_text("{}")
     save_file({"w": torch.zeros(2)}, tmp_path / "model" / "model.safetensors")
     checkpoints = tmp_path / "state" / "verl" / "checkpoints"

@@ -11,7 +11,7 @@ from snakemake.cli import parse_config
 from reproduction import plan
 from reproduction.cluster.resources import RULES
 from reproduction.config import REPOSITORY, ConfigurationError, read_yaml
-from reproduction.tasks.countdown import solutions
+from reproduction.tasks.countdown import EXISTING, solutions
 
 sys.path.append(str(REPOSITORY / "tests"))
 from wrong_configurations import copy_checkout, load_table  # noqa: E402
@@ -71,9 +71,9 @@ def test_the_list_of_rules_is_that_of_the_workflow():
     assert set(RULES) == defined
 
 
-@pytest.mark.parametrize("numbers", plan.COUNTDOWN_PROBLEMS)
+@pytest.mark.parametrize("numbers", EXISTING)
 def test_the_number_of_countdown_problems(numbers):
-    assert len(solutions(numbers)) == plan.COUNTDOWN_PROBLEMS[numbers]
+    assert len(solutions(numbers)) == EXISTING[numbers]
 
 
 def test_a_plan_is_plain_enough_for_every_job_to_make_it_again(checkout, monkeypatch):

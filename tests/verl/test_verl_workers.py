@@ -39,7 +39,7 @@ def run():
 def world(tmp_path_factory, run):
     folder = tmp_path_factory.mktemp("world")
     (folder / "model").mkdir()
-    warmstart.write_tokenizer(folder / "model")
+    warmstart.write_tokenizer(folder / "model", countdown.VOCABULARY)
     (folder / "model" / "config.json").write_text('{"eos_token_id": 1}')
     problems = countdown.generate_problems(3, "train", root_seed=0, test_share=0.2, limit=40)
     rows = list(countdown.dataset_rows(problems, "train", "train"))

@@ -19,7 +19,6 @@ from reproduction.config import (
     REPOSITORY,
     WORKFLOW,
     ConfigurationError,
-    CountdownData,
     DecoderMatrix,
     EvaluationRequest,
     Hyperparameters,
@@ -34,6 +33,7 @@ from reproduction.config import (
 )
 from reproduction.plan import SO_FAR, read_files, read_plan
 from reproduction.config.command_line import selected
+from reproduction.tasks import GeneratedData
 
 try:
     # Not from `config`: Snakemake reads the same files by YAML 1.1, where 010 is 8.

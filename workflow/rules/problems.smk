@@ -3,7 +3,7 @@
 synthetic_datasets = {
     name: definition
     for name, definition in scale.datasets.items()
-    if isinstance(definition, CountdownData)
+    if isinstance(definition, GeneratedData)
 }
 
 

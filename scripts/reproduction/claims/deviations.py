@@ -23,7 +23,6 @@ from reproduction.config import (
     WORKFLOW,
     Configuration,
     ConfigurationError,
-    CountdownData,
     DeviationsFigure,
     Name,
     NamedSampler,
@@ -36,7 +35,7 @@ from reproduction.config.runs import expand
 from reproduction.data import read_dataset
 from reproduction.figures.analyses import CONFIDENCE, METRICS
 from reproduction.files import sha256_of_file
-from reproduction.tasks import countdown
+from reproduction.tasks import GeneratedData
 from reproduction.tasks.grading import problems_of
 
 METRIC_NAMES = {"pass_at_1": "Pass@1", "pass_at_k": "Pass@{k}", "worst_at_k": "Worst@{k}"}
@@ -648,17 +647,9 @@ def _split(deviation: str, quantity: Split, recorded: Recorded) -> list[dict[str
     totals, right = recorded.final_counts(quantity.sampler, recorded.decoder)
     problems = totals.shape[1]
     rows = [_computed("split", label, "problems evaluated", problems, "problems")]
-    if not isinstance(recorded.dataset, CountdownData):
+    if not isinstance(recorded.dataset, GeneratedData):
         return rows
-    whole = len(
-        countdown.generate_problems(
-            recorded.dataset.numbers,
-            recorded.dataset.split,
-            root_seed=recorded.root_seed,
-            test_share=recorded.dataset.test_share,
-            limit=None,
-        )
-    )
+    whole = len(recorded.dataset.problems(recorded.root_seed, None))
     k = int(totals.min())
     scores = METRICS["pass_at_k"](totals, right).mean(axis=0)
     half = 1.96 * scores.std(ddof=1)

@@ -14,25 +14,6 @@ Everything is strict: an unknown key, a wrong type or a value out of range is an
 the key, what was found and what is allowed. ``workflow/schemas/`` holds the generated JSON schemas.
 """
 
-from reproduction.config.base import (
-    FIGURES,
-    REPOSITORY,
-    ROLE_LABELS,
-    ROLES,
-    SAMPLERS_FILE,
-    SCALES,
-    WORKFLOW,
-    ConfigurationError,
-    Count,
-    Folder,
-    LearningRate,
-    Name,
-    RelativeFile,
-    Rollouts,
-    ScheduleDict,
-    Share,
-    Strict,
-)
 from reproduction.config.choices import Configuration, Interpreters, Paths, Tracking, render_configuration
 from reproduction.config.drawing import (
     AnyStudy,
@@ -62,9 +43,7 @@ from reproduction.config.experiments import (
 )
 from reproduction.config.explain import MOST_LINES, suggest, validate
 from reproduction.config.methods import (
-    Algorithm,
     Importance,
-    NamedAlgorithm,
     NamedSampler,
     Sampler,
     Samplers,
@@ -74,7 +53,6 @@ from reproduction.config.methods import (
 )
 from reproduction.config.scale import (
     MOST_CHECKPOINTS,
-    CountdownData,
     PretrainedModel,
     RealData,
     Recipe,
@@ -98,15 +76,32 @@ from reproduction.config.tables import (
     schemas,
 )
 from reproduction.config.yaml_files import MOST_LEVELS, MOST_VALUES, dump_yaml, merge, read_yaml, scalar
+from reproduction.fields import (
+    FIGURES,
+    REPOSITORY,
+    ROLE_LABELS,
+    ROLES,
+    SAMPLERS_FILE,
+    SCALES,
+    WORKFLOW,
+    ConfigurationError,
+    Count,
+    Folder,
+    LearningRate,
+    Name,
+    RelativeFile,
+    Rollouts,
+    ScheduleDict,
+    Share,
+    Strict,
+)
 
 __all__ = [
     "dump_yaml",
-    "Algorithm",
     "AnyStudy",
     "Configuration",
     "ConfigurationError",
     "Count",
-    "CountdownData",
     "Decoder",
     "DecoderMatrix",
     "DeviationsFigure",
@@ -132,7 +127,6 @@ __all__ = [
     "MOST_VALUES",
     "MajorityStudy",
     "Name",
-    "NamedAlgorithm",
     "NamedSampler",
     "Paths",
     "PretrainedModel",

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
-from reproduction.config.base import FIGURES, SCALES, WORKFLOW, Folder, Name, Seeds, Strict, unique
 from reproduction.config.yaml_files import dump_yaml, read_yaml
+from reproduction.fields import FIGURES, SCALES, WORKFLOW, Folder, Name, Seeds, Strict, unique
 
 
 class Paths(Strict):

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, model_validator
 
-from reproduction.config.base import ROLES, Count, Name, ScheduleDict, Strict, unique
 from reproduction.config.explain import suggest
+from reproduction.fields import ROLES, Count, Name, ScheduleDict, Strict, unique
 
 
 class Decoder(Strict):

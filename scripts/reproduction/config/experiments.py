@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, model_validator
 
-from reproduction.config.base import ROLES, Count, Name, Rollouts, Strict, unique
+from reproduction.fields import ROLES, Count, Name, Rollouts, Strict, unique
 
 
 class Grid(Strict):

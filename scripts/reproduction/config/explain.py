@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from reproduction.config.base import ConfigurationError
+from reproduction.fields import ConfigurationError
 
 
 def suggest(name: Any, known: Iterable) -> str:
@@ -55,6 +55,12 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any], source: str, va
         return f"{source}: unknown key {key!r}{suggest(location[-1], _keys_at(model, location[:-1]))}"
     if problem["type"] == "missing":
         return f"{source}: the key {key!r} is missing"
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        key = ".".join(map(_printable, [*location, problem["ctx"]["discriminator"].strip("'")]))
+        if problem["type"] == "union_tag_not_found":
+            return f"{source}: the key {key!r} is missing"
+        expected = " or ".join(problem["ctx"]["expected_tags"].rsplit(", ", 1))
+        return f"{source}: {key}: Input should be {expected}, found {kind_of(problem['ctx']['tag'])}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("model_type", "dict_type", "model_attributes_type"):
         message = "Input should be a mapping (key: value)"
@@ -93,7 +99,7 @@ def _without_discriminators(location: tuple, values: Any) -> list:
     parts = []
     for part in location:
         if isinstance(values, Mapping) and part not in values:
-            if part in (values.get("kind"), values.get("analysis")):
+            if part in (values.get("kind"), values.get("analysis"), values.get("loss")):
                 continue
             values = None
         elif isinstance(values, Mapping):

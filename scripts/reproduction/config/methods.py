@@ -1,4 +1,4 @@
-"""Samplers and algorithms: workflow/samplers.yaml and workflow/algorithms.yaml."""
+"""Samplers: workflow/samplers.yaml."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PositiveFloat, model_validator
 
 from ead import schedule
-from reproduction.config.base import Name, ScheduleDict, Strict, unique
+from reproduction.fields import Name, ScheduleDict, Strict, unique
 
 
 class Importance(Strict):
@@ -74,33 +74,6 @@ class Samplers(Strict):
     """workflow/samplers.yaml."""
 
     samplers: dict[Name, SharedSampler]
-
-
-class Algorithm(Strict):
-    """Policy-gradient loss; the advantage is always the group's standardised reward (D11, D13)."""
-
-    loss: Literal["clip", "clip_cov", "kl_cov"] = Field(
-        "clip", description="PPO's clipped loss, or one of EntropyMech's two, Clip-Cov and KL-Cov"
-    )
-    clip_low: PositiveFloat = Field(0.2, description="probability ratios below 1 minus this are clipped")
-    clip_high: PositiveFloat = Field(0.2, description="probability ratios above 1 plus this are clipped")
-    dual_clip: PositiveFloat | None = Field(
-        None, description="bounds the loss at this times the advantage where that is negative; null does not"
-    )
-    aggregation: Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean"] = Field(
-        "token-mean", description="from the losses of tokens to one number"
-    )
-    kl_coefficient: Annotated[float, Field(ge=0)] = Field(0.0, description="penalty to the reference policy")
-
-
-class NamedAlgorithm(Algorithm):
-    """An algorithm as the tables of a scale hold it."""
-
-    label: str = Field(min_length=1, description="its name in figures and tables")
-
-    @property
-    def algorithm(self) -> Algorithm:
-        return Algorithm(**{name: getattr(self, name) for name in Algorithm.model_fields})
 
 
 def adapt_schedule(schedule_values: Mapping[str, Any], annealed: Mapping[str, Any]) -> dict[str, Any]:

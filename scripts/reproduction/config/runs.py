@@ -11,13 +11,14 @@ import itertools
 import json
 import logging
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from reproduction.algorithms import AnyAlgorithm
 from reproduction.config import (
-    Algorithm,
     Configuration,
     ConfigurationError,
-    CountdownData,
     Experiment,
     InferenceFigure,
     Name,
@@ -34,6 +35,7 @@ from reproduction.config import (
     suggest,
     validate,
 )
+from reproduction.tasks import AnyGeneratedData
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +56,10 @@ class RunConfiguration(Strict):
     learning_rate: float
     model_definition: WarmStartModel | PretrainedModel
     # The data set that a warm start learnt from is part of what the model is.
-    model_dataset: CountdownData | None
-    dataset_definition: CountdownData | RealData
+    model_dataset: AnyGeneratedData | None
+    dataset_definition: Annotated[AnyGeneratedData | RealData, Field(discriminator="kind")]
     sampler_definition: Sampler
-    algorithm_definition: Algorithm
+    algorithm_definition: AnyAlgorithm
     training: Training
 
     @property

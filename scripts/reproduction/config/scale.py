@@ -5,7 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from reproduction.config.base import (
+from reproduction.algorithms import Algorithm, AnyNamedAlgorithm, without_label
+from reproduction.config.drawing import AnyStudy, Decoder, Evaluation, RealLanguageModel
+from reproduction.config.explain import suggest
+from reproduction.config.methods import NamedSampler, Style, adapt_schedule
+from reproduction.fields import (
     ROLES,
     ConfigurationError,
     Count,
@@ -16,19 +20,7 @@ from reproduction.config.base import (
     Share,
     Strict,
 )
-from reproduction.config.drawing import AnyStudy, Decoder, Evaluation, RealLanguageModel
-from reproduction.config.explain import suggest
-from reproduction.config.methods import Algorithm, NamedAlgorithm, NamedSampler, Style, adapt_schedule
-
-
-class CountdownData(Strict):
-    """Problems of the synthetic task (``reproduction.tasks.countdown``); train and test never share one."""
-
-    kind: Literal["countdown"] = Field(description="generated problems")
-    numbers: Literal[3, 4] = Field(description="how many numbers a problem gives")
-    split: Literal["train", "test"] = Field(description="which part of all problems")
-    test_share: Share = Field(0.2, description="share of all problems that are held out")
-    limit: Count | None = Field(None, description="keep this many problems; null keeps all")
+from reproduction.tasks import GENERATED, AnyGeneratedData, GeneratedData
 
 
 class RealData(Strict):
@@ -154,7 +146,7 @@ class Recipe(Strict):
     evaluation: Evaluation = Field(description="laid over the scale's evaluation")
     rollouts: Rollouts | None = Field(None, description="in the place of the scale's; null keeps that")
     dual_clip: PositiveFloat | None = Field(
-        None, description="in the place of the algorithm's, where its loss is `clip`; null keeps that"
+        None, description="in the place of the algorithm's, where it has one; null keeps that"
     )
 
 
@@ -230,7 +222,7 @@ class Scale(Strict):
     plan: ScalePlan | None = Field(
         None, description="where config.yaml names no experiments or seeds; null: every figure, seed 0"
     )
-    datasets: dict[Name, Annotated[CountdownData | RealData, Field(discriminator="kind")]] = Field(
+    datasets: dict[Name, Annotated[AnyGeneratedData | RealData, Field(discriminator="kind")]] = Field(
         description="the scale's data sets; a name in workflow/datasets.yaml needs no entry"
     )
     models: dict[Name, Annotated[WarmStartModel | PretrainedModel, Field(discriminator="kind")]] = Field(
@@ -241,7 +233,7 @@ class Scale(Strict):
     samplers: dict[Name, NamedSampler] = Field(
         description="laid over workflow/samplers.yaml, in the scale's own units"
     )
-    algorithms: dict[Name, NamedAlgorithm] = Field(description="laid over workflow/algorithms.yaml")
+    algorithms: dict[Name, AnyNamedAlgorithm] = Field(description="laid over workflow/algorithms.yaml")
     rollouts: Rollouts = Field(description="rollouts per prompt where an experiment does not say")
     learning_rates: dict[Rollouts, LearningRate] = Field(description="rollouts per prompt -> learning rate")
     training: Training = Field(description="of every role without a recipe")
@@ -284,9 +276,9 @@ class Scale(Strict):
 
     def algorithm_of(self, role: str, algorithm: str) -> Algorithm:
         """Return an algorithm as the role's recipe has it."""
-        found, recipe = self.algorithms[algorithm].algorithm, self.roles[role].recipe
+        found, recipe = without_label(self.algorithms[algorithm]), self.roles[role].recipe
         bound = self.recipes[recipe].dual_clip if recipe else None
-        return found.model_copy(update={"dual_clip": bound}) if bound and found.loss == "clip" else found
+        return found.bounded(bound) if bound else found
 
     def training_of(self, role: str) -> Training:
         recipe = self.roles[role].recipe
@@ -322,9 +314,10 @@ class Scale(Strict):
         for name, model in self.models.items():
             if isinstance(model, WarmStartModel):
                 known("dataset", model.dataset, f"models.{name}.dataset", self.datasets)
-                if not isinstance(self.datasets[model.dataset], CountdownData):
+                if not isinstance(self.datasets[model.dataset], GeneratedData):
                     raise ValueError(
-                        f"models.{name}.dataset: demonstrations exist for countdown problems only"
+                        f"models.{name}.dataset: demonstrations exist for generated problems only "
+                        f"({', '.join(GENERATED)})"
                     )
         trainings = {"training": self.training}
         evaluations: dict[str, Evaluation] = {"evaluation": self.evaluation}

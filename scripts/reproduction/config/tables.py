@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from ead import schedule
-from reproduction.config.base import SAMPLERS_FILE, SCALES, WORKFLOW, ConfigurationError, Name, Strict
+from reproduction.algorithms import AnyNamedAlgorithm
 from reproduction.config.choices import Configuration
 from reproduction.config.drawing import Evaluation
 from reproduction.config.experiments import Experiment, Experiments
 from reproduction.config.explain import kind_of, suggest, validate
-from reproduction.config.methods import NamedAlgorithm, Samplers, SharedSampler
+from reproduction.config.methods import Samplers, SharedSampler
 from reproduction.config.scale import Scale, ScheduleUnits, Training
 from reproduction.config.yaml_files import merge, read_yaml
+from reproduction.fields import SAMPLERS_FILE, SCALES, WORKFLOW, ConfigurationError, Name, Strict
 
 
 def load_configuration(values: Mapping[str, Any], source: str = "config.yaml") -> Configuration:
@@ -36,7 +37,7 @@ class _Defaults(Strict):
 
 
 class _Algorithms(Strict):
-    algorithms: dict[Name, NamedAlgorithm]
+    algorithms: dict[Name, AnyNamedAlgorithm]
 
 
 def scale_values(

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from reproduction.config.base import ConfigurationError
 from reproduction.config.explain import kind_of
+from reproduction.fields import ConfigurationError
 
 _PREFIX = "tag:yaml.org,2002:"
 # Of YAML 1.2.2, section 10.3.2, with the characters that each begins with; `<<` is kept of YAML 1.1.

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from ead import importance, metrics, objective, schedule, seeds
+from reproduction.algorithms import MiniBatch
 from reproduction.config.runs import RunConfiguration
 from reproduction.data import read_dataset
 from reproduction.engines import Result, prompts_of_step
@@ -214,7 +215,7 @@ class Trainer:
     def _update(self, chosen: list[int], rollouts: Rollouts, rewards: torch.Tensor) -> dict[str, float]:
         """One optimiser step per mini-batch of prompts; return the metrics averaged over tokens."""
         groups = np.repeat(np.arange(len(chosen)), self.run.n)
-        advantages = objective.group_advantages(rewards, groups)
+        advantages = self.run.algorithm_definition.advantages(rewards, groups)
         correction = self.run.sampler_definition.importance
         cap, level = (correction.cap, correction.level) if correction else (None, "token")
         ratios = (rollouts.policy_logprobs, rollouts.behaviour_logprobs, rollouts.mask)
@@ -259,7 +260,7 @@ class Trainer:
         algorithm = self.run.algorithm_definition
         prompts = [self.prompts[chosen[row // self.run.n]] for row in rows]
         tokens, mask = rollouts.tokens[rows], rollouts.mask[rows]
-        totals = {"total_tokens": int(mask.sum()), "total_sequences": len(rows)}
+        whole = MiniBatch(int(mask.sum()), len(rows), self.settings.max_new_tokens)
         widths = [len(prompt) + int(n) for prompt, n in zip(prompts, mask.sum(-1), strict=True)]
         temperatures = self._policy_temperatures(tokens.shape[1])
         total_loss, statistics = 0.0, []
@@ -269,27 +270,20 @@ class Trainer:
             batch_mask = mask[batch, :width]
             inputs = ([prompts[i] for i in batch], tokens[batch, :width], batch_mask, temperatures)
             logprobs = policy.response_logprobs(self.model, *inputs)
-            loss, parts = objective.policy_loss(
+            loss, parts = algorithm.policy_loss(
                 logprobs,
                 rollouts.policy_logprobs[in_batch, :width],
                 advantages[in_batch],
                 batch_mask,
-                kind=algorithm.loss,
-                clip_low=algorithm.clip_low,
-                clip_high=algorithm.clip_high,
-                dual_clip=algorithm.dual_clip,
-                aggregation=algorithm.aggregation,
                 weights=None if weights is None else weights[in_batch, :width],
                 generator=seeds.torch_generator(*self._stream_name("clip_cov", self.step), rows[0], number),
-                **totals,
+                whole=whole,
             )
             if self.reference is not None:
                 with torch.no_grad():
                     reference = policy.response_logprobs(self.reference, *inputs)
                 penalty = objective.kl_penalty(logprobs, reference)
-                loss = loss + algorithm.kl_coefficient * objective.aggregate(
-                    penalty, batch_mask, algorithm.aggregation, **totals
-                )
+                loss = loss + algorithm.kl_coefficient * algorithm.aggregate(penalty, batch_mask, whole)
             loss.backward()
             total_loss += loss.item()
             statistics.append(parts)

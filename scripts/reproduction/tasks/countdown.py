@@ -20,11 +20,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from ead import seeds
 from ead.verifier import Verdict, evaluate_arithmetic, last_boxed
+from reproduction.tasks import problem as tasks
 
 NUMBERS = range(1, 10)
 INTERMEDIATES = range(0, 100)
@@ -49,6 +52,8 @@ WORDS = (
     "}",
 )
 VOCABULARY = (*map(str, INTERMEDIATES), *WORDS)
+# Problems by how many numbers they give; a test counts them.
+EXISTING = {3: 1439, 4: 13712}
 
 
 @dataclass(frozen=True)
@@ -212,3 +217,60 @@ def grade(response: str, numbers: Sequence[int], target: int) -> Verdict:
     if value == target and not correct:
         vote += " from other numbers"
     return Verdict(correct=correct, status="ok", extracted=boxed.strip(), canonical=vote)
+
+
+# --- the task ----------------------------------------------------------------------------------------------
+
+
+class CountdownData(tasks.GeneratedData):
+    """Problems of chain Countdown (``reproduction.tasks.countdown``); train and test never share one."""
+
+    kind: Literal["countdown"] = Field(description="generated problems")
+    numbers: Literal[3, 4] = Field(description="how many numbers a problem gives")
+
+    def problems(self, root_seed: int, limit: int | None) -> list[Problem]:
+        """See :class:`GeneratedData`."""
+        return generate_problems(
+            self.numbers, self.split, root_seed=root_seed, test_share=self.test_share, limit=limit
+        )
+
+    def existing(self, root_seed: int, wanted: int) -> int:
+        """See :class:`GeneratedData`; to list problems of four numbers takes a second."""
+        share = self.test_share if self.split == "test" else 1 - self.test_share
+        expected = round(EXISTING[self.numbers] * share)
+        return expected if wanted < expected // 2 else super().existing(root_seed, wanted)
+
+    def rows(self, problems: list[Problem], name: str) -> list[dict[str, Any]]:
+        """See :class:`GeneratedData`."""
+        return dataset_rows(problems, name, self.split)
+
+    def facts(self, problems: list[Problem]) -> dict[str, Any]:
+        """See :class:`GeneratedData`."""
+        solving = solutions(self.numbers)
+        mean = sum(len(solving[problem]) for problem in problems) / len(problems)
+        return {"solutions_per_problem": round(mean, 2)}
+
+
+def _read(row: tasks.Problem) -> Problem:
+    return Problem(tuple(row.details["numbers"]), int(row.answer))
+
+
+def _demonstrate(problem: Problem, teacher: tasks.Teacher, rng: np.random.Generator) -> str:
+    return Demonstrator(teacher.skill, teacher.surrender, teacher.max_attempts).respond(problem, rng)
+
+
+def _grade(row: tasks.Problem, response: str, finished: bool) -> Verdict:
+    if not finished:
+        return Verdict(correct=False, status="no_answer", extracted=None, canonical=None)
+    problem = _read(row)
+    return grade(response, problem.numbers, problem.target)
+
+
+TASK = tasks.GeneratedTask(
+    style="countdown",
+    grade=_grade,
+    data=CountdownData,
+    vocabulary=VOCABULARY,
+    read=_read,
+    demonstrate=_demonstrate,
+)

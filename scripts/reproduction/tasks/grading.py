@@ -1,30 +1,19 @@
-"""Grade responses to rows of a data set: each row says by its ``style`` how."""
+"""Grade responses to rows of a data set: each row says by its ``style`` which task it is of."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from ead.verifier import Verdict, Verifier
-from ead.verifier.choices import read_choice
-from reproduction.tasks import countdown
+from reproduction.tasks import TASKS, Problem, Task, multiple_choice
 
-STYLES = ("countdown", "rule")
-MULTIPLE_CHOICE = "multiple_choice"
+# What the files of data sets may say; multiple choice is told by its ability.
+STYLES = tuple(style for style in TASKS if style != multiple_choice.ABILITY)
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One row of a data set, as sampling and grading need it."""
-
-    id: str
-    messages: list[dict[str, str]]
-    style: str
-    answer: str
-    details: dict[str, Any]
-    ability: str = "math"
+def task_of(problem: Problem) -> Task:
+    return TASKS[multiple_choice.ABILITY if problem.ability == multiple_choice.ABILITY else problem.style]
 
 
 def problems_of(frame: pd.DataFrame) -> list[Problem]:
@@ -54,9 +43,9 @@ def problems_of(frame: pd.DataFrame) -> list[Problem]:
 class Grader:
     """Grades responses; a context manager, because the verifier keeps worker processes.
 
-    A synthetic problem wants a finished response; a real one is graded by the answer it shows, as in the
-    paper's recipe; multiple choice by the letter (``ead.verifier.choices``). Workers start with the
-    first response that needs them.
+    Each task has its own way (``reproduction.tasks``). A real problem is graded by the answer that a response shows, as
+    in the paper's recipe; a generated one may want a finished response. Workers start with the first response that
+    needs them.
     """
 
     def __init__(self, *, timeout_s: float, workers: int, method: str = "math_verify"):
@@ -74,24 +63,17 @@ class Grader:
     ) -> list[Verdict]:
         """Return one verdict per response, in order; ``problems[i]`` is what ``responses[i]`` answers."""
         verdicts: list[Verdict | None] = [None] * len(responses)
-        slow = []
+        for_verifier = []
         for index, (problem, response, ended) in enumerate(zip(problems, responses, finished, strict=True)):
-            if problem.ability == MULTIPLE_CHOICE:
-                verdicts[index] = _grade_choice(response, problem.answer)
-            elif problem.style != "countdown":
-                slow.append(index)
-            elif ended:
-                verdicts[index] = countdown.grade(response, problem.details["numbers"], int(problem.answer))
+            task = task_of(problem)
+            if task.grade is None:
+                for_verifier.append(index)
             else:
-                verdicts[index] = Verdict(correct=False, status="no_answer", extracted=None, canonical=None)
-        if slow:
-            graded = self._verifier.grade([responses[i] for i in slow], [problems[i].answer for i in slow])
-            for index, verdict in zip(slow, graded, strict=True):
+                verdicts[index] = task.grade(problem, response, ended)
+        if for_verifier:
+            graded = self._verifier.grade(
+                [responses[i] for i in for_verifier], [problems[i].answer for i in for_verifier]
+            )
+            for index, verdict in zip(for_verifier, graded, strict=True):
                 verdicts[index] = verdict
         return verdicts
-
-
-def _grade_choice(response: str, answer: str) -> Verdict:
-    letter = read_choice(response)
-    status = "no_answer" if letter is None else "ok"
-    return Verdict(correct=letter == answer, status=status, extracted=letter, canonical=letter)

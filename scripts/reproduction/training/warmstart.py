@@ -5,7 +5,7 @@ some problems some of the time, which reinforcement learning can then improve.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,18 +15,23 @@ from torch.nn.utils.rnn import pad_sequence
 from ead import seeds
 from reproduction.config import WarmStartModel
 from reproduction.models.transformer import Shape, Transformer
-from reproduction.tasks.countdown import VOCABULARY, Demonstrator, Problem
+from reproduction.tasks import GeneratedTask
+from reproduction.tasks.problem import Question
 
 PAD, EOS = "<pad>", "<eos>"
-WORDS = {word: index for index, word in enumerate([PAD, EOS, *VOCABULARY])}
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 INITIAL_SCALE = 0.05
 IGNORED = -100  # torch's cross-entropy skips labels with this value
 
 
-def write_tokenizer(folder: Path) -> None:
+def token_ids(vocabulary: Sequence[str]) -> dict[str, int]:
+    """Return word -> token id: the padding, the end of a sequence, then the task's words in order."""
+    return {word: index for index, word in enumerate([PAD, EOS, *vocabulary])}
+
+
+def write_tokenizer(folder: Path, vocabulary: Sequence[str]) -> None:
     """Write a tokenizer in Hugging Face format: one token per word of the task, an unknown word is an error."""
-    tokenizer = Tokenizer(models.WordLevel(WORDS))
+    tokenizer = Tokenizer(models.WordLevel(token_ids(vocabulary)))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens([PAD, EOS])
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -40,12 +45,15 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 
-def build_model(definition: WarmStartModel, generator: torch.Generator) -> Transformer:
+def build_model(
+    definition: WarmStartModel, vocabulary: Sequence[str], generator: torch.Generator
+) -> Transformer:
     """Return a randomly initialised model. Its vocabulary is the tokenizer's, as vLLM and verl require."""
+    ids = token_ids(vocabulary)
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": len(WORDS),
+        "vocab_size": len(ids),
         "hidden_size": definition.hidden_size,
         "intermediate_size": definition.mlp_size,
         "num_hidden_layers": definition.layers,
@@ -58,8 +66,8 @@ def build_model(definition: WarmStartModel, generator: torch.Generator) -> Trans
         "hidden_act": "silu",
         "tie_word_embeddings": True,
         "bos_token_id": None,
-        "eos_token_id": WORDS[EOS],
-        "pad_token_id": WORDS[PAD],
+        "eos_token_id": ids[EOS],
+        "pad_token_id": ids[PAD],
         "initializer_range": INITIAL_SCALE,
         "dtype": "float32",
     }
@@ -70,7 +78,8 @@ def build_model(definition: WarmStartModel, generator: torch.Generator) -> Trans
 
 def train(
     definition: WarmStartModel,
-    problems: Sequence[Problem],
+    task: GeneratedTask,
+    problems: Sequence[Question],
     *,
     root_seed: int,
     report: Callable[[int, float], None] = lambda step, loss: None,
@@ -79,9 +88,9 @@ def train(
 
     AdamW with linear warm-up and linear decay to zero; only response tokens count.
     """
-    model = build_model(definition, seeds.torch_generator(root_seed, "warm start", "weights"))
+    weights = seeds.torch_generator(root_seed, "warm start", "weights")
+    model, ids = build_model(definition, task.vocabulary, weights), token_ids(task.vocabulary)
     rng = seeds.generator(root_seed, "warm start", "demonstrations")
-    demonstrator = Demonstrator(definition.skill, definition.surrender, definition.max_attempts)
     optimizer = torch.optim.AdamW(model.parameters(), lr=definition.learning_rate, betas=(0.9, 0.98))
     rates = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / definition.warmup_steps, 1 - step / definition.steps)
@@ -89,7 +98,7 @@ def train(
     losses = []
     for step in range(definition.steps):
         batch = [problems[i] for i in rng.integers(len(problems), size=definition.batch_size)]
-        inputs, labels = _batch([(p.prompt, demonstrator.respond(p, rng)) for p in batch])
+        inputs, labels = _batch([(p.prompt, task.demonstrate(p, definition, rng)) for p in batch], ids)
         kept = labels[:, 1:] != IGNORED
         logits = model.logits(model(inputs)[:, :-1][kept])
         loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][kept])
@@ -103,15 +112,15 @@ def train(
     return model, losses
 
 
-def _batch(pairs: Sequence[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _batch(pairs: Sequence[tuple[str, str]], ids: Mapping[str, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded token ids [B, L] and labels [B, L] that leave out the prompt and the padding."""
     inputs, labels = [], []
     for prompt, response in pairs:
-        asked = [WORDS[word] for word in prompt.split()]
-        answered = [*(WORDS[word] for word in response.split()), WORDS[EOS]]
+        asked = [ids[word] for word in prompt.split()]
+        answered = [*(ids[word] for word in response.split()), ids[EOS]]
         inputs.append(torch.tensor(asked + answered))
         labels.append(torch.tensor([IGNORED] * len(asked) + answered))
     return (
-        pad_sequence(inputs, batch_first=True, padding_value=WORDS[PAD]),
+        pad_sequence(inputs, batch_first=True, padding_value=ids[PAD]),
         pad_sequence(labels, batch_first=True, padding_value=IGNORED),
     )

@@ -14,8 +14,9 @@ from typing import Any
 
 from ead import seeds
 from ead.schedule import Fixed, Switched, from_config
+from reproduction.algorithms import VERL_CONSTANTS
 from reproduction.cluster.verl_environment import WORKERS, environment
-from reproduction.config import ConfigurationError, Verl
+from reproduction.config import ConfigurationError, Verl, merge
 from reproduction.config.runs import RunConfiguration
 
 SOCKETS = "reproduction.engines.verl.sockets"
@@ -23,10 +24,6 @@ ROLLOUT, VALIDATION = "ead_rollout", "ead_validation"
 MARK = "EAD_VERL_TRAINING"  # every process of a training has it in its environment
 PARENT = "EAD_VERL_PARENT"  # id of the process that started verl
 
-_LOSS_MODES = {"clip": "vanilla", "clip_cov": "clip_cov", "kl_cov": "kl_cov"}
-# verl always clips the loss of tokens with negative advantage at this multiple of the advantage; log-ratios are
-# clamped to 20, and no ratio reaches this.
-_NO_DUAL_CLIP = 1.0e9
 _SEED_RANGE = 2**31  # what vLLM and numpy take for an engine's seed
 
 
@@ -140,7 +137,7 @@ def configuration(
         "param_offload": machine.offload,
         "use_torch_compile": not on_cpu,
     }
-    return {
+    common = {
         "defaults": ["ppo_trainer", "_self_"],
         "hydra": {
             "searchpath": ["pkg://verl.trainer.config"],
@@ -189,23 +186,8 @@ def configuration(
                     "clip_grad": training.gradient_clip,
                 },
                 "grad_clip": training.gradient_clip,
-                "clip_ratio": algorithm.clip_low,
-                "clip_ratio_low": algorithm.clip_low,
-                "clip_ratio_high": algorithm.clip_high,
-                "clip_ratio_c": algorithm.dual_clip or _NO_DUAL_CLIP,
-                "loss_agg_mode": algorithm.aggregation,
-                # The shares and bounds of Cui et al.; verl's own default of the last differs.
-                "policy_loss": {
-                    "loss_mode": _LOSS_MODES[algorithm.loss],
-                    "clip_cov_ratio": 0.0002,
-                    "clip_cov_lb": 1.0,
-                    "clip_cov_ub": 5.0,
-                    "kl_cov_ratio": 0.0002,
-                    "ppo_kl_coef": 1.0,
-                },
+                "policy_loss": VERL_CONSTANTS,
                 "entropy_coeff": 0,
-                "use_kl_loss": algorithm.kl_coefficient > 0,
-                "kl_loss_coef": algorithm.kl_coefficient,
                 "kl_loss_type": "low_var_kl",
                 "checkpoint": {"save_contents": ["model", "optimizer", "extra", "hf_model"]},
             },
@@ -299,6 +281,7 @@ def configuration(
             "checkpoint_dtype": dtype,
         },
     }
+    return merge(common, algorithm.verl())
 
 
 def _rows_per_micro_batch(run: RunConfiguration, machine: Verl, longest: int) -> int:

@@ -1,4 +1,4 @@
-"""Types and names that every part of the configuration is made of."""
+"""What the typed models of the YAML files are made of: names, numbers with bounds, the error of a mistake."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ead import schedule
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+REPOSITORY = Path(__file__).resolve().parents[2]
 WORKFLOW = REPOSITORY / "workflow"
 SAMPLERS_FILE = WORKFLOW / "samplers.yaml"
 SCALES = ("mini", "cpu", "gpu24", "gpu1", "paper")

@@ -1,0 +1,53 @@
+"""Algorithms, a file each: configuration, advantages and loss, and the keys that verl is told.
+
+``clip``       PPO's clipped loss: GRPO, DAPO
+``clip_cov``   EntropyMech's Clip-Cov
+``kl_cov``     EntropyMech's KL-Cov
+
+workflow/algorithms.yaml has an entry for each that the paper compares; its ``loss`` is the key here.
+"""
+
+from typing import Annotated, Union
+
+from pydantic import Field, create_model
+
+from reproduction.algorithms.algorithm import Algorithm, MiniBatch
+from reproduction.algorithms.clip import Clip
+from reproduction.algorithms.clip_cov import ClipCov
+from reproduction.algorithms.kl_cov import KLCov
+
+ALGORITHMS: dict[str, type[Algorithm]] = {
+    kind.model_fields["loss"].annotation.__args__[0]: kind for kind in (Clip, ClipCov, KLCov)
+}
+"""``loss`` -> the model of its configuration."""
+NAMED: dict[str, type[Algorithm]] = {
+    loss: create_model(
+        kind.__name__,
+        __base__=kind,
+        __doc__=kind.__doc__,
+        label=(str, Field(min_length=1, description="its name in figures and tables")),
+    )
+    for loss, kind in ALGORITHMS.items()
+}
+"""The same as the tables of a scale hold them, each with its ``label``; a run does not depend on that."""
+AnyAlgorithm = Annotated[Union[tuple(ALGORITHMS.values())], Field(discriminator="loss")]  # noqa: UP007
+AnyNamedAlgorithm = Annotated[Union[tuple(NAMED.values())], Field(discriminator="loss")]  # noqa: UP007
+VERL_CONSTANTS = {key: value for kind in ALGORITHMS.values() for key, value in kind.verl_constants.items()}
+"""What verl is told in every run, whichever algorithm it trains with."""
+
+
+def without_label(named: Algorithm) -> Algorithm:
+    """Return an algorithm of a scale's tables as a run depends on it."""
+    return ALGORITHMS[named.loss](**named.model_dump(exclude={"label"}))
+
+
+__all__ = [
+    "ALGORITHMS",
+    "NAMED",
+    "VERL_CONSTANTS",
+    "Algorithm",
+    "AnyAlgorithm",
+    "AnyNamedAlgorithm",
+    "MiniBatch",
+    "without_label",
+]

@@ -298,12 +298,76 @@ def choices(random):
     )
 
 
+def nouns(random):
+    """What is counted: one noun is not another, and words that change the statement do not go unread."""
+    number = whole(random, 2, 999)
+    noun = pick(random, "ways", "students", "integers", "triangles", "boxes")
+    other = pick(random, *(n for n in ("ways", "students", "integers", "triangles", "boxes") if n != noun))
+    qualified = pick(random, "or more", "at least", "if n is even", "hundredths", "is wrong", "million")
+    return (
+        rf"{number}\text{{ {noun}}}",
+        pick(random, str(number), rf"{number} \text{{ {noun}}}", rf"{number}\text{{ {noun} in total}}",
+             f"{number} {noun}"),
+        pick(random, rf"{number}\text{{ {other}}}", rf"{number}\text{{ {qualified}}}", rf"{number}^\circ",
+             rf"{number}\%"),
+    )  # fmt: skip
+
+
+def magnitudes(random):
+    number, (word, zeros) = (
+        whole(random, 2, 999),
+        pick(random, ("thousand", 3), ("million", 6), ("billion", 9), ("万", 4), ("亿", 8)),
+    )
+    value = number * 10**zeros
+    return (
+        f"{value:,}",
+        pick(random, rf"{number}\text{{ {word}}}", rf"\${number}\text{{ {word}}}", f"{number} {word}"),
+        pick(random, str(number), rf"{number + 1}\text{{ {word}}}", str(value * 10), str(value // 10)),
+    )
+
+
+def compound_units(random):
+    number = whole(random, 2, 999)
+    spellings = pick(
+        random,
+        (r"\text{ m/s}", r"\text{ meters per second}", r"\text{ m}", r"\text{ m s}", r"\text{ km/h}"),
+        (r"\text{ ft}^2", r"\text{ square feet}", r"\text{ ft}", r"\text{ cubic feet}", r"\text{ m}^2"),
+        (r"\text{ mph}", r"\text{ miles per hour}", r"\text{ kph}", r"\text{ miles}", r"\text{ hours}"),
+        (r"^\circ\text{C}", "℃", "℉", r"^\circ\text{F}", r"\text{ radians}"),
+        (r"\text{ m}^3", "㎥", "㎡", r"\text{ square meters}", r"\text{ m}"),
+        (r"\text{小时}", "小时", "分钟", r"\text{天}", "千克"),
+    )
+    return f"{number}{spellings[0]}", f"{number}{spellings[1]}", f"{number}{pick(random, *spellings[2:])}"
+
+
+def chains(random):
+    """x = a + b = c: every number in it has to be the same."""
+    a, b = whole(random, 2, 99), whole(random, 2, 99)
+    name = pick(random, "x", "n", "A", "f(2)")
+    return (
+        str(a + b),
+        pick(random, f"{name} = {a} + {b} = {a + b}", f"{a} + {b} = {a + b}", f"{name} = {a + b}"),
+        pick(
+            random, f"{name} = {a} + {b + 1} = {a + b}", f"{name} = {a + b} = {a + b + 1}", f"{a} = {a + b}"
+        ),
+    )
+
+
+def named_values(random):
+    a, b = whole(random, 1, 50), whole(random, 51, 99)
+    return (
+        f"x = {a}, y = {b}",
+        pick(random, f"y = {b}, x = {a}", f"{a}, {b}", f"({a}, {b})", rf"x={a} \text{{ and }} y={b}"),
+        pick(random, f"x = {b}, y = {a}", f"{b}, {a}", f"({b}, {a})", f"x = {a}"),
+    )
+
+
 PAIRS = {
     function.__name__: function
     for function in (
         tiny_numbers, large_numbers, powers_of_two, decimals, letters_are_no_units, units, digit_groups, mixed_numbers,
         programs, complex_numbers, unicode, full_width, measure_words, intervals, lists, points, polynomials, radicals,
-        equations, trailing_words, choices,
+        equations, trailing_words, choices, nouns, magnitudes, compound_units, chains, named_values,
     )
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """The careful grader: the recorded bug reports, a sample of pairs of every notation, and the data sets' golds."""
 
 import json
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -44,11 +45,43 @@ def test_every_recorded_report_is_graded_right(verifier):
         ("\\boxed{\\sqrt{x^2}}", "x", False),
         ("\\boxed{3, 3, 4}", "3, 4", False),
         ("\\boxed{10, 000}", "10000", False),
+        ("\\boxed{3}. Wait, that is wrong. \\boxed{4}", "3,4", False),
+        ("\\boxed{5} ... \\boxed{", "5", False),
+        ("$\\boxed 17$", "17", True),
+        ("Answer: `C`", "C", True),
+        ("the answer is B) 12", "B", True),
+        ("The answer is (A)", "A", True),
+        ("答案是 5。", "5", True),
+        ("所以答案为：$\\frac{1}{2}$。", "1/2", True),
+        ("答案是B", "A", False),
+        ("\\boxed{x=3} \\boxed{y=4}", "x=3,y=4", True),
+        ("\\boxed{4} or \\boxed{5}", "5", False),
+        ("\\boxed{5}, \\boxed{5}", "5", True),
+        ("The answer is 5 or 6", "5", False),
+        ("The answer is not 5", "5", False),
+        ("Is the answer 5? No, the answer is 6", "5", False),
+        ("Answer: 1,234", "1234", True),
+        ("The answer is 3.", "3.5", False),
+        ("The answer is $\\{1, 2\\}$", "1,2", True),
+        ("<answer>5</answer>", "5", True),
     ],
 )
 def test_others_of_the_same_kinds(verifier, response, gold, right):
     (verdict,) = verifier.grade([response], [gold])
     assert verdict.correct == right, verdict
+
+
+EQUAL = json.loads(Path(__file__).with_name("equal_answers.json").read_text(encoding="utf-8"))
+
+
+def test_equal_and_different_answers_of_many_notations(verifier):
+    """Written by hand: what a gold answer of each notation equals, and what is like it and is another answer."""
+    rows = [(entry["gold"], answer, right) for entry in EQUAL for right, name in ((True, "equal"), (False, "different"))
+            for answer in entry.get(name, ())]  # fmt: skip
+    verdicts = verifier.grade(
+        [f"So \\boxed{{{answer}}}" for _, answer, _ in rows], [gold for gold, *_ in rows]
+    )
+    assert [row for row, v in zip(rows, verdicts, strict=True) if v.correct != row[2]] == []
 
 
 @pytest.mark.parametrize("kind", PAIRS)
@@ -132,12 +165,22 @@ REVIEWED = Path(__file__).with_name("equal_golds.json")
 
 @pytest.mark.parametrize("name", GOLDS)
 def test_no_two_golds_are_equal_unless_a_person_said_so(golds, name):
-    """Golds that vote together; each such group is in equal_golds.json, with the reason why they are equal."""
-    groups: dict[str, set[str]] = {}
+    """Equal golds are in one of the lists of equal_golds.json, under the reason why they are equal.
+
+    What is equal votes together, or is equal to a precision only; so pairs within each vote are compared.
+    """
+    votes: dict[str, set[str]] = {}
     for answer in {p.answer for p in golds[name]}:
-        groups.setdefault(careful.vote(answer), set()).add(answer)
-    found = sorted(sorted(group) for group in groups.values() if len(group) > 1)
-    reviewed = json.loads(REVIEWED.read_text(encoding="utf-8"))
+        votes.setdefault(careful.vote(answer), set()).add(answer)
+    reviewed: dict[str, list[set[str]]] = {}
+    for lists in json.loads(REVIEWED.read_text(encoding="utf-8")).values():
+        for equal in lists:
+            for gold in equal:
+                reviewed.setdefault(gold, []).append(set(equal))
     assert [
-        group for group in found if not any(set(group) <= set(entry["golds"]) for entry in reviewed)
+        (gold, answer)
+        for group in votes.values()
+        for gold, answer in permutations(sorted(group), 2)
+        if careful.decide(gold, answer, exact=False).correct
+        and not any(answer in equal for equal in reviewed.get(gold, ()))
     ] == []

@@ -279,6 +279,11 @@ def grade(
 
 _RUN_SERVER = "from ead.verifier.server import main; main()"
 _DIGIT = re.compile(r"[0-9]")
+_FINAL = re.compile(r"final answer", re.IGNORECASE)
+_FINAL_BOX = re.compile(
+    r"final answer is:?\s+\$\\boxed\{(?:(?!final answer)[^$\n])*\}\$\.?(?:\s*I hope it is correct\.?)?\s*",
+    re.IGNORECASE,
+)
 _NO_ANSWER = Verdict(correct=False, status="no_answer", extracted=None, canonical=None)
 _NO_GOLD = Verdict(correct=False, status="error", extracted=None, canonical=None)
 
@@ -345,9 +350,12 @@ def _only_box(response: str) -> str | None:
     r"""Return the content of the response's only box where that is certainly what math-verify extracts.
 
     It prefers what follows "final answer is", reads a percent sign behind the box, and counts braces without regard
-    to backslashes.
+    to backslashes. Where "final answer is" stands right before ``$\boxed{...}$`` and nothing follows, its pattern and
+    that of the box hold the same text.
     """
-    if response.count("boxed") != 1 or "fbox" in response or "final answer" in response.lower():
+    if response.count("boxed") != 1 or "fbox" in response:
+        return None
+    if (final := _FINAL.search(response)) and not _FINAL_BOX.fullmatch(response, final.start()):
         return None
     before, opening, after = response.partition("\\boxed{")
     answer = last_boxed(response)

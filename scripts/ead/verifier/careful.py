@@ -12,7 +12,10 @@ _LISTABLE = re.compile(r"-?[1-9][0-9]{0,2}(?:,[1-9][0-9]{2})+")
 _BEYOND = re.compile(
     r"\\begin|\\(?:int|sum|prod|lim|setminus|cap|bigcap|forall|exists|bmod|pmod|det|iint|oint|infty)(?![a-zA-Z])"
 )
-_LETTERED = re.compile(r"\(?([A-Z])[).:](?:\s|$)")
+_LETTERED = re.compile(r"(?i:(?:option|choice)\s+)?\(?([A-Z])(?:[).:](?:\s+(?=\S)|$)|$)")
+_CAPITAL = re.compile(r"[A-Z]")
+_LETTER = re.compile(r"\(?[A-Z]\)?")
+_ANOTHER = re.compile(r"(?<![A-Za-z])[A-Z]\)|(?:^|and|or|[,/&;])\s*\(?[A-Z](?![A-Za-z])")
 _DECIMAL_COMMA = re.compile(r"-?[0-9]+,[0-9]+")
 _SPACES = re.compile(r"\s+|\\[,;:! ]|~")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox|textit|textrm)\s*\{([^{}]*)\}")
@@ -43,22 +46,36 @@ def _trees(text: str) -> tuple | None:
 
 
 def readable(text: str) -> bool:
-    return _trees(text) is not None
+    return _trees(text) is not None or _choice(text) is not None
+
+
+def _choice(text: str) -> tuple[str, str] | None:
+    """Return the letter and what stands behind it in ``B) 12``, ``option B``."""
+    if not _CAPITAL.search(text, 0, 40):
+        return None
+    text = without_text(text)
+    lettered = _LETTERED.match(text)
+    return None if lettered is None else (lettered[1], text[lettered.end() :])
 
 
 def decide(gold: str, answer: str, *, exact: bool) -> Decision:
     """Compare two texts. With ``exact`` raises NeedsNumerics or NeedsAlgebra for what takes a process."""
     if gold == answer:
         return Decision(True, None)
+    if (choice := _choice(answer)) is not None:
+        letter, rest = choice
+        if _LETTER.fullmatch(without_text(gold)):  # B) 12, option B
+            correct = letter in without_text(gold) and not _ANOTHER.search(rest)
+            return Decision(correct, None if correct else vote(answer, exact=exact))
+        if rest and decide(gold, rest, exact=exact).correct:
+            return Decision(True, None)
     if "." in gold and _DECIMAL_COMMA.fullmatch(answer):  # 2,74 where the gold answer has a point
         answer = answer.replace(",", ".")
     golds, answers = _trees(gold), _trees(answer)
     try:
         if golds is not None and answers is not None:
-            if any(equality.equal(one, other, exact=exact) for one in golds for other in answers):
-                return Decision(True, None)
-            if not _LETTERED.match(answer):
-                return Decision(False, vote(answer, exact=exact))
+            equal = any(equality.equal(one, other, exact=exact) for one in golds for other in answers)
+            return Decision(equal, None if equal else vote(answer, exact=exact))
     except (Unreadable, RecursionError):
         golds = None  # a value out of reach
     if same_text(gold, answer):
@@ -71,15 +88,16 @@ def decide(gold: str, answer: str, *, exact: bool) -> Decision:
 def same_text(gold: str, answer: str) -> bool:
     """Compare what no notation fits: white space, the commands for text and, in words, capitals do not count."""
     one, other = plain_text(gold), plain_text(answer)
-    if one == other or (len(one) > 3 and one.lower() == other.lower()):
-        return True
-    lettered = _LETTERED.match(other)
-    return lettered is not None and re.fullmatch(r"\(?[A-Z]\)?", one) is not None and lettered[1] in one
+    return one == other or (len(one) > 3 and one.lower() == other.lower())
+
+
+def without_text(text: str) -> str:
+    return _SPACES.sub(" ", _TEXT.sub(r"\1", text)).strip(" `*$").removesuffix(".")
 
 
 def plain_text(text: str) -> str:
     text = _TEXT.sub(r"\1", text)
-    return _SPACES.sub(" ", normalise(text) if "\\" in text else text).strip(" `*.$")
+    return _SPACES.sub(" ", normalise(text) if "\\" in text else text).strip(" `*$").removesuffix(".")
 
 
 def vote(answer: str, *, exact: bool = False) -> str:

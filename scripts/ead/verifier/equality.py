@@ -12,6 +12,7 @@
 """
 
 import random
+import re
 from fractions import Fraction
 from itertools import pairwise
 from math import comb, factorial, gcd, lcm
@@ -84,6 +85,9 @@ def _with_sign(tree, plus: bool):
     return tree
 
 
+_FUNCTION_NAMES = frozenset("fghpqFGHPQST")
+
+
 def _label(tree) -> str | None:
     """Return the name that a side of an equation is, or None: x, a_n, f(x), f^{-1}(x), AB."""
     if isinstance(tree, Symbol):
@@ -93,6 +97,10 @@ def _label(tree) -> str | None:
     if isinstance(tree, Quantity):
         head = _label(tree.value)
         return None if head is None else f"{head} {tree.unit}"
+    if isinstance(tree, Apply) and tree.name == "*" and isinstance(tree.arguments[1], Number):  # f(2)
+        head, at = tree.arguments
+        named = isinstance(head, Symbol) and head.name in _FUNCTION_NAMES and not at.decimal
+        return f"{head.name}({at.digits})" if named and not at.exponent else None
     if isinstance(tree, Apply) and tree.name in ("*", "/", "abs"):
         parts = [_label(part) for part in tree.arguments]
         return None if None in parts else {"*": "", "/": "/", "abs": "|"}[tree.name].join([*parts, ""])
@@ -158,15 +166,16 @@ def _plain(tree):
         return _plain(kept if at else tree.sides[0])
     if all(operator == "=" for operator in tree.operators):
         label = _label(tree.sides[0])
-        if label is not None:
+        sides = tree.sides if label is None else tree.sides[1:]
+        known = [
+            side
+            for side in sides
+            if not isinstance(side, Group | Words | Matrix | Based) and not _symbols(_bare(side))
+        ]
+        comparison = _Comparison(exact=False)
+        consistent = all(comparison.same(left, right) for left, right in pairwise(known))
+        if consistent and (label is not None or len(known) == len(sides)):
             return label, tree.sides[-1]
-        if all(
-            not isinstance(side, Group | Words | Matrix | Based) and not _symbols(_bare(side))
-            for side in tree.sides
-        ):
-            comparison = _Comparison(exact=False)
-            if all(comparison.same(left, right) for left, right in pairwise(tree.sides)):
-                return None, tree.sides[-1]
     if tree.operators == ("in",) and (label := _label(tree.sides[0])) is not None:
         return label, tree.sides[1]
     if found := _interval(tree):
@@ -192,46 +201,87 @@ def _spread(tree) -> list:
 _UNITS = {
     name: canonical
     for canonical, names in {
-        "m": "m meter metre", "cm": "cm centimeter centimetre", "mm": "mm millimeter millimetre",
-        "km": "km kilometer kilometre", "in": "in inch inche", "ft": "ft foot feet", "yd": "yd yard", "mi": "mile",
-        "s": "s sec second", "min": "min minute", "h": "h hr hour", "day": "day", "week": "week", "month": "month",
-        "year": "year yr", "g": "g gram", "kg": "kg kilogram", "mg": "mg milligram", "lb": "lb pound", "oz": "oz ounce",
-        "l": "l liter litre", "ml": "ml milliliter millilitre", "$": "$ dollar usd", "cent": "cent", "euro": "euro €",
-        "£": "£ gbp", "¥": "¥ yen yuan 元", "mph": "mph",
-        "kph": "kph kmh", "n": "newton", "j": "j joule", "w": "w watt",
-        "v": "v volt", "k": "k kelvin", "hz": "hz hertz", "pa": "pa pascal", "ev": "ev", "mol": "mol mole",
-        "degree": "degree deg", "radian": "radian rad", "am": "am",
-        "pm": "pm",
+        "m": "m meter metre 米", "cm": "cm centimeter centimetre 厘米", "mm": "mm millimeter millimetre 毫米",
+        "km": "km kilometer kilometre 千米 公里", "in": "in inch inche", "ft": "ft foot feet", "yd": "yd yard",
+        "mi": "mile", "s": "s sec second 秒", "min": "min minute 分钟", "h": "h hr hour 小时", "day": "day 天 日",
+        "week": "week 周", "month": "month 月", "year": "year yr 年", "g": "g gram 克", "kg": "kg kilogram 千克 公斤",
+        "mg": "mg milligram", "lb": "lb pound", "oz": "oz ounce", "l": "l L liter litre 升",
+        "ml": "ml milliliter millilitre 毫升", "$": "$ dollar usd 美元", "cent": "cent 美分", "euro": "euro € 欧元",
+        "£": "£ gbp 英镑", "¥": "¥ yen yuan 元", "newton": "newton N", "joule": "joule J", "watt": "watt W",
+        "volt": "volt V", "kelvin": "kelvin K", "hz": "hz hertz", "pa": "pa pascal", "ev": "ev", "mol": "mol mole",
+        "degree": "degree deg 度", "radian": "radian rad 弧度", "am": "am", "pm": "pm", "unit": "unit 单位",
+        "celsius": "celsius C 摄氏度", "fahrenheit": "fahrenheit F 华氏度", "mile / h": "mph",
+        "km / h": "kph kmh",
     }.items()
     for name in names.split()
 }  # fmt: skip
-_POWERS = {"square": "2", "squared": "2", "sq": "2", "cubic": "3", "cubed": "3", "cu": "3"}
+_POWERS = {"square": 2, "squared": 2, "sq": 2, "平方": 2, "cubic": 3, "cubed": 3, "cu": 3, "立方": 3}
+_FILLERS = {"of", "the", "a", "an", "个"}
+# Behind a value these change what is said: 5 or more, 5 at least, 5 is wrong, 5 if x is even, 5 hundredths.
+_QUALIFIERS = {
+    *(
+        "not",
+        "no",
+        "wrong",
+        "incorrect",
+        "than",
+        "least",
+        "most",
+        "except",
+        "or",
+        "if",
+        "unless",
+        "when",
+        "below",
+    ),
+    *("minus", "half", "halves", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"),
+    *("hundredth", "thousandth", "millionth"),
+}
+_UNIT_WORD = re.compile(r"平方|立方|[^\W\d_]+|[0-9]+|[$€£¥₹/-]")
 
 
-def _unit(text: str) -> tuple[str, ...] | None:
-    """Return the known unit in ``text`` with its power, or None where it names none (or a noun)."""
-    found, power = [], "1"
-    for word in (
-        text.replace("^", " ").replace("{", " ").replace("}", " ").replace(" . ", "").replace(".", "").split()
-    ):
-        word = word.lower()
-        if word in _POWERS:
-            power = _POWERS[word]
-        elif word.isdigit():
-            power = word
-        elif name := _UNITS.get(word) or _UNITS.get(word.removesuffix("s")):
-            found.append(name)
-        elif word not in ("/", "per", "-"):
-            return None
-    return (*found, power) if found else None
+def _unit(text: str) -> tuple[dict[str, int], set[str]]:
+    """Return the powers of the known units in ``text``, and its other words."""
+    powers: dict[str, int] = {}
+    others: set[str] = set()
+    sign, power, last, given, minus = 1, 1, None, 1, False
+    text = re.sub(r"(?<=[A-Za-z])\.", "", text)  # sq. ft.
+    words = [piece for word in _UNIT_WORD.findall(text) for piece in _UNITS.get(word, word).split()]
+    for word in words:
+        lower = word.lower()
+        single = lower.removesuffix("s") if len(lower) > 2 else lower
+        name = _UNITS.get(word) or (len(word) > 1 and (_UNITS.get(lower) or _UNITS.get(single)))
+        if word in ("/", "每") or lower == "per":
+            sign = -1
+        elif last is not None and (word.isdigit() or lower in ("squared", "cubed")):
+            exponent = int(word) if word.isdigit() else _POWERS[lower]
+            powers[last] += given * (-exponent if minus else exponent) - given
+        elif lower in _POWERS:
+            power = _POWERS[lower]
+        elif name:
+            last, given = name, sign * power
+            powers[name] = powers.get(name, 0) + given
+            sign = power = 1
+        elif word != "-" and lower not in _FILLERS:
+            others.add(single if len(word) > 3 else word)
+        minus = word == "-"
+    return powers, others
 
 
 def _units_agree(one: str, other: str) -> bool:
-    first, second = _unit(one), _unit(other)
-    if first is not None and second is not None:
-        return first == second
-    digits = ["".join(c for c in text if c.isdigit()) for text in (one, other)]
-    return not all(digits) or digits[0] == digits[1]
+    """Return whether two units are the same, or one says no more than the other: triangles, right triangles."""
+    (powers, words), (other_powers, other_words) = _unit(one), _unit(other)
+    if (words ^ other_words) & _QUALIFIERS:
+        return False
+    known, other_known = set(powers.items()), set(other_powers.items())
+    if powers and other_powers and not words and not other_words and "degree" not in {*powers, *other_powers}:
+        return known == other_known
+    every, other_every = known | words, other_known | other_words
+    return every <= other_every or other_every <= every
+
+
+def _qualified(unit: str) -> bool:
+    return bool(_unit(unit)[1] & _QUALIFIERS)
 
 
 def _letters(tree) -> str | None:
@@ -490,6 +540,9 @@ class _Comparison:
             if isinstance(inside, Group) and inside.kind == "()":
                 return self.ordered([_plain(item)[1] for item in golds], inside.items)
             return False
+        labels = [{_plain(item)[0] for item in items} for items in (golds, answers)]
+        if {None} in labels and max(map(len, labels)) > 1:  # a = 1, b = 2 and 1, 2
+            return self.ordered([_plain(item)[1] for item in golds], [_plain(item)[1] for item in answers])
         if all(isinstance(_plain(item)[1], Group) for item in golds) and len(self.distinct(golds)) == len(
             golds
         ):
@@ -500,7 +553,9 @@ class _Comparison:
         return len(golds) == len(answers) and all(map(self.same, golds, answers))
 
     def unordered(self, golds, answers) -> bool:
-        golds, answers = list(golds), list(answers)
+        golds, answers = (
+            [piece for item in items for piece in _expand_signs(item)] for items in (golds, answers)
+        )
         if len(golds) != len(answers) or len(golds) > _MAX_ITEMS:
             return False
         for gold in golds:
@@ -551,6 +606,15 @@ class _Comparison:
         if isinstance(gold, Quantity) and isinstance(answer, Quantity):
             return _units_agree(gold.unit, answer.unit) and self.same(gold.value, answer.value)
         quantity, other = (gold, answer) if isinstance(gold, Quantity) else (answer, gold)
+        if _qualified(quantity.unit):
+            return False
+        for name in ("%", "degree"):
+            if isinstance(other, Apply) and other.name == name:
+                return (
+                    name == "degree"
+                    and _units_agree(quantity.unit, name)
+                    and self.same(quantity.value, other)
+                )
         if isinstance(other, Group | Words | Matrix):
             return self.same(quantity.value, other) if not isinstance(other, Words) else False
         if len(quantity.unit) == 1 and _symbols(other):  # 7 \text{ m} and 7 m
@@ -563,7 +627,8 @@ class _Comparison:
             if isinstance(tree, Matrix):
                 rows.append([list(row) for row in tree.rows])
             elif isinstance(tree, Group) and tree.kind in ("()", "[]"):
-                rows.append([[item] for item in tree.items])
+                nested = tree.items and all(isinstance(i, Group) and i.kind == tree.kind for i in tree.items)
+                rows.append([list(i.items) for i in tree.items] if nested else [[i] for i in tree.items])
             else:
                 return False
         one, other = rows
@@ -608,6 +673,8 @@ class _Comparison:
     # values
 
     def same_expression(self, gold, answer) -> bool:
+        if {tree.name for tree in (gold, answer) if isinstance(tree, Apply)} == {"%", "degree"}:
+            return False
         for name in ("%", "degree"):
             marked = [isinstance(tree, Apply) and tree.name == name for tree in (gold, answer)]
             if all(marked):

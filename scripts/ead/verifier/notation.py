@@ -133,6 +133,15 @@ _CHARACTERS = {
     "⟨": r"\langle ",
     "⟩": r"\rangle ",
     "％": "%",
+    "㎡": r"\text{ m}^2",
+    "㎥": r"\text{ m}^3",
+    "㎠": r"\text{ cm}^2",
+    "㎤": r"\text{ cm}^3",
+    "℃": r"^\circ \text{C}",
+    "℉": r"^\circ \text{F}",
+    **dict.fromkeys("“”„«»「」『』", '"'),
+    # Numbers of statements: ①② is not 12.
+    **{chr(0x2460 + number): f" {number + 1} " for number in range(20)},
 }
 _GREEK = [
     "alpha",
@@ -241,7 +250,7 @@ _CONSTANTS = {"pi": "pi", "infinity": "oo", "infty": "oo", "inf": "oo", "oo": "o
 _WORD_UNITS = {"cm", "mm", "km", "kg", "mph", "kph", "kmh"}  # letters that nobody multiplies
 _LAYOUT = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|phantom(?:\s*\{[^{}]*\})?"
-    r"|hspace\s*\*?\s*\{[^{}]*\}|color\s*\{[^{}]*\}|label\s*\{[^{}]*\})(?![a-zA-Z])\.?|\\!\s*"
+    r"|hspace\s*\*?\s*\{[^{}]*\}|(?:text)?color\s*\{[^{}]*\}|label\s*\{[^{}]*\})(?![a-zA-Z])\.?|\\!\s*"
 )
 _TEXT_COMMANDS = [
     "text",
@@ -268,13 +277,15 @@ _TOKEN = re.compile(
     r"|(?P<number>(?:[0-9]+(?:\.(?![a-zA-Z.])[0-9]*)?|\.[0-9]+)"
     r"(?:[eE][+-]?[0-9]+(?![\w.]))?)"
     r"|(?P<clock>[aApP]\.\s?[mM](?![a-zA-Z])\.?)"
-    r"|(?P<word>[^\W\d_]+)"
+    r"|(?P<word>[^\W\d_\u2e80-\U0010ffff]+|[^\W\d_\x00-\u2e7f]+)"
     r"|(?P<space>\s+)"
     r"|(?P<operator>\*\*|<=|>=|!=|==|.)",
     re.DOTALL,
 )
 _CONNECTIVE = re.compile(r"[\s,;]*\b(?:and|or)\b[\s,;]*|\s*[,;和或与]\s*")
-_LETTERS = re.compile(r"[A-Za-z](?:\s*,\s*[A-Za-z])*")  # \text{B}, \text{A, C}
+_LETTERS = re.compile(
+    r"[A-Za-z](?:\s*,\s*[A-Za-z])*|\([A-Za-z](?:\s*,\s*[A-Za-z])+\)"
+)  # \text{B}, \text{(A, C)}
 _NOT_LATIN = re.compile(r"[^\x00-\u024f]")
 _MAX_EXPONENT_DIGITS = 9
 
@@ -399,7 +410,7 @@ def tokenise(text: str) -> list[Token]:
                 at = match.start() + text[match.start() :].index(".") + 1
                 continue
             lower = value.lower()
-            if lower in ("and", "or"):
+            if lower in ("and", "or", "和", "或", "与", "及"):
                 add("operator", ",")
                 continue
             for kind_, piece in _split_letters(value):
@@ -494,13 +505,27 @@ _SYNONYMS = {
 }
 
 
+_REALS = Group("()", (Apply("-", (Symbol("oo"),)), Symbol("oo")))
+_ALL_REALS = re.compile(r"(?:the set of |all )+real numbers|all reals", re.IGNORECASE)
+_MAGNITUDES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12,
+               "百": 2, "千": 3, "万": 4, "百万": 6, "千万": 7, "亿": 8, "万亿": 12}  # fmt: skip
+_MAGNITUDE = re.compile(
+    r"(hundred|thousand|million|billion|trillion)(?![a-z])\s*|(万亿|百万|千万|万|亿|百|千(?![克米瓦卡]))"
+)
+
+
 # ------------------------------------------------------------------------------------------------ the parser
 
 
 def read(text: str):
     """Return the tree of ``text``. Raises Unreadable."""
-    parser = _Parser(tokenise(in_latex(text.strip(" \t\n\r`*"))))
-    return parser.answer()
+    text = text.strip(" \t\n\r`*")
+    if _ALL_REALS.fullmatch(text):
+        return _REALS
+    text = in_latex(text)
+    while len(text) > 2 and text[0] == text[-1] and text[0] in "\"'":
+        text = text[1:-1]
+    return _Parser(tokenise(text)).answer()
 
 
 def _opens(token: Token) -> bool:
@@ -541,12 +566,19 @@ class _Parser:
     # answers: lists of relations of unions of expressions
 
     def answer(self):
+        if [token.value for token in self.tokens[-2:]] == [".", "."]:
+            raise Unreadable("digits are left out")
         while (
             self.tokens
             and self.tokens[-1].kind == "operator"
             and self.tokens[-1].value in (".", ",", ";", ":", "!!")
+            or self.tokens
+            and self.tokens[-1].kind == "command"
+            and self.tokens[-1].value == "\\"
         ):
             self.tokens.pop()
+        while self.is_operator(":"):
+            self.take()
         if not self.tokens:
             raise Unreadable("nothing is written")
         parts = [self.items((";",))]
@@ -615,14 +647,23 @@ class _Parser:
             or self.is_operator("€", "£", "¥", "₹", "$")
         ):
             unit.append(self.take())
+            if unit[-1].value == "^" and self.is_operator("{"):  # s^{-1}
+                while not self.is_operator("}"):
+                    unit.append(self.take())
+                unit.append(self.take())
         if self.is_operator("."):
             self.take()
         if not unit and not currency:
-            return value
+            return _temperature(value)
         if len(unit) == 1 and str(unit[0].value).lower() in ("percent", "percentage", "pct"):
             return Apply("%", (value,))
         written = " ".join(str(t.written if t.kind == "number" else t.value) for t in unit)
-        return Quantity(value, " ".join(part for part in (currency, written) if part))
+        while magnitude := _MAGNITUDE.match(written):  # 5 million dollars
+            written = written[magnitude.end() :].strip()
+            value = Apply("*", (value, Number(10 ** _MAGNITUDES[magnitude[1] or magnitude[2]])))
+        if written or currency:
+            return _quantity(value, " ".join(part for part in (currency, written) if part))
+        return value
 
     def words(self):
         parts = []
@@ -635,7 +676,8 @@ class _Parser:
                 raise Unreadable(f"\\{token.value} among words")
             parts.append(str(token.written if token.written not in ("", "text") else token.value))
             self.at += 1
-        return Words(" ".join(" ".join(parts).split()))
+        text = " ".join(" ".join(parts).split())
+        return _REALS if _ALL_REALS.fullmatch(text) else Words(text)
 
     # expressions
 
@@ -892,7 +934,7 @@ class _Parser:
     def number(self, token: Token) -> object:
         """A number and the groups of three digits that belong to it; a repeating decimal; a mixed number."""
         value: Number = token.value
-        if token.written.isdigit() and len(token.written) <= 3:
+        if token.written.isdigit() and len(token.written) <= 3 and token.written[0] != "0":
             groups, at = [], self.at
             kind = None
             while (found := self._digit_group(at, kind)) is not None:
@@ -1073,8 +1115,10 @@ class _Parser:
             return self.matrix()
         if name in _ACCENTS:
             inside = self.braces() if self.is_operator("{") else self.nested(self.primary)
+            if name == "underline":
+                return inside
             if name == "mathbb" and inside == Symbol("R"):
-                return Group("()", (Apply("-", (Symbol("oo"),)), Symbol("oo")))
+                return _REALS
             written = _names(inside)
             return Symbol(f"{name}({written})")
         if name in _NAMES:
@@ -1123,6 +1167,24 @@ def _names(tree) -> str:
     if isinstance(tree, Apply) and tree.name == "*":
         return "".join(_names(part) for part in tree.arguments)
     raise Unreadable("an accent on no name")
+
+
+def _temperature(value):
+    """Return 30 degrees times C, as it was read, as a quantity."""
+    if isinstance(value, Apply) and value.name == "-":
+        inside = _temperature(value.arguments[0])
+        return Quantity(Apply("-", (inside.value,)), inside.unit) if isinstance(inside, Quantity) else value
+    if isinstance(value, Apply) and value.name == "*":
+        number, scale = value.arguments
+        if isinstance(number, Apply) and number.name == "degree" and scale in (Symbol("C"), Symbol("F")):
+            return _quantity(number, scale.name)
+    return value
+
+
+def _quantity(value, unit: str) -> Quantity:
+    if isinstance(value, Apply) and value.name == "degree":
+        return Quantity(value.arguments[0], f"degree {unit}")
+    return Quantity(value, unit)
 
 
 def _times(left, right):

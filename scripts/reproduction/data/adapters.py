@@ -136,7 +136,7 @@ def integer(answer: Any) -> str:
     """The column is an integer, perhaps written as 27.0 or 027, of any size."""
     whole = None
     if isinstance(answer, str):
-        if written := re.fullmatch(r"([+-]?[0-9]+)(?:\.0*)?", answer.strip()):
+        if written := re.fullmatch(r"([+-]?[0-9]+)(?:\.0*)?", without_format_characters(answer).strip()):
             whole = written[1]
     elif isinstance(answer, float) and answer.is_integer():
         if abs(answer) >= 2**53:
@@ -156,6 +156,8 @@ def integer(answer: Any) -> str:
 
 def number(answer: Any) -> str:
     """The column is a number, or one as text: 0.5, 1e-3; the digits are those of the column."""
+    if isinstance(answer, str):
+        answer = without_format_characters(answer)
     if isinstance(answer, str) and re.fullmatch(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)", answer.strip()):
         return answer.strip()
     written = answer.strip() if isinstance(answer, str) else repr(answer)

@@ -1,13 +1,16 @@
-"""Try one model at full size on this machine, or show what was found: `snakemake preflight`."""
+"""Ask for what is to be fetched, try one model at full size here, show what was found: `snakemake preflight`."""
 
 import argparse
 import logging
 import sys
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from reproduction.config import EvaluationRequest, Verl
 from reproduction.config.runs import RunConfiguration
 from reproduction.rehearsal import reports
+from reproduction.rehearsal.sources import Wanted, check
 
 
 def main() -> int:
@@ -28,6 +31,9 @@ def main() -> int:
     model.add_argument("--nodes", type=int, required=True)
     model.add_argument("--folder", type=Path, required=True, help="what the trial leaves; emptied first")
     model.add_argument("--output", type=Path, required=True, help="report; written whether it passed or not")
+    sources = kinds.add_parser("sources", help="ask whether what is still to be fetched can be")
+    sources.add_argument("--wanted", required=True, help="JSON list of reproduction.rehearsal.sources.Wanted")
+    sources.add_argument("--output", type=Path, required=True, help="report; written if it passed")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
@@ -35,6 +41,13 @@ def main() -> int:
         text, passed = reports.summary(arguments.reports)
         print(text)
         return 0 if passed else 1
+    if arguments.kind == "sources":
+        report = check(TypeAdapter(list[Wanted]).validate_json(arguments.wanted))
+        if report.passed:
+            reports.write(report, arguments.output)
+        else:
+            print(reports.render([report]), file=sys.stderr)
+        return 0 if report.passed else 1
     from reproduction.rehearsal import preflight  # loads torch, which the table does not need
 
     machine = Verl.model_validate_json(arguments.machine)

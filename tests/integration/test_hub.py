@@ -13,12 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from huggingface_hub import constants
 
 from hub_server import COMMIT, HubServer, hub_server
 from reproduction.data import DatasetError, read_dataset
 from reproduction.data.prepare import prepare_dataset
-from reproduction.data.table import load_datasets
+from reproduction.data.table import HubFiles, load_datasets
 from reproduction.models.pretrained import HubModel, import_model, import_tokenizer
+from reproduction.rehearsal import sources
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = ("dataset", "somebody/gsm8k")
@@ -314,3 +316,31 @@ def test_a_hub_that_does_not_answer_is_named(workplace):
     message = workplace.fails()
     assert f"{endpoint} cannot be reached" in message
     assert "set paths.real_data" in message
+
+
+def test_a_preflight_says_of_each_source_whether_it_can_be_had_and_fetches_nothing(workplace, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(workplace.folder / "cache"))
+    hub = HubFiles(**{key: workplace.entry["hub"][key] for key in ("repository", "revision", "files")})
+    prepared = str(workplace.folder / "nothing")
+
+    def line(**changes):
+        values = {"name": "gsm8k", "kind": "dataset", "prepared": prepared, "hub": hub} | changes
+        (found,) = sources.check([sources.Wanted(**values)]).lines
+        assert bool(found.advice) != found.passed
+        return found
+
+    assert line().found == "0 files in the hub client's cache, 2 on the hub"
+    assert not workplace.hub.sent.total()
+    missing = hub.model_copy(update={"files": {**hub.files, "data/train-2.parquet": None}})
+    assert "has no file 'data/train-2.parquet'" in line(hub=missing).found
+    gone = hub.model_copy(update={"repository": "somebody/gone"})
+    assert "no such dataset or revision, or it is not open to you" in line(hub=gone).found
+    workplace.prepare()
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody answers
+    assert line().found == "2 files in the hub client's cache"
+    unreachable = line(hub=missing)
+    assert (
+        not unreachable.passed and "cannot be reached and the file is not in the cache" in unreachable.found
+    )
+    assert line(hub=missing, prepared=str(workplace.output)).found == "prepared"
+    assert line(hub=None).found == "a local copy"

@@ -51,6 +51,22 @@ def test_a_training_takes_its_tokens_over_the_rates():
     assert need.expected_bytes == round(model.parameters * (checkpoints + state))
 
 
+@pytest.mark.parametrize("name", ["mini", "gpu1"])
+def test_a_greedy_decoder_is_drawn_once_for_all_samples_of_a_problem(name):
+    scale, resources = load_scale(name), load_resources()
+    model = next(iter(scale.roles.values())).model
+
+    def seconds(**changes):
+        evaluation = scale.evaluation_of(model).model_copy(update={"final_decoders": []} | changes)
+        changed = scale.model_copy(update={"evaluation": evaluation, "recipes": {}, "roles": scale.roles})
+        need = Needs(name, changed, resources).evaluate_model(model)
+        return need.expected_s - resources.scales[name].startup_s
+
+    assert seconds(decoders=["greedy"]) == pytest.approx(seconds(decoders=["tau1.0"], samples=1))
+    both = seconds(decoders=["tau1.0"]) + seconds(decoders=["greedy"])
+    assert seconds(decoders=["tau1.0", "greedy"]) == pytest.approx(both)
+
+
 @pytest.mark.parametrize("name", ["gpu1", "paper"])
 def test_a_study_asks_for_one_gpu_and_its_model_is_in_the_tables(name):
     scale = load_scale(name)

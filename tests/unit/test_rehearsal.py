@@ -12,9 +12,10 @@ import pytest
 from ead.schedule import from_config
 from reproduction.config import SCALES, PretrainedModel, load_scale
 from reproduction.engines import prompts_of_step
+from reproduction.engines.verl import RAY_WAS_LATE
 from reproduction.plan import read_plan
 from reproduction.rehearsal import cells, checks, load_stand_ins, reports
-from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed, started
+from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed
 from reproduction.rehearsal.rehearse import (
     Row,
     as_data,
@@ -408,16 +409,8 @@ def test_a_training_that_ends_before_its_kill_is_no_kill(exercise, monkeypatch):
         exercise.train_and_kill("after the second step", 0.0, os.environ)
 
 
-def test_only_a_ray_that_did_not_start_is_started_again_and_it_is_said():
-    answers = ["The current node timed out during startup", "The current node timed out during startup", None]
-
-    def act():
-        answer = answers.pop(0)
-        if answer:
-            raise TrainingFailed(answer)
-        return "trained"
-
-    assert started(act) == "trained (Ray did not start in its 30 s before: 2 times)"
-    answers = ["out of memory", None]
-    with pytest.raises(TrainingFailed, match="out of memory"):
-        started(act)
+@pytest.mark.parametrize("times", [0, 2])
+def test_it_is_said_how_often_ray_was_late(exercise, monkeypatch, times):
+    words = f"{RAY_WAS_LATE} (attempt 1 of 4)\n" * times
+    monkeypatch.setattr(Pretended, "command", lambda _: [sys.executable, "-c", f"print({words!r})"])
+    assert exercise.train(os.environ) == (f"{RAY_WAS_LATE} 2 times" if times else "")

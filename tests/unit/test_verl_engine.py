@@ -135,17 +135,23 @@ while not (folder / "end").exists():
 """
 
 
-def test_what_a_killed_attempt_left_is_ended_before_verl_starts_again(tmp_path, monkeypatch):
+def pretend_verl(tmp_path, monkeypatch, program):
+    """Let ``program`` be what is started as verl; return the folder that it is told."""
     monkeypatch.setattr(verl, "END_S", 0.5)
     monkeypatch.setattr(verl, "POLL_S", 0.05)
     monkeypatch.setattr(devices, "LOCAL", tmp_path)
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     package = tmp_path / "modules" / "verl" / "trainer"
     package.mkdir(parents=True)
-    (package / "main_ppo.py").write_text(STAND_IN)
+    (package / "main_ppo.py").write_text(program)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
     folder = tmp_path / "state" / "verl"
     folder.mkdir(parents=True)
+    return folder
+
+
+def test_what_a_killed_attempt_left_is_ended_before_verl_starts_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    folder = pretend_verl(tmp_path, monkeypatch, STAND_IN)
     machine = load_scale("gpu1").verl
     left = subprocess.Popen(
         [sys.executable, "-m", "verl.trainer.main_ppo", "--config-path", str(folder)],
@@ -163,6 +169,43 @@ def test_what_a_killed_attempt_left_is_ended_before_verl_starts_again(tmp_path, 
     variables = json.loads(seen.read_text())
     assert "RAY_ADDRESS" not in variables, "verl would look for somebody else's cluster"
     assert variables[verl.PARENT] == str(os.getpid())
+
+
+# Stands for verl where Ray is late so many times, and ends with the last words given.
+LATE = """
+import sys
+from pathlib import Path
+times = Path(sys.argv[sys.argv.index("--config-path") + 1]) / "times"
+count = int(times.read_text()) if times.exists() else 0
+times.write_text(str(count + 1))
+if count < int((times.parent / "late").read_text()):
+    sys.exit("Exception: The current node timed out during startup. This could happen because")
+sys.exit((times.parent / "end").read_text() or None)
+"""
+
+
+@pytest.mark.parametrize(
+    ("late", "end", "starts"),
+    [(0, "", 1), (2, "", 3), (0, "RuntimeError: no space left", 1), (1, "RuntimeError: no space left", 2)],
+)
+def test_verl_is_started_again_where_ray_was_late_and_nowhere_else(
+    tmp_path, monkeypatch, caplog, late, end, starts
+):
+    folder = pretend_verl(tmp_path, monkeypatch, LATE)
+    (folder / "late").write_text(str(late))
+    (folder / "end").write_text(end)
+    with caplog.at_level("WARNING"):
+        assert bool(verl._run(tmp_path / "state", load_scale("gpu1").verl, lambda: None)) == bool(end)
+    assert int((folder / "times").read_text()) == starts
+    assert caplog.text.count(verl.RAY_WAS_LATE) == late
+
+
+def test_a_ray_that_is_always_late_ends_the_training_and_says_so(tmp_path, monkeypatch):
+    folder = pretend_verl(tmp_path, monkeypatch, LATE)
+    (folder / "late").write_text("99")
+    with pytest.raises(RuntimeError, match="Ray did not start within its 30 seconds in any of 4 attempts"):
+        verl._run(tmp_path / "state", load_scale("gpu1").verl, lambda: None)
+    assert int((folder / "times").read_text()) == verl.RAY_STARTS
 
 
 # Starts a process that asks to end with it, and is killed.

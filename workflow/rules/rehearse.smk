@@ -2,7 +2,9 @@
 # configuration of a scale through two steps, kill, resume, evaluation and figure on CPUs, with stand-ins for the models
 # (docs/rehearsal.md). In an environment of its own (envs/verl-cpu).
 
+from reproduction.models.pretrained import tokenizer_files
 from reproduction.rehearsal import load_stand_ins, reports
+from reproduction.rehearsal.sources import Wanted
 
 if scale.engine == "verl":
     stand_ins = load_stand_ins()
@@ -67,8 +69,57 @@ if scale.engine == "verl":
     def preflight_run(wildcards):
         return preflight_runs[wildcards.checked_model]
 
+    preflight_data = sorted(
+        {
+            scale.datasets[name].source
+            for run in preflight_runs.values()
+            for name in (
+                run.training.dataset,
+                scale.evaluation_of(run.model).dataset,
+            )
+        }
+    )
+
+    def wanted():
+        """What the runs need of a hub: models, data sets, and the tokenizers that those are measured with."""
+        for name in preflight_runs:
+            entry = pretrained_models[scale.models[name].source]
+            yield Wanted(
+                name=name, kind="model", prepared=model_manifest(name), hub=entry
+            )
+        for name in preflight_data:
+            entry, prepared = real_datasets[name], f"{RESULTS}/data/{name}.parquet"
+            local = configuration.paths.real_data and entry.local
+            hub = None if local else entry.hub
+            yield Wanted(name=name, kind="dataset", prepared=prepared, hub=hub)
+        tokenizers = {real_datasets[name].tokenizer for name in preflight_data}
+        for name in sorted(filter(None, tokenizers)):
+            hub = tokenizer_files(name, pretrained_models)
+            yield Wanted(
+                name=f"{name} (tokenizer)",
+                kind="model",
+                prepared=f"{RESULTS}/tokenizers/{name}/tokenizer.json",
+                hub=None if configuration.paths.tokenizers else hub,
+            )
+
+    # Local, as the imports are, and before them; what it found is printed at once where something cannot be had.
+    rule preflight_sources:
+        output:
+            f"{SCALE}/preflight/sources.json",
+        priority: 1
+        localrule: True
+        conda:
+            "../../envs/cpu.yaml"
+        params:
+            wanted=f"[{','.join(one.model_dump_json() for one in wanted())}]",
+        shell:
+            "{PYTHON:q} {SCRIPTS:q}/preflight.py sources"
+            " --wanted {params.wanted:q}"
+            " --output {output:q}"
+
     rule preflight_model:
         input:
+            sources=f"{SCALE}/preflight/sources.json",
             model=lambda wildcards: model_manifest(wildcards.checked_model),
             dataset=lambda wildcards: dataset_file(
                 preflight_run(wildcards).training.dataset
@@ -120,7 +171,9 @@ if scale.engine == "verl":
     rule preflight:
         """one run of each model at full size, on the machines that will train"""
         input:
-            expand(f"{SCALE}/preflight/{{model}}.json", model=preflight_runs),
+            expand(
+                f"{SCALE}/preflight/{{model}}.json", model=["sources", *preflight_runs]
+            ),
         localrule: True
         conda:
             "../../envs/cpu.yaml"

@@ -57,7 +57,7 @@ RULES = (
         "plot_cost",
     ),
     *("plot_deviations", "plot_figure", "plot_study", "prepare_dataset", "provenance", "real_lm", "report"),
-    *("preflight", "preflight_model", "rehearse", "runs", "stale"),
+    *("preflight", "preflight_model", "preflight_sources", "rehearse", "runs", "stale"),
     *("tabulate_deviations", "tabulate_hyperparameters", "tabulate_real_lm", "train", "train_base_model"),
     *("verl_smoke", "write_report"),
 )
@@ -363,14 +363,20 @@ class Needs:
 
     def _evaluate(self, name: str, checkpoints: int, *, freed: int) -> Need:
         model, evaluation = self._model(name), self.scale.evaluation_of(name)
-        decoders = checkpoints * len(evaluation.decoders) + len(evaluation.final_decoders)
+        decoders = [*evaluation.decoders * checkpoints, *evaluation.final_decoders]
         problems = self.table.problems_of.get(evaluation.dataset, self.table.problems)
         limit = self.scale.datasets[evaluation.dataset].limit or problems
         mean = self._response(evaluation.max_new_tokens, model)
-        responses = limit * evaluation.samples
-        each = (responses / model.evaluate.units, mean, evaluation.max_new_tokens)
-        seconds = decoders * self._sampling_s(name, model, *each)
-        size = round(decoders * responses * mean * BYTES_PER_TOKEN)
+
+        def seconds_of(decoder: str) -> float:
+            greedy = self.scale.decoders[decoder].schedule is None  # drawn once and counted for every sample
+            drawn = limit * (1 if greedy else evaluation.samples)
+            return self._sampling_s(
+                name, model, drawn / model.evaluate.units, mean, evaluation.max_new_tokens
+            )
+
+        seconds = sum(map(seconds_of, decoders))
+        size = round(len(decoders) * limit * evaluation.samples * mean * BYTES_PER_TOKEN)
         return self._need(model.evaluate, seconds, size, freed_bytes=freed)
 
     def draw_study(self, name: str) -> Need:

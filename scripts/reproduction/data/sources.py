@@ -73,19 +73,45 @@ def hub_files(
     Without a pinned revision it says so before anything is fetched, unless ``accept_unpinned``.
     """
     if source.revision is None and (source.files is None or not accept_unpinned):
-        revision, names = _current(source, kind)
-        pins = [f"  revision: {revision}", "  files:", *(f"    {name}: null" for name in names)]
-        raise DatasetError(
-            f"{source.repository}: the table pins no revision, so nothing was fetched. It is now\n"
-            + "\n".join(pins)
-            + "\nCompare the revision with a source you trust and write it into the table with the files you want"
-            + (" and their number of rows" if kind == "dataset" else "")
-            + ("" if source.files is None else ", or pass --accept-unpinned")
-        )
+        raise _unpinned(source, kind)
     files = [_verified(source, name, cache, kind) for name in source.files]
     # The client stores a file below snapshots/{commit}/.
     parts = files[0].path.parts
     return parts[len(parts) - 1 - parts[::-1].index("snapshots") + 1], files
+
+
+def obtainable(source: HubFiles, *, cache: str | Path | None = None, kind: str = "dataset") -> str:
+    """Say where the files of ``source`` would come from. Nothing is fetched.
+
+    Raises ``DatasetError`` as ``hub_files`` would: without a pinned revision, and for a file that is neither in the
+    cache nor to be had from the hub (no connection, no such revision, a licence that was not accepted).
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    if source.revision is None:
+        raise _unpinned(source, kind)
+    where = dict(repo_type=kind, revision=source.revision, cache_dir=cache)
+    absent = [
+        name
+        for name in source.files
+        if not isinstance(try_to_load_from_cache(source.repository, name, **where), str)
+    ]
+    for name in absent:
+        _stated(source, name, kind)
+    cached = len(source.files) - len(absent)
+    return f"{cached} files in the hub client's cache" + (f", {len(absent)} on the hub" if absent else "")
+
+
+def _unpinned(source: HubFiles, kind: str) -> DatasetError:
+    revision, names = _current(source, kind)
+    pins = [f"  revision: {revision}", "  files:", *(f"    {name}: null" for name in names)]
+    return DatasetError(
+        f"{source.repository}: the table pins no revision, so nothing was fetched. It is now\n"
+        + "\n".join(pins)
+        + "\nCompare the revision with a source you trust and write it into the table with the files you want"
+        + (" and their number of rows" if kind == "dataset" else "")
+        + ("" if source.files is None else ", or pass --accept-unpinned")
+    )
 
 
 def describe(source: HubFiles, revision: str, files: Sequence[SourceFile]) -> dict[str, Any]:

@@ -133,13 +133,17 @@ def import_tokenizer(
 
     Raises ``ModelError`` for a model without one, ``DatasetError`` if the file cannot be had or differs.
     """
+    _, (file,) = hub_files(tokenizer_files(name, table), cache=cache, kind="model")
+    with atomic_path(output) as temporary:
+        shutil.copyfile(file.path, temporary)
+
+
+def tokenizer_files(name: str, table: dict[str, HubModel | PackageModel]) -> HubModel:
+    """Return the entry of the hub model ``name`` with its tokenizer.json alone. Raises ``ModelError`` without one."""
     entry = find_model(name, table)
     if not isinstance(entry, HubModel) or TOKENIZER not in entry.files:
         raise ModelError(f"{name}: the table names no {TOKENIZER} of it on a hub")
-    only = entry.model_copy(update={"files": {TOKENIZER: entry.files[TOKENIZER]}})
-    _, (file,) = hub_files(only, cache=cache, kind="model")
-    with atomic_path(output) as temporary:
-        shutil.copyfile(file.path, temporary)
+    return entry.model_copy(update={"files": {TOKENIZER: entry.files[TOKENIZER]}})
 
 
 def _load_tokenizer_as_written(folder: Path) -> list[str]:

@@ -21,7 +21,7 @@ import psutil
 
 from reproduction.config import REPOSITORY, EvaluationRequest, Verl
 from reproduction.config.runs import RunConfiguration
-from reproduction.engines.verl import abandoned_segments
+from reproduction.engines.verl import RAY_WAS_LATE, abandoned_segments
 from reproduction.evaluation.evaluate import evaluate
 from reproduction.files import sha256_of_file, write_json
 from reproduction.training import records
@@ -31,8 +31,6 @@ SCRIPTS = REPOSITORY / "scripts"
 _MARK = "EAD_EXERCISE"
 _POLL_S = 0.005
 _RAISED = re.compile(r"[\w.]*(Error|Exception|Failed|Mismatch|Diverged)\b")  # the last line of a traceback
-# Ray gives its own processes 30 s to start, whatever else runs on the machine.
-_BUSY, _STARTS = "The current node timed out during startup", 4
 # When a training of two steps may be killed. The second is the one moment at which verl's files are ahead of ours.
 MOMENTS = (
     "after the first step",
@@ -87,10 +85,14 @@ class Exercise:
             *("--gpus", str(self.machine.gpus_per_node), "--nodes", str(self.machine.nodes)),
         ]
 
-    def train(self, environment: Mapping[str, str]) -> None:
-        """Train to the end, from the last checkpoint if there is one. Raises TrainingFailed."""
+    def train(self, environment: Mapping[str, str]) -> str:
+        """Train to the end, from the last checkpoint if there is one; say how often Ray was late, if it was.
+
+        Raises TrainingFailed.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
+            before = log.tell()
             process = subprocess.Popen(
                 self.command(), stdout=log, stderr=subprocess.STDOUT, env=dict(environment)
             )
@@ -102,6 +104,7 @@ class Exercise:
                 raise TrainingFailed(f"no end after {self.timeout_s:.0f} s{self.log_end()}") from None
         if code:
             raise TrainingFailed(f"ended with status {code}{self.log_end()}")
+        return self._ray_was_late(before)
 
     def train_and_kill(self, moment: str, delay_s: float, environment: Mapping[str, str]) -> str:
         """Train until ``moment`` and ``delay_s`` longer, then kill everything; say what that left.
@@ -112,6 +115,7 @@ class Exercise:
         mark = secrets.token_hex(8)
         reached, at_once = self._watch(moment)
         with self.log.open("ab") as log:
+            before = log.tell()
             process = subprocess.Popen(
                 self.command(), stdout=log, stderr=subprocess.STDOUT, env={**environment, _MARK: mark}
             )
@@ -149,7 +153,15 @@ class Exercise:
             left = segments & abandoned_segments()
             for path in left:
                 Path(path).unlink(missing_ok=True)
-        return f"killed {moment}; {self._left()}, {len(left)} shared-memory files"
+        late = self._ray_was_late(before)
+        return f"killed {moment}; {self._left()}, {len(left)} shared-memory files" + (late and f"; {late}")
+
+    def _ray_was_late(self, before: int) -> str:
+        """Say how often Ray had to be started again in what the log says after ``before`` bytes; "" if never."""
+        with self.log.open("rb") as log:
+            log.seek(before)
+            times = log.read().count(RAY_WAS_LATE.encode())
+        return f"{RAY_WAS_LATE} {times} times" if times else ""
 
     def _watch(self, moment: str) -> tuple[Callable[[], bool], bool]:
         """Return whether ``moment`` has come, as a function, and whether it passes too soon to wait longer."""
@@ -218,24 +230,6 @@ class Exercise:
             -lines:
         ]
         return f"; its log is {self.log}\n" + "\n".join(line[:300] for line in telling)
-
-
-def started(act: Callable[[], str | None]) -> str:
-    """Return what ``act`` says; where Ray did not start in time, try again, and say how often that was.
-
-    Raises TrainingFailed as ``act`` does for anything else, and when Ray has not started in any attempt.
-    """
-    for failed in range(_STARTS):
-        try:
-            said = act() or ""
-        except TrainingFailed as error:
-            if _BUSY not in str(error) or failed == _STARTS - 1:
-                raise
-        else:
-            return (
-                f"{said} (Ray did not start in its 30 s before: {failed} times)".strip() if failed else said
-            )
-    raise AssertionError("unreachable")
 
 
 def draw_moment(generator: np.random.Generator) -> tuple[str, float]:

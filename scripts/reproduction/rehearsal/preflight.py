@@ -25,7 +25,7 @@ from reproduction.data.schema import write_dataset
 from reproduction.models.tokenizer import Tokenizer
 from reproduction.rehearsal import checks
 from reproduction.rehearsal.cells import choose_rows
-from reproduction.rehearsal.exercise import MOMENTS, Exercise, clean_environment, started
+from reproduction.rehearsal.exercise import MOMENTS, Exercise, clean_environment
 from reproduction.rehearsal.reports import Line, Report
 from reproduction.tasks.grading import problems_of
 from reproduction.training import records
@@ -112,12 +112,12 @@ def check(
             ("data", longest_rows, "prepare the data set again; docs/data.md"),
             (
                 "two steps, killed in the second",
-                lambda: started(lambda: exercise.train_and_kill(MOMENTS[3], 1.0, environment)),
+                lambda: exercise.train_and_kill(MOMENTS[3], 1.0, environment),
                 "out of memory: less verl.gpu_memory_utilization or training.micro_batch_tokens; else the log",
             ),
             (
                 "resume",
-                lambda: started(lambda: _resume(exercise, environment, report)),
+                lambda: _resume(exercise, environment, report),
                 "the log says at which step and why",
             ),
             ("every step once", lambda: checks.every_step_once(training), "report it with the folder"),

@@ -37,7 +37,7 @@ from reproduction.models.tokenizer import Tokenizer
 from reproduction.plan import Plan
 from reproduction.rehearsal import cells, checks
 from reproduction.rehearsal.cells import Cell, choose_rows, shrunk, too_long
-from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed, draw_moment, started
+from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed, draw_moment
 from reproduction.rehearsal.stand_in import NoTokenizer, StandIns, make_stand_in
 from reproduction.tasks.grading import problems_of
 
@@ -272,10 +272,10 @@ def _rehearse_cell(cell, run, machine, moment, entry, dataset, folder, stage: St
     if moment is not None:
         drawn, delay_s = draw_moment(seeds.generator(stage.root_seed, "rehearsal", int(cell.key, 16) % 2**31))
         chosen = moment or drawn
-        part("kill", lambda: started(lambda: exercise.train_and_kill(chosen, delay_s, stage.environment)))
-        part("resume", lambda: started(lambda: exercise.train(stage.environment)))
+        part("kill", lambda: exercise.train_and_kill(chosen, delay_s, stage.environment))
+        part("resume", lambda: exercise.train(stage.environment))
     else:
-        part("train", lambda: started(lambda: exercise.train(stage.environment)))
+        part("train", lambda: exercise.train(stage.environment))
     training = checks.Training(run, exercise.state, model)
     ids = [problem.id for problem in problems_of(read_dataset(files["training"]))]
     part("every step once", lambda: checks.every_step_once(training))

@@ -63,7 +63,7 @@ def render(reports: Iterable[Report]) -> str:
     """Return the lines of all models for a terminal: what passed, what was found, what to do."""
     text = []
     for report in reports:
-        text += ["", f"{report.model} on {report.node} ({report.run})"]
+        text += ["", f"{report.model} on {report.node}" + (f" ({report.run})" if report.run else "")]
         for line in report.lines:
             text.append(
                 f"  {'pass' if line.passed else 'FAIL'}  {line.name}: {line.found}  [{line.seconds:.0f} s]"

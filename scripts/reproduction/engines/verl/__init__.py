@@ -49,6 +49,11 @@ RECORDS = ("metrics.jsonl", "groups.jsonl", "timings.jsonl")
 # Logical: Ray places actors by them and enforces nothing. verl reserves several with each GPU.
 RAY_CPUS, RAY_CPUS_PER_GPU = 16, 8
 POLL_S = 1.0
+RAY_STARTS = 4
+RAY_WAS_LATE = "Ray did not start within its 30 seconds"
+# What Ray says where its own processes took longer than it gives them (ray._private.node: a constant), whatever else
+# runs on the node; nothing of the training has begun by then.
+_RAY_TIMED_OUT = b"The current node timed out during startup"
 END_S = 20.0  # what a process gets between being asked and being made to end
 _SHARED_MEMORY = "/dev/shm/"
 
@@ -74,7 +79,8 @@ def train(
     Raises:
         StateMismatch: the state belongs to another run, model, data set, prompt limit or version of verl.
         ValueError: too few prompts fit.
-        RuntimeError: the node lacks GPUs; or verl failed, and the message has the end of its log.
+        RuntimeError: the node lacks GPUs; Ray did not start in any attempt; or verl failed, and the message has the
+            end of its log.
     """
     machine = machine.of(run.model)
     model, dataset, validation, state = (Path(path).resolve() for path in (model, dataset, validation, state))
@@ -125,7 +131,7 @@ def train(
     with Progress(progress, run.name, run.training.steps, "step", done) as bar:
         if done < run.training.steps:
             with devices.for_training(machine):
-                code = _launch(state, machine, lambda: _report(state, bar))
+                code = _run(state, machine, lambda: _report(state, bar))
             if code and not _diverged(state):
                 raise RuntimeError(
                     f"verl ended with status {code}; its log is {folder / 'verl.log'}\n{_tail(folder / 'verl.log')}"
@@ -236,6 +242,24 @@ def _tail(path: Path, lines: int = 40) -> str:
 
 
 # --- the child process -------------------------------------------------------------------------------------
+
+
+def _run(state: Path, machine: Verl, report) -> int:
+    """Run verl to its end and return its exit status; start it again where Ray alone was late, and say so."""
+    path = state / "verl" / "verl.log"
+    for attempt in range(1, RAY_STARTS + 1):
+        before = path.stat().st_size if path.exists() else 0
+        code = _launch(state, machine, report)
+        with path.open("rb") as file:
+            file.seek(before)
+            late = code and _RAY_TIMED_OUT in file.read()
+        if not late:
+            return code
+        log.warning("%s (attempt %d of %d): the node is busy", RAY_WAS_LATE, attempt, RAY_STARTS)
+    raise RuntimeError(
+        f"{RAY_WAS_LATE} in any of {RAY_STARTS} attempts; the limit is Ray's own. Give the training a node with less "
+        f"beside it; its log is {path}"
+    )
 
 
 def _launch(state: Path, machine: Verl, report) -> int:

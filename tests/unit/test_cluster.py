@@ -84,11 +84,10 @@ def test_a_study_asks_for_one_gpu_and_its_model_is_in_the_tables(name):
 
 def test_a_fork_takes_what_is_left_of_its_response():
     scale = load_scale("paper", {"inference": {"forking": {"positions": [0, 1024], "branches": 16}}})
-    resources = load_resources()
-    table = resources.scales["paper"]
+    table = load_resources().scales["paper"]
     mean = table.response_share * 4096
     name = "deepseek-r1-distill-llama-8b"
-    needs = Needs("paper", scale, resources)
+    needs = Needs("paper", scale, load_resources())
     # 200 responses and their branches; cut at their start, and at a quarter of the limit.
     sampling_s = needs._sampling_s(name, table.models[name], 200 * (1 + 16 * (1 + 0.75)), mean, 4096)
     need = needs.draw_study("forking")

@@ -38,7 +38,7 @@ test: .venv/ready lint  ## the quick tests: units and the mini workflow
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/integration tests/unit \
 		--ignore tests/integration/test_mlflow.py --ignore tests/integration/test_resume.py \
 		--ignore tests/integration/test_inference_figures.py --ignore tests/integration/test_paper.py \
-		--ignore tests/integration/test_commands.py
+		--ignore tests/integration/test_commands.py --ignore tests/integration/test_tutorial.py
 
 .venv-verl-cpu/ready: envs/verl-cpu.txt pyproject.toml
 	@$(PYTHON) scripts/check_machine.py verl
@@ -92,7 +92,8 @@ test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready .venv-host-train
 	@# The tests with Slurm wait for it most of the time, so the others run beside them.
 	$(BIN)/python -m pytest tests/slurm > .slurm-tests.log 2>&1 & slurm=$$!; failed=0; \
 	$(BIN)/python -m pytest --numprocesses 2 tests/integration/test_resume.py \
-		tests/integration/test_inference_figures.py tests/integration/test_commands.py || failed=1; \
+		tests/integration/test_inference_figures.py tests/integration/test_commands.py \
+		tests/integration/test_tutorial.py || failed=1; \
 	.venv-verl-cpu/bin/python -m pytest tests/verl --ignore tests/verl/test_rehearsal.py || failed=1; \
 	.venv-host-training/bin/python -m pytest tests/hosts/training || failed=1; \
 	.venv-checks/bin/python -m pytest tests/browser tests/hosts/package || failed=1; \

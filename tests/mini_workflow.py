@@ -12,7 +12,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from pages import extensions
+from pages import EXTEND, TUTORIAL, extensions
 from reproduction.config import REPOSITORY, merge
 
 
@@ -105,14 +105,26 @@ def fresh(tmp_path) -> Workflow:
 
 
 @pytest.fixture
-def extended_checkout(tmp_path) -> Path:
-    """A copy of the checkout in which each table has the entry that docs/extend.md adds to it."""
+def checkout(tmp_path) -> Path:
+    """A copy of the checkout, as far as the workflow needs it."""
     checkout = tmp_path / "checkout"
     for name in ("workflow", "scripts", "envs"):
         shutil.copytree(REPOSITORY / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("config.yaml", "slurm"):
         shutil.copyfile(REPOSITORY / name, checkout / name, follow_symlinks=False)
-    for table, entry in extensions().items():
-        with (checkout / "workflow" / f"{table}.yaml").open("a", encoding="utf-8") as file:
-            file.write(f"\n{entry}")
     return checkout
+
+
+@pytest.fixture
+def extended_checkout(checkout) -> Path:
+    """A copy of the checkout in which each table has the entries that docs/extend.md and docs/tutorial.md add to it."""
+    for page in (EXTEND, TUTORIAL):
+        for table, entry in extensions(page).items():
+            add_entry(checkout, table, entry)
+    return checkout
+
+
+def add_entry(checkout: Path, table: str, entry: str) -> None:
+    """Append an entry to a table, as a reader does."""
+    with (checkout / "workflow" / f"{table}.yaml").open("a", encoding="utf-8") as file:
+        file.write(f"\n{entry}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from reproduction.config import REPOSITORY
 
 EXTEND = REPOSITORY / "docs" / "extend.md"
+TUTORIAL = REPOSITORY / "docs" / "tutorial.md"
 
 
 def pages() -> list[Path]:
@@ -21,17 +22,21 @@ def pages() -> list[Path]:
     return [REPOSITORY / name for name in listed.stdout.splitlines()]
 
 
+def all_blocks(page: Path) -> list[tuple[str, str]]:
+    """Return the fenced blocks of a page in order, each as its language (empty where it names none) and its text."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+
+
 def blocks(page: Path, language: str = "") -> list[str]:
     """Return the fenced blocks of a page in ``language``; the empty language is a block that names none."""
-    text = page.read_text(encoding="utf-8")
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
-    return [block for name, block in found if name == language]
+    return [block for name, block in all_blocks(page) if name == language]
 
 
-def extensions() -> dict[str, str]:
-    """Return table (a file of workflow/) -> the entry that docs/extend.md adds to it."""
+def extensions(page: Path = EXTEND) -> dict[str, str]:
+    """Return table (a file of workflow/) -> the entry that a page adds to it."""
     entries = {}
-    for block in blocks(EXTEND, "yaml"):
+    for block in blocks(page, "yaml"):
         comment, _, entry = block.partition("\n")
         if found := re.fullmatch(r"# workflow/(\w+)\.yaml", comment):
             entries[found[1]] = entry
@@ -40,12 +45,16 @@ def extensions() -> dict[str, str]:
 
 def commands(page: Path) -> list[list[str]]:
     """Return the commands of a page's blocks as words, without remarks (after # or two spaces) and without paths."""
+    return [words for block in blocks(page) for words in commands_of(block)]
+
+
+def commands_of(block: str) -> list[list[str]]:
+    """Return the commands of one block, as :func:`commands`."""
     found = []
-    for block in blocks(page):
-        for line in re.sub(r"\\\n\s*", "", block).splitlines():
-            said = re.split(r"\s#\s|\s{2,}", line.strip())[0]
-            for part in said.split(" && "):
-                words = shlex.split(part) if re.match(r"[\w./]*(snakemake|make|python)\s", part + " ") else []
-                if words:
-                    found.append([words[0].rsplit("/", 1)[-1], *words[1:]])
+    for line in re.sub(r"\\\n\s*", "", block).splitlines():
+        said = re.split(r"\s#\s|\s{2,}", line.strip())[0]
+        for part in said.split(" && "):
+            words = shlex.split(part) if re.match(r"[\w./]*(snakemake|make|python)\s", part + " ") else []
+            if words:
+                found.append([words[0].rsplit("/", 1)[-1], *words[1:]])
     return found

@@ -1,5 +1,5 @@
 """The mini workflow's fixtures."""
 
-from mini_workflow import extended_checkout, fresh, reproduced, whole_paper
+from mini_workflow import checkout, extended_checkout, fresh, reproduced, whole_paper
 
-__all__ = ["extended_checkout", "fresh", "reproduced", "whole_paper"]
+__all__ = ["checkout", "extended_checkout", "fresh", "reproduced", "whole_paper"]

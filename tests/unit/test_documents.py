@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pages import blocks, commands, pages
+from pages import TUTORIAL, blocks, commands, extensions, pages
 from reproduction.config import REPOSITORY, WORKFLOW, merge
 from reproduction.config.command_line import read_command_line, selected, take_request
 from reproduction.plan import SO_FAR, Plan, read_plan
@@ -134,16 +134,31 @@ def test_every_script_that_a_page_runs_has_the_options_it_is_given():
     assert found
 
 
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_snakemake_command_works_as_it_stands(page):
+    """It is on the path, because the page has activated the environment before, and it has what Snakemake asks for."""
+    activated = False
+    for block in blocks(page):
+        for line in re.sub(r"\\\n\s*", "", block).splitlines():
+            activated |= line.strip() == ". .venv/bin/activate"
+            for command in re.findall(r"(?:^|&& )((?:[\w./]*/)?snakemake\s.*?)(?=&&|$)", line.strip()):
+                assert activated or command.startswith(".venv/bin/"), f"{page.name}: {command}"
+                asked = ("--cores", "--profile", "--unlock", "--list-target-rules")
+                assert any(option in command.split() for option in asked), f"{page.name}: {command}"
+
+
 def snakemake_commands() -> list[tuple[str, list[str]]]:
     return [(page.name, words[1:]) for page in PAGES for words in commands(page) if words[0] == "snakemake"]
 
 
 def test_every_snakemake_command_names_targets_and_choices_that_exist(tables, tmp_path, monkeypatch):
-    """As the Snakefile reads them; what docs/extend.md adds is there."""
+    """As the Snakefile reads them; what docs/extend.md and docs/tutorial.md add is there."""
     from snakemake.cli import get_argument_parser, parse_config
 
     for table in ("samplers", "experiments", "models", "datasets"):
         tables.add(table)
+    for table, entry in extensions(TUTORIAL).items():
+        tables.add(table, entry)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     parser = get_argument_parser()

@@ -1,10 +1,25 @@
 """What a test measures and what must hold, in words, for reports."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from reproduction.claims import model
 from reproduction.claims.evidence import PER_TOKEN
-from reproduction.config import Scale
+from reproduction.config import ROLE_LABELS, Experiment, Scale
+
+
+def models_in_words(claim: model.Claim, scale: Scale, experiments: Mapping[str, Experiment]) -> str:
+    """Return which models a claim is tested on at this scale, and which of the paper's each stands for."""
+    parts = {}
+    for test in claim.tests:
+        for role in getattr(test, "role", ()):
+            label = ROLE_LABELS[role]
+            name = scale.roles[role].model if role in scale.roles else "no model"
+            parts[role] = name if name == label.lower() else f"{name} in the role of {label}"
+        if isinstance(test, model.EarlyLate | model.MostSizes):
+            study = scale.study(experiments[test.analysis].study)
+            if study:
+                parts["studied"] = study.model or scale.roles[study.role].model
+    return ", ".join(parts.values())
 
 
 def quantity_in_words(test, reading: model.Reading, scale: Scale) -> str:

@@ -1,0 +1,72 @@
+"""The tutorial, line by line, at the mini scale and with one model: a minute or two, in `make test-seams`."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import yaml
+from mlflow import MlflowClient
+
+from mini_workflow import add_entry
+from pages import TUTORIAL, all_blocks, commands_of
+
+OTHER_ROLES = ("qwen_1_5b", "qwen_7b", "qwen3_8b")
+
+
+def test_the_tutorial_does_what_it_says(checkout):
+    configuration = yaml.safe_load((checkout / "config.yaml").read_text(encoding="utf-8"))
+    configuration |= {"scale": "mini", "overrides": {"roles": dict.fromkeys(OTHER_ROLES)}}
+    (checkout / "config.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
+    reports = checkout / "reports" / "mini"
+    seen = []
+    for language, block in all_blocks(TUTORIAL):
+        if language == "yaml":
+            comment, _, entry = block.partition("\n")
+            add_entry(checkout, comment.removeprefix("# workflow/").removesuffix(".yaml"), entry)
+        for program, *words in commands_of(block) if not language else []:
+            if program == "snakemake":
+                seen.append(run(checkout, words))
+    first, second = seen[1], seen[3]  # the training by name; the figure with another one beside it
+    assert "train" in first and "train" in second
+    assert manifests(checkout) >= {"ead", "my_ead", "tau1.0", "ead_tis"}
+
+    for picture in ("fig03", "fig04_so_far", "my_figure", "fig04"):
+        assert (reports / "figures" / f"{picture}.png").is_file(), picture
+    drawn = pd.read_csv(reports / "figures" / "my_figure.csv")
+    assert set(drawn["sampler"]) == {"tau1.0", "ead", "my_ead"}
+
+    client = MlflowClient(f"sqlite:///{checkout}/results/mlflow/mlflow.db")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "mini-tutorial"]
+    (hotter,) = client.search_runs([experiment.experiment_id], 'params.tau_max = "1.4" and params.seed = "0"')
+    assert hotter.data.params["sampler"] == "my_ead"
+
+    page = (reports / "report.html").read_text(encoding="utf-8")
+    assert 'id="C03"' in page and "my_figure" in page
+    verdicts = json.loads((reports / "claims.json").read_text(encoding="utf-8"))["verdicts"]
+    judged = {row["id"]: row["verdict"] for row in verdicts if row["primary"]}
+    assert judged["C04"] != "not run"
+
+
+def run(checkout, words) -> str:
+    """Run a command of the page to its end; return what Snakemake said."""
+    words = [str(2) if word == "all" and words[i - 1] == "--cores" else word for i, word in enumerate(words)]
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", *words],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(checkout / "scripts"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+def manifests(checkout) -> set[str]:
+    """The samplers that have been trained with."""
+    runs = checkout.glob("results/mini/runs/*/*/*/*/*/manifest.json")
+    return {
+        part.removeprefix("sampler~") for path in runs for part in path.parts if part.startswith("sampler~")
+    }

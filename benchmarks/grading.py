@@ -44,7 +44,8 @@ from reproduction.data import read_dataset
 from reproduction.data.prepare import prepare_dataset
 from reproduction.data.table import load_datasets
 from reproduction.files import write_json
-from reproduction.tasks.grading import MULTIPLE_CHOICE, problems_of
+from reproduction.tasks import multiple_choice
+from reproduction.tasks.grading import problems_of
 
 SMALL = 2000
 KINDS = ("gold", "rewritten", "wrong", "wrong")
@@ -134,7 +135,7 @@ def compare_verdicts(data: Path, workers: int, random: np.random.Generator) -> d
                 continue
             path = Path(scratch) / f"{name}.parquet"
             prepare_dataset(name, entry, path, path.with_suffix(".json"), real_data=data, any_length=True)
-            problems = [p for p in problems_of(read_dataset(path)) if p.ability != MULTIPLE_CHOICE]
+            problems = [p for p in problems_of(read_dataset(path)) if p.ability != multiple_choice.ABILITY]
             if not problems:
                 continue
             pairs = [(f"So the answer is $\\boxed{{{p.answer}}}$.", p.answer) for p in problems]

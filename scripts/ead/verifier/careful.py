@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ead.verifier import equality
-from ead.verifier.notation import Group, Number, Unreadable, read
+from ead.verifier.notation import Apply, Group, Number, Unreadable, read
 from ead.verifier.text import MAX_ANSWER_CHARACTERS, normalise
 
 _LISTABLE = re.compile(r"-?[1-9][0-9]{0,2}(?:,[1-9][0-9]{2})+")
@@ -15,7 +15,7 @@ _BEYOND = re.compile(
 _LETTERED = re.compile(r"(?i:(?:option|choice)\s+)?\(?([A-Z])(?:[).:](?:\s+(?=\S)|$)|$)")
 _CAPITAL = re.compile(r"[A-Z]")
 _LETTER = re.compile(r"\(?[A-Z]\)?")
-_ANOTHER = re.compile(r"(?<![A-Za-z])[A-Z]\)|(?:^|and|or|[,/&;])\s*\(?[A-Z](?![A-Za-z])")
+_ANOTHER = re.compile(r"(?<![A-Za-z])[A-Z]\)|^(?:and|or)\b|(?:^|and|or|[,/&;])\s*\(?[A-Z](?![A-Za-z])")
 _DECIMAL_COMMA = re.compile(r"-?[0-9]+,[0-9]+")
 _SPACES = re.compile(r"\s+|\\[,;:! ]|~")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox|textit|textrm)\s*\{([^{}]*)\}")
@@ -41,7 +41,8 @@ def _trees(text: str) -> tuple | None:
     except (Unreadable, RecursionError):
         return None
     if _LISTABLE.fullmatch(text):
-        found.append(Group("list", tuple(Number(int(part)) for part in text.replace("-", "").split(","))))
+        first, *others = (Number(int(part)) for part in text.removeprefix("-").split(","))
+        found.append(Group("list", (Apply("-", (first,)) if text[0] == "-" else first, *others)))
     return tuple(found)
 
 

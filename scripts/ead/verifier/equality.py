@@ -204,7 +204,8 @@ _UNITS = {
         "m": "m meter metre 米", "cm": "cm centimeter centimetre 厘米", "mm": "mm millimeter millimetre 毫米",
         "km": "km kilometer kilometre 千米 公里", "in": "in inch inche", "ft": "ft foot feet", "yd": "yd yard",
         "mi": "mile", "s": "s sec second 秒", "min": "min minute 分钟", "h": "h hr hour 小时", "day": "day 天 日",
-        "week": "week 周", "month": "month 月", "year": "year yr 年", "g": "g gram 克", "kg": "kg kilogram 千克 公斤",
+        "week": "week 周", "month": "month 月", "year": "year yr 年", "g": "g gm gram 克",
+        "kg": "kg kilogram 千克 公斤",
         "mg": "mg milligram", "lb": "lb pound", "oz": "oz ounce", "l": "l L liter litre 升",
         "ml": "ml milliliter millilitre 毫升", "$": "$ dollar usd 美元", "cent": "cent 美分", "euro": "euro € 欧元",
         "£": "£ gbp 英镑", "¥": "¥ yen yuan 元", "newton": "newton N", "joule": "joule J", "watt": "watt W",
@@ -235,9 +236,9 @@ _QUALIFIERS = {
         "below",
     ),
     *("minus", "half", "halves", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"),
-    *("hundredth", "thousandth", "millionth"),
+    *("hundredth", "thousandth", "millionth", "hundred", "thousand", "million", "billion", "trillion"),
 }
-_UNIT_WORD = re.compile(r"平方|立方|[^\W\d_]+|[0-9]+|[$€£¥₹/-]")
+_UNIT_WORD = re.compile(r"平方|立方|[^\W\d_]+|[0-9]*\.?[0-9]+|[$€£¥₹/-]")
 
 
 def _unit(text: str) -> tuple[dict[str, int], set[str]]:
@@ -276,6 +277,8 @@ def _units_agree(one: str, other: str) -> bool:
     known, other_known = set(powers.items()), set(other_powers.items())
     if powers and other_powers and not words and not other_words and "degree" not in {*powers, *other_powers}:
         return known == other_known
+    if {w for w in words ^ other_words if w.isdigit()}:
+        return False
     every, other_every = known | words, other_known | other_words
     return every <= other_every or other_every <= every
 
@@ -506,11 +509,24 @@ def _is_real(value) -> bool:
 
 
 def _at(name: str, number: int):
-    """Return a coordinate, as a function of the context: irregular, between 0.3 and 2.3 or its negative."""
+    """Return a coordinate, as a function of the context: irregular, between 0.3 and 2.3 or its negative.
+
+    From _POINTS on the points spread to 2000: a function that is constant in pieces shows more than one of them.
+    """
     draw = random.Random(f"{name} {number}")
     size = Fraction(draw.randrange(10**30), 5 * 10**29) + Fraction(3, 10)
     negative = number >= 3 and (number == 3 or draw.random() < 0.5)
+    if number >= _POINTS:
+        size *= 10 ** (number % 4)
     return lambda context: context.mpf((-1 if negative else 1) * size.numerator) / size.denominator
+
+
+_POINTS, _MORE_POINTS = 6, 30
+_IN_PIECES = ("floor", "ceil", "max", "min", "abs", "gcd", "lcm")
+
+
+def _points(*trees) -> range:
+    return range(_MORE_POINTS if any(_contains(tree, _IN_PIECES) for tree in trees) else _POINTS)
 
 
 # ------------------------------------------------------------------------------------------------ comparison
@@ -528,18 +544,16 @@ class _Comparison:
             _, inside = _plain(golds[0])
             if isinstance(inside, Group) and inside.kind == "set":
                 return self.unordered(inside.items, answers)
-            if isinstance(inside, Group) and inside.kind in ("()", "union"):
-                same = self.ordered if inside.kind == "()" else self.unordered
-                if same(inside.items, [_plain(item)[1] for item in answers]):
-                    return True
+            if isinstance(inside, Group) and inside.kind == "union" and self.unordered(inside.items, answers):
+                return True
+            if isinstance(inside, Group) and inside.kind == "()" and self.same_named(inside, answers):
+                return True
             return all(self.same_item(golds[0], item) for item in answers)
         if len(answers) == 1:
             _, inside = _plain(answers[0])
             if isinstance(inside, Group) and inside.kind in ("set", "union"):
                 return self.unordered(golds, inside.items)
-            if isinstance(inside, Group) and inside.kind == "()":
-                return self.ordered([_plain(item)[1] for item in golds], inside.items)
-            return False
+            return isinstance(inside, Group) and inside.kind == "()" and self.same_named(inside, golds)
         labels = [{_plain(item)[0] for item in items} for items in (golds, answers)]
         if {None} in labels and max(map(len, labels)) > 1:  # a = 1, b = 2 and 1, 2
             return self.ordered([_plain(item)[1] for item in golds], [_plain(item)[1] for item in answers])
@@ -548,6 +562,11 @@ class _Comparison:
         ):
             answers = self.distinct(answers)
         return self.unordered(golds, answers)
+
+    def same_named(self, point, named) -> bool:
+        """x = 1, y = 2 is the point (1, 2). Without names 1, 2 is a set of answers, and (1, 2) may be an interval."""
+        plain = [_plain(item) for item in named]
+        return all(label for label, _ in plain) and self.ordered(point.items, [value for _, value in plain])
 
     def ordered(self, golds, answers) -> bool:
         return len(golds) == len(answers) and all(map(self.same, golds, answers))
@@ -650,7 +669,7 @@ class _Comparison:
         if kinds == {"set"}:
             return self.unordered(self.distinct(gold.items), self.distinct(answer.items))
         if kinds == {"list", "()"}:
-            return self.ordered(*([_plain(item)[1] for item in tree.items] for tree in (gold, answer)))
+            return self.same_named(*((gold, answer.items) if gold.kind == "()" else (answer, gold.items)))
         if kinds <= {"list", "set"} or kinds == {"union"}:
             return self.unordered(gold.items, answer.items)
         if gold.kind == answer.kind or (kinds == {"()", "[]"} and len(gold.items) > 2):
@@ -741,7 +760,7 @@ class _Comparison:
         names = sorted(_symbols(gold))
         for real in (True, False):
             compared = 0
-            for number in range(6):
+            for number in _points(gold, answer):
                 point = {name: _at(name, number) for name in names}
                 try:
                     pairs = [
@@ -775,6 +794,8 @@ class _Comparison:
             differences.append(Apply("+", (_bare(left), Apply("-", (_bare(right),)))))
         if operators[0] != operators[1] or _symbols(differences[0]) != _symbols(differences[1]):
             return False
+        if not _symbols(differences[0]):
+            return gold.operators == answer.operators and all(map(self.same, gold.sides, answer.sides))
         if self.exact:
             raise NeedsNumerics
         return self.proportional(*differences, positive=operators[0][0] == "<")
@@ -782,7 +803,7 @@ class _Comparison:
     def proportional(self, one, other, positive: bool) -> bool:
         names = sorted(_symbols(one))
         factor = None
-        for number in range(6):
+        for number in _points(one, other):
             point = {name: _at(name, number) for name in names}
             try:
                 ratios = [

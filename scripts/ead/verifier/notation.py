@@ -643,7 +643,8 @@ class _Parser:
             token.kind in ("words",)
             or (token.kind == "function" and token.value in ("min", "sec") and token.written)
             or (unit and self.is_operator("^", "/", ".", "*", "'", "(", ")"))
-            or (unit and token.kind in ("number", "symbol", "words"))
+            or (unit and token.kind == "number" and unit[-1].kind == "operator")
+            or (unit and token.kind == "symbol" and "for" in str(unit[0].value).split())  # for all real x
             or self.is_operator("€", "£", "¥", "₹", "$")
         ):
             unit.append(self.take())
@@ -739,7 +740,10 @@ class _Parser:
                     raise Unreadable("a number behind an operator")
                 factor = self.power()
                 mixed = _mixed(value, factor)
-                value = mixed if mixed is not None else Apply("*", (value, factor))
+                if factor == Number(0) and isinstance(value, Symbol):  # I(0) is no product
+                    value = Symbol(f"{value.name}(0)")
+                else:
+                    value = mixed if mixed is not None else Apply("*", (value, factor))
             else:
                 return value
         raise Unreadable(f"more than {MAX_FACTORS} factors")

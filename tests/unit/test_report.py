@@ -5,6 +5,7 @@ import json
 import pytest
 
 from reproduction import config, report
+from reproduction.claims.words import what_would_change
 from reproduction.config import Configuration
 
 EXPERIMENTS = config.load_experiments()
@@ -63,7 +64,7 @@ def test_every_experiment_has_a_place_on_the_page(tmp_path):
 
 
 def test_a_claim_stands_in_the_table_with_its_reason_and_is_escaped(tmp_path):
-    row = dict.fromkeys(("margin", "margin_reason", "minimum_detectable_effect", "p_adjusted"))
+    row = dict.fromkeys(("margin", "margin_reason", "minimum_detectable_effect"))
     row |= {
         **{
             "id": "C03",
@@ -82,14 +83,42 @@ def test_a_claim_stands_in_the_table_with_its_reason_and_is_escaped(tmp_path):
         **{"unit": "percentage points", "components": [], "gates": [], "missing": ["x"], "evidence": []},
     }
     row |= {"effect": 0.012, "low": -0.01, "high": 0.03, "problems": 200, "seeds": 1}
-    claims = {"counts": {"inconclusive": 1}, "alpha": 0.05, "gates": {}, "verdicts": [row]}
+    row |= {"p_adjusted": 0.2, "p_against_adjusted": 0.9}
+    released = row | {"reading": "released", "reading_label": "released sampler", "primary": False}
+    released |= {"verdict": "not reproduced", "effect": -0.07, "low": None}
+    claims = {"counts": {"inconclusive": 1}, "alpha": 0.05, "gates": {}, "verdicts": [row, released]}
     claims["family"] = {"correction": "Holm", "size": 18}
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "claims.json").write_text(json.dumps(claims))
     page = report.render("report.html", **collect(tmp_path))
     assert "a &lt; b" in page and "a gate &amp; more" in page
-    assert '<td class="n">1.2</td>' in page and "[−1.0, 3.0]" in page
-    assert 'href="#C03-printed"' in page and 'id="C03-printed"' in page and 'href="#fig04"' in page
+    assert 'href="#C03"' in page and 'id="C03"' in page and 'href="#fig04"' in page
+    (line,) = [line for line in page.split("<tr>") if 'href="#C03">C03' in line]
+    assert "in the role of Llama-3.2-1B-Instruct" in line
+    assert line.index("1.2 [−1.0, 3.0]") < line.index("−7.0")  # both readings in one row
+    assert page.count("What would change it:") == 2 and "are 0.2 for it and 0.9 against it" in page
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"verdict": "not run"}, "missing runs"),
+        ({"gates": [{"gate": "timeouts"}]}, "Healthy runs"),
+        ({"p_adjusted": None}, "distribution on which the proposition fails"),
+        ({"verdict": "reproduced"}, "rises above 0.05"),
+        ({"verdict": "not reproduced", "seeds": 1}, "More training seeds"),
+        ({"verdict": "inconclusive"}, "narrow the interval"),
+    ],
+)
+def test_a_reviewer_reads_what_would_change_a_verdict(row, words):
+    row = {
+        "verdict": "reproduced",
+        "gates": [],
+        "p_adjusted": 0.01,
+        "p_against_adjusted": 1.0,
+        "seeds": 3,
+    } | row
+    assert words in what_would_change(row, {"alpha": 0.05})
 
 
 def test_a_template_that_names_what_is_not_there_is_an_error(tmp_path):

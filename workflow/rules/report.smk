@@ -129,7 +129,7 @@ rule write_report:
         tables=[*TABLES, CLAIMS_FILE, f"{WORKFLOW}/deviations.yaml"],
         templates=[
             f"{WORKFLOW}/report/{name}"
-            for name in ("report.html", "parts.html", "style.css")
+            for name in ("report.html", "parts.html", "style.css", "schedule.html")
         ],
     output:
         f"{REPORTS}/report.html",

@@ -1,6 +1,7 @@
 """What a test measures and what must hold, in words, for reports."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from reproduction.claims import model
 from reproduction.claims.evidence import PER_TOKEN
@@ -111,3 +112,32 @@ def test_in_words(test, scale: Scale, margin: str) -> str:
 
 def _all(roles: Sequence[str], algorithms: Sequence[str] = ("dapo",)) -> str:
     return ", ".join(roles) + ("" if list(algorithms) == ["dapo"] else f" under {' and '.join(algorithms)}")
+
+
+def what_would_change(row: Mapping[str, Any], claims: Mapping[str, Any]) -> str:
+    """Return what evidence would change a verdict: ``row`` is one of claims.json, ``claims`` the whole file."""
+    if row["verdict"] == "not run":
+        return "The missing runs: the figure's target makes them, and then the target claims judges again."
+    if row["gates"]:
+        return (
+            "Healthy runs in place of those that exceed a limit; until then nothing counts for or against it."
+        )
+    if row["p_adjusted"] is None:
+        return "A distribution on which the proposition fails, by more than the rounding error that the test allows."
+    seeds = " More training seeds would also say whether it depends on this one." if row["seeds"] == 1 else ""
+    if row["verdict"] == "reproduced":
+        return (
+            f"Results with which the adjusted p-value of the whole claim, {row['p_adjusted']:.2g} now, rises above "
+            f"{claims['alpha']:g}: an interval of one of its comparisons that reaches the boundary.{seeds}"
+        )
+    if row["verdict"] == "not reproduced":
+        return (
+            "Results with which every comparison that the claim needs lies beyond its boundary, on the claimed side, "
+            f"with an adjusted p-value of at most {claims['alpha']:g}; that of the opposite is "
+            f"{row['p_against_adjusted']:.2g} now.{seeds}"
+        )
+    return (
+        "More problems or training seeds: they narrow the interval until it lies on one side of the boundary, and the "
+        f"claim is reproduced or not reproduced. The adjusted p-values are {row['p_adjusted']:.2g} for it and "
+        f"{row['p_against_adjusted']:.2g} against it; at most {claims['alpha']:g} decides."
+    )

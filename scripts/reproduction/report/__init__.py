@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from ead import metrics
 from reproduction import figures
+from reproduction.claims import load_claims, words
 from reproduction.claims.deviations import final_samples
 from reproduction.config import (
     WORKFLOW,
@@ -141,12 +142,14 @@ def collect(
         "confidence": CONFIDENCE,
         "verdicts": VERDICTS,
         "claims": claims,
+        "judged": _judged(claims, scale, experiments),
         "claims_figure": _image(reports / "figures" / "claims.png"),
         "sections": _by_section(drawn),
         "shown": [figure["name"] for figure in drawn if figure["name"] != "deviations"],
         "cost": _cost(scale, reports),
         "deviations": deviations,
         "deviations_figure": _image(reports / "figures" / "deviations.png"),
+        "schedule_page": (WORKFLOW / "report" / "schedule.html").read_text(encoding="utf-8"),
         "tables": _tables(reports / "tables"),
         "cards": _cards(scale, results),
         "models": _models(scale, results),
@@ -162,6 +165,34 @@ def collect(
 
 
 # --- parts -------------------------------------------------------------------------------------------------
+
+
+def _judged(
+    claims: Mapping[str, Any] | None, scale: Scale, experiments: Mapping[str, Experiment]
+) -> list[dict[str, Any]]:
+    """The claims in their order, each with its verdicts by reading and what it is tested on."""
+    declared = load_claims().claims
+    judged: dict[str, dict[str, Any]] = {}
+    for row in claims["verdicts"] if claims else []:
+        claim = judged.setdefault(
+            row["id"],
+            {
+                "id": row["id"],
+                "text": row["claim"],
+                "figure": row["figure"],
+                "models": words.models_in_words(declared[row["id"]], scale, experiments),
+                "primary": None,
+                "released": None,
+                "rows": [],
+            },
+        )
+        shown = {**row, "change": words.what_would_change(row, claims)}
+        claim["rows"].append(shown)
+        if row["primary"]:
+            claim["primary"] = shown
+        elif row["reading"] == "released":
+            claim["released"] = shown
+    return list(judged.values())
 
 
 def _figure(name, experiment, configuration, scale, reports, claims) -> dict[str, Any]:

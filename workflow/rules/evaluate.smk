@@ -68,7 +68,7 @@ rule evaluate_run:
 
 
 rule evaluate_model:
-    """A model as it comes: the base model is step 0 of all its runs."""
+    """Evaluate a model before training; it is step 0 of all its runs."""
     input:
         model=lambda wildcards: model_manifest(wildcards.model),
         dataset=lambda wildcards: dataset_file(evaluation_of_model(wildcards).dataset),

@@ -77,7 +77,7 @@ def also_shown():
 
 
 rule plot_cost:
-    """How cost grows, of the runs that the figures made first; drawn from their times, so no two machines' are alike."""
+    """Draw how cost grows, from the times that the runs recorded."""
     input:
         [figure_files(name) for name in configuration.experiments],
         tables=TABLES,
@@ -120,7 +120,7 @@ rule cost:
 
 
 rule write_report:
-    """The report shows what is there: what config.yaml switches on is made first, the rest is shown as not run."""
+    """Write the report: what config.yaml switches on is made first, and what is missing is shown as not run."""
     input:
         [figure_files(name) for name in configuration.experiments],
         verdicts(),
@@ -131,6 +131,7 @@ rule write_report:
             f"{WORKFLOW}/report/{name}"
             for name in ("report.html", "parts.html", "style.css", "schedule.html")
         ],
+        published=f"{WORKFLOW}/published_curves.json",
     output:
         f"{REPORTS}/report.html",
     log:
@@ -156,7 +157,7 @@ rule write_report:
 
 
 rule export_provenance:
-    """Describe the report's folder as an RO-Crate, once per report."""
+    """Describe the folder of the report as an RO-Crate."""
     input:
         report=f"{REPORTS}/report.html",
         tables=TABLES,

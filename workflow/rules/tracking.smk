@@ -23,7 +23,7 @@ def tracked_datasets():
 
 
 rule ingest_runs:
-    """Add to MLflow, once and by one writer, what the streams of the trainings missed; then the figures."""
+    """Add to MLflow what the streams of the trainings missed, and the figures; one writer does this."""
     input:
         manifests=[f"{SCALE}/runs/{run}/manifest.json" for run in reported_runs()],
         evaluations=[

@@ -152,7 +152,7 @@ def published_curves(figure: str, models: Mapping[str, str]) -> list[dict[str, A
     table = json.loads((WORKFLOW / "published_curves.json").read_text(encoding="utf-8"))
     of_role = {role: model for model, role in models.items()}
     return [
-        {**curve, "model": of_role[curve["role"]]}
+        {**curve, "model": of_role[curve["role"]], "label": ROLE_LABELS[curve["role"]]}
         for curve in table["curves"]
         if curve["figure"] == figure and curve["role"] in of_role
     ]

@@ -22,6 +22,7 @@ from reproduction import figures
 from reproduction.claims import load_claims, words
 from reproduction.claims.deviations import final_samples
 from reproduction.config import (
+    ROLE_LABELS,
     WORKFLOW,
     Configuration,
     DeviationsFigure,
@@ -33,6 +34,7 @@ from reproduction.config import (
 )
 from reproduction.config.runs import RunConfiguration, expand
 from reproduction.figures.analyses import CONFIDENCE
+from reproduction.figures.plotting import published
 from reproduction.training import health
 
 MLFLOW_ADDRESS = "http://127.0.0.1:5000"  # where `make mlflow` serves
@@ -197,6 +199,9 @@ def _judged(
 
 def _figure(name, experiment, configuration, scale, reports, claims) -> dict[str, Any]:
     image = _image(reports / "figures" / f"{name}.png")
+    papers = (
+        [] if scale.published_curves else figures.published_curves(name, {role: role for role in ROLE_LABELS})
+    )
     table = reports / "figures" / f"{name}.csv"
     runs = expand(configuration, scale, experiment)
     return {
@@ -204,6 +209,7 @@ def _figure(name, experiment, configuration, scale, reports, claims) -> dict[str
         "title": experiment.title,
         "section": experiment.section,
         "image": image,
+        "published": _data_address(published.png(papers, scale.samplers)) if papers else None,
         "alt": f"{experiment.title}. The numbers drawn are in figures/{name}.csv.",
         "sizes": _sizes(table) if image else None,
         "caption": _caption(name, experiment, scale, runs),
@@ -270,7 +276,11 @@ def _image(path: Path) -> str | None:
     """The picture as a data address; None where it has not been made."""
     if not path.exists():
         return None
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    return _data_address(path.read_bytes())
+
+
+def _data_address(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _sizes(table: Path) -> dict[str, str]:

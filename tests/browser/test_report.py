@@ -77,6 +77,38 @@ def test_a_laptop_screen_needs_no_sideways_scrolling(opened):
     assert page.evaluate("document.documentElement.scrollWidth") <= LAPTOP["width"]
 
 
+def test_the_table_of_claims_fits_its_column(opened):
+    page, _, _ = opened
+    page.set_viewport_size({"width": 1280, "height": 800})
+    table, column = page.evaluate(
+        "(t => [t.scrollWidth, t.parentElement.clientWidth])(document.querySelector('table.claims'))"
+    )
+    assert table <= column
+    heads = page.locator("table.claims thead th")
+    assert [name.strip(" ↕") for name in heads.all_inner_texts()][-1] == "figure"
+    right = heads.last.bounding_box()
+    assert right["x"] + right["width"] <= 1280
+
+
+def test_a_claim_can_be_cited_and_says_what_would_change_its_verdict(opened, report):
+    page, _, _ = opened
+    page.goto(f"{report.as_uri()}#C04")
+    claim = page.locator("#C04")
+    assert claim.bounding_box()["y"] < LAPTOP["height"]
+    assert "What would change it" in claim.inner_text() and "in the role of" in claim.inner_text()
+
+
+def test_the_schedule_works_within_the_report(opened):
+    page, errors, _ = opened
+    frame = page.frame_locator("iframe.schedule")
+    frame.locator("#tau_max-slider").focus()
+    page.keyboard.press("ArrowRight")
+    assert frame.locator("#tau_max").input_value() == "1.25"
+    inner = frame.locator("html").evaluate("html => html.scrollHeight")
+    assert page.locator("iframe.schedule").bounding_box()["height"] >= inner  # no bar of its own
+    assert errors == []
+
+
 def test_text_has_enough_contrast(opened):
     """WCAG 2 level AA: 4.5 to 1 for the text colours on their backgrounds."""
     page, _, _ = opened

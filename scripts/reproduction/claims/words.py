@@ -1,6 +1,7 @@
 """What a test measures and what must hold, in words, for reports."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from reproduction.claims import model
@@ -8,18 +9,31 @@ from reproduction.claims.evidence import PER_TOKEN
 from reproduction.config import ROLE_LABELS, Experiment, Scale
 
 
-def models_in_words(claim: model.Claim, scale: Scale, experiments: Mapping[str, Experiment]) -> str:
-    """Return which models a claim is tested on at this scale, and which of the paper's each stands for."""
+def models_in_words(
+    claim: model.Claim,
+    scale: Scale,
+    experiments: Mapping[str, Experiment],
+    parameters: Mapping[str, int] = MappingProxyType({}),
+) -> str:
+    """Return which models a claim is tested on at this scale, and which of the paper's each stands for.
+
+    Args:
+        parameters: model -> number of parameters, of those that are made.
+    """
+
+    def named(name: str) -> str:
+        return f"{name} ({parameters[name]:,} parameters)" if name in parameters else name
+
     parts = {}
     for test in claim.tests:
         for role in getattr(test, "role", ()):
             label = ROLE_LABELS[role]
             name = scale.roles[role].model if role in scale.roles else "no model"
-            parts[role] = name if name == label.lower() else f"{name} in the role of {label}"
+            parts[role] = name if name == label.lower() else f"{named(name)} in the role of {label}"
         if isinstance(test, model.EarlyLate | model.MostSizes):
             study = scale.study(experiments[test.analysis].study)
             if study:
-                parts["studied"] = study.model or scale.roles[study.role].model
+                parts["studied"] = f"the model {named(study.model or scale.roles[study.role].model)}"
     return ", ".join(parts.values())
 
 

@@ -133,6 +133,7 @@ def collect(
         for experiment in experiments.values()
         for name, run in expand(configuration, scale, experiment).items()
     }
+    models = _models(scale, results)
     rows = [_run(run, scale, results, _json(ingested)) for run in runs.values()]
     drawn = [
         _figure(name, experiment, configuration, scale, reports, claims)
@@ -144,7 +145,7 @@ def collect(
         "confidence": CONFIDENCE,
         "verdicts": VERDICTS,
         "claims": claims,
-        "judged": _judged(claims, scale, experiments),
+        "judged": _judged(claims, scale, experiments, models),
         "claims_figure": _image(reports / "figures" / "claims.png"),
         "sections": _by_section(drawn),
         "shown": [figure["name"] for figure in drawn if figure["name"] != "deviations"],
@@ -154,7 +155,7 @@ def collect(
         "schedule_page": (WORKFLOW / "report" / "schedule.html").read_text(encoding="utf-8"),
         "tables": _tables(reports / "tables"),
         "cards": _cards(scale, results),
-        "models": _models(scale, results),
+        "models": models,
         "runs": rows,
         "health": _health(rows),
         "code": Counter(row["code"] for row in rows if row["code"]),
@@ -170,10 +171,14 @@ def collect(
 
 
 def _judged(
-    claims: Mapping[str, Any] | None, scale: Scale, experiments: Mapping[str, Experiment]
+    claims: Mapping[str, Any] | None,
+    scale: Scale,
+    experiments: Mapping[str, Experiment],
+    models: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """The claims in their order, each with its verdicts by reading and what it is tested on."""
     declared = load_claims().claims
+    parameters = {shown["name"]: shown["parameters"] for shown in models if shown.get("parameters")}
     judged: dict[str, dict[str, Any]] = {}
     for row in claims["verdicts"] if claims else []:
         claim = judged.setdefault(
@@ -182,7 +187,7 @@ def _judged(
                 "id": row["id"],
                 "text": row["claim"],
                 "figure": row["figure"],
-                "models": words.models_in_words(declared[row["id"]], scale, experiments),
+                "models": words.models_in_words(declared[row["id"]], scale, experiments, parameters),
                 "primary": None,
                 "released": None,
                 "rows": [],

@@ -20,7 +20,6 @@ from reproduction import claims as paper_claims
 from reproduction import figures
 from reproduction.claims import deviations as paper_deviations
 from reproduction.claims import model as tests_of_claims
-from reproduction.claims.evidence import PER_TOKEN
 from reproduction.cluster import resources
 from reproduction.config import (
     MOST_LINES,
@@ -50,9 +49,10 @@ from reproduction.config.command_line import Request, read_command_line, selecte
 from reproduction.config.runs import RunConfiguration, expand
 from reproduction.data.table import DatasetEntry, load_datasets
 from reproduction.figures import hyperparameters
-from reproduction.figures.analyses import METRICS, RECORDED_METRICS, TRAINING_METRICS
+from reproduction.figures.analyses import METRICS, TRAINING_METRICS
 from reproduction.models.pretrained import TOKENIZER, HubModel, PackageModel, load_models
 from reproduction.tasks import GeneratedData
+from reproduction.training import contract
 
 # A figure by this ending shows what has run and says of the rest that it has not.
 SO_FAR = "_so_far"
@@ -368,7 +368,7 @@ def _claims(
 ) -> Iterator[str]:
     file = "claims.yaml"
     scores = tests_of_claims.EvaluationQuantity.model_fields["metric"].annotation.__args__
-    recorded = [*RECORDED_METRICS, PER_TOKEN]
+    recorded = [*contract.RECORDED, contract.PER_TOKEN]
     for name, reading in claims.readings.items():
         where = f"{file}: readings.{name}"
         exchanged = [*reading.samplers, *reading.samplers.values()]
@@ -423,4 +423,4 @@ def _deviations(deviations: Mapping[str, paper_deviations.Deviation], scale: Sca
                 named += compared
             yield from _unknown(where, "sampler", named, scale.samplers)
             if isinstance(quantity, paper_deviations.Record):
-                yield from _unknown(f"{where}.metric", "metric", [quantity.metric], RECORDED_METRICS)
+                yield from _unknown(f"{where}.metric", "metric", [quantity.metric], contract.RECORDED)

@@ -37,6 +37,7 @@ from reproduction.figures.analyses import CONFIDENCE, METRICS
 from reproduction.files import sha256_of_file
 from reproduction.tasks import GeneratedData
 from reproduction.tasks.grading import problems_of
+from reproduction.training import contract
 
 METRIC_NAMES = {"pass_at_1": "Pass@1", "pass_at_k": "Pass@{k}", "worst_at_k": "Worst@{k}"}
 
@@ -207,6 +208,7 @@ class Recorded:
     steps: int
     decoder: str
     root_seed: int
+    engine: str = "inprocess"
     real_lm: Path | None = None
     real_lm_dataset: Path | None = None
     _counts: dict = field(default_factory=dict, repr=False)
@@ -244,6 +246,7 @@ class Recorded:
             steps=training.steps,
             decoder=evaluation.decoders[0],
             root_seed=configuration.root_seed,
+            engine=scale.engine,
             real_lm=folder / "evaluations" / f"model~{model}" / "manifest.json" if model else None,
             real_lm_dataset=real_lm_dataset,
         )
@@ -601,7 +604,10 @@ def _record(deviation: str, quantity: Record, recorded: Recorded) -> list[dict[s
         paths = [
             recorded.folder / "runs" / run / "metrics.parquet" for run in recorded.cells.get(sampler, ())
         ]
-        if reason := _absent(paths, recorded, sampler):
+        reason = _absent(paths, recorded, sampler)
+        if contract.lacking(recorded.engine, [quantity.metric]):
+            reason = f"the engine {recorded.engine} does not record {quantity.metric}"
+        if reason:
             rows.append(_not_run("record", recorded.label(sampler), quantity.label, reason))
             continue
         frames = [pd.read_parquet(path, columns=["step", quantity.metric]) for path in paths]

@@ -14,8 +14,8 @@ from reproduction.config import Configuration, Scale, load_experiments
 from reproduction.config.runs import RunConfiguration, resolve
 from reproduction.evaluation.samples import correct_counts
 from reproduction.figures.analyses import METRICS
+from reproduction.training import contract
 
-PER_TOKEN = "sampling_cpu_seconds_per_token"
 Steps = Literal["final", "late", "run"]
 
 
@@ -130,8 +130,10 @@ class Evidence:
         """Return a recorded metric: one row per seed, one column per step that every seed reached."""
         series = []
         for run in runs:
+            if contract.lacking(run.engine, [metric]):
+                raise MissingEvidence(f"{metric}, which the engine {run.engine} does not record")
             table = self._metrics(run)
-            if metric == PER_TOKEN:
+            if metric == contract.PER_TOKEN:
                 path = f"runs/{run.name}/timings.parquet"
                 self.require([path])
                 seconds = self._by_step(path)["sampling_cpu_seconds"]

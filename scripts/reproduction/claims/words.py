@@ -5,8 +5,8 @@ from types import MappingProxyType
 from typing import Any
 
 from reproduction.claims import model
-from reproduction.claims.evidence import PER_TOKEN
 from reproduction.config import ROLE_LABELS, Experiment, Scale
+from reproduction.training.contract import PER_TOKEN
 
 
 def models_in_words(

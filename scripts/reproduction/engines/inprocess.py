@@ -14,7 +14,6 @@ of the run configuration: a run resumed after a kill ends with the same bits as 
 import logging
 import math
 import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +31,10 @@ from reproduction.progress import Progress
 from reproduction.sampling import policy
 from reproduction.sampling.generate import Rollouts, generate
 from reproduction.tasks.grading import Grader, Problem, problems_of
-from reproduction.training import records
+from reproduction.training import contract, records
 from reproduction.training.prompt_lengths import fitting
 from reproduction.training.state import State, StateStore
+from reproduction.training.step_metrics import Responses, importance_metrics
 
 log = logging.getLogger(__name__)
 
@@ -122,18 +122,16 @@ class Trainer:
             values = {"step": self.step, "loss": math.nan, "gradient_norm": math.nan}
             records.append(self.folder / "metrics.jsonl", values)
             return values
-        rewards, reward_metrics = self._rewards(chosen, rollouts)
+        rewards, responses = self._grade(chosen, rollouts)
         clock.lap("grading")
         update_metrics = self._update(chosen, rollouts, rewards)
         clock.lap("update")
-        values = {
-            "step": self.step,
-            **reward_metrics,
-            **self._rollout_metrics(rollouts),
-            **update_metrics,
-        }
+        values = {"step": self.step, **responses.metrics(), **update_metrics}
+        contract.check("inprocess", values)
         records.append(self.folder / "metrics.jsonl", values)
-        records.append(self.folder / "groups.jsonl", self._groups(chosen, rollouts, rewards))
+        problems = [self.problems[i].id for i in chosen]
+        groups = {"step": self.step, "problem": problems, **responses.groups()}
+        records.append(self.folder / "groups.jsonl", groups)
         records.append(self.folder / "timings.jsonl", {"step": self.step, **clock.laps})
         if self.step % self.settings.checkpoint_every == 0 and self.healthy(values):
             self._save()
@@ -160,67 +158,37 @@ class Trainer:
             logprob_temperature=self.run.sampler_definition.logprob_temperature,
         )
 
-    def _rewards(self, chosen: list[int], rollouts: Rollouts) -> tuple[torch.Tensor, dict[str, float]]:
+    def _grade(self, chosen: list[int], rollouts: Rollouts) -> tuple[torch.Tensor, Responses]:
         problems: list[Problem] = [self.problems[i] for i in chosen for _ in range(self.run.n)]
-        responses = policy.decode(rollouts.tokens, rollouts.mask, self.tokenizer)
-        verdicts = self.grader.grade(problems, responses, rollouts.finished.tolist())
+        texts = policy.decode(rollouts.tokens, rollouts.mask, self.tokenizer)
+        verdicts = self.grader.grade(problems, texts, rollouts.finished.tolist())
         rewards = torch.tensor([float(verdict.correct) for verdict in verdicts])
-        solved = rewards.view(-1, self.run.n).mean(-1)
-        statuses = Counter(verdict.status for verdict in verdicts)
-        return rewards, {
-            "reward_mean": float(rewards.mean()),
-            "solved_by_any": float((solved > 0).double().mean()),
-            "solved_by_all": float((solved == 1).double().mean()),
-            "equal_reward_groups": float(((solved == 0) | (solved == 1)).double().mean()),
-            **{
-                f"verdicts_{status}": statuses[status] / len(verdicts)
-                for status in ("no_answer", "timeout", "error")
+        rows, mask = np.repeat(np.arange(self.settings.prompts), self.run.n), rollouts.mask.numpy()
+        entropies = {
+            "entropy": rollouts.entropy,
+            "entropy_at_sampling_temperature": rollouts.behaviour_entropy,
+        }
+        return rewards, Responses(
+            self.run,
+            rewards=rewards.numpy(),
+            lengths=rollouts.lengths.numpy(),
+            finished=rollouts.finished.numpy(),
+            statuses=[verdict.status for verdict in verdicts],
+            entropies={
+                name: metrics.entropy_by_prompt(values.numpy(), mask, rows)
+                for name, values in entropies.items()
             },
-        }
-
-    def _rollout_metrics(self, rollouts: Rollouts) -> dict[str, float]:
-        groups = np.repeat(np.arange(self.settings.prompts), self.run.n)
-        mask = rollouts.mask.numpy()
-        lengths = rollouts.lengths.double()
-        return {
-            "response_length_mean": float(lengths.mean()),
-            "response_length_max": float(lengths.max()),
-            "truncated_share": float((~rollouts.finished).double().mean()),
-            "entropy": metrics.average_entropy(rollouts.entropy.numpy(), mask, groups),
-            "entropy_at_sampling_temperature": metrics.average_entropy(
-                rollouts.behaviour_entropy.numpy(), mask, groups
-            ),
-        }
-
-    def _groups(self, chosen: list[int], rollouts: Rollouts, rewards: torch.Tensor) -> dict:
-        """One entry per prompt of the step: what a mean over the batch leaves no interval for."""
-        rows = np.repeat(np.arange(self.settings.prompts), self.run.n)
-        mask = rollouts.mask.numpy()
-
-        def mean(values: torch.Tensor) -> list[float]:
-            return values.double().view(-1, self.run.n).mean(-1).tolist()
-
-        return {
-            "step": self.step,
-            "problem": [self.problems[i].id for i in chosen],
-            "reward_mean": mean(rewards),
-            "response_length_mean": mean(rollouts.lengths),
-            "truncated_share": mean(~rollouts.finished),
-            "entropy": metrics.entropy_by_prompt(rollouts.entropy.numpy(), mask, rows).tolist(),
-            "entropy_at_sampling_temperature": metrics.entropy_by_prompt(
-                rollouts.behaviour_entropy.numpy(), mask, rows
-            ).tolist(),
-        }
+        )
 
     def _update(self, chosen: list[int], rollouts: Rollouts, rewards: torch.Tensor) -> dict[str, float]:
         """One optimiser step per mini-batch of prompts; return the metrics averaged over tokens."""
         groups = np.repeat(np.arange(len(chosen)), self.run.n)
         advantages = self.run.algorithm_definition.advantages(rewards, groups)
         correction = self.run.sampler_definition.importance
-        cap, level = (correction.cap, correction.level) if correction else (None, "token")
         ratios = (rollouts.policy_logprobs, rollouts.behaviour_logprobs, rollouts.mask)
-        weights = importance.truncated_weights(*ratios, cap, level) if correction else None
-        weight_metrics = importance.weight_statistics(*ratios, cap, level)
+        weights = None
+        if correction:
+            weights = importance.truncated_weights(*ratios, correction.cap, correction.level)
 
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
@@ -250,7 +218,7 @@ class Trainer:
             ),
             "policy_ratio_max": max(part["ratio_max"] for part in statistics),
             **shares,
-            **{f"importance_{name}": value for name, value in weight_metrics.items()},
+            **importance_metrics(self.run, *ratios),
         }
 
     def _mini_batch(

@@ -26,6 +26,7 @@ from reproduction.config import (
 from reproduction.config.runs import RunConfiguration
 from reproduction.figures import hyperparameters
 from reproduction.figures.analyses import CONFIDENCE, METRICS, TRAINING_METRICS
+from reproduction.training import contract
 
 
 def estimation_request(
@@ -33,9 +34,17 @@ def estimation_request(
 ) -> dict[str, Any]:
     """Return what ``scripts/estimate_figure.py`` is asked.
 
-    Raises ConfigurationError for a decoder or a sampler that the scale lacks.
+    Raises ConfigurationError for a decoder or a sampler that the scale lacks, or a metric that its engine does not
+    record.
     """
     if isinstance(experiment, TrainingCurves):
+        asked = [*experiment.metrics, *experiment.tabulated]
+        for metric in contract.lacking(scale.engine, asked):
+            recorded = [name for name in TRAINING_METRICS if not contract.lacking(scale.engine, [name])]
+            raise ConfigurationError(
+                f"experiments.yaml: {experiment.title!r}: the engine {scale.engine} does not record {metric!r}; "
+                f"allowed at this scale: {', '.join([*METRICS, *recorded])}"
+            )
         return {
             "analysis": experiment.analysis,
             "names": list(runs),

@@ -23,6 +23,7 @@ import pandas as pd
 from ead import metrics, seeds, statistics
 from reproduction.config.runs import axes_of
 from reproduction.evaluation.samples import correct_counts, read_samples
+from reproduction.training import contract
 
 CONFIDENCE = 0.95
 METRICS = {
@@ -35,31 +36,15 @@ METRICS = {
 }
 """Name -> score of problems from their numbers of responses ``n`` and correct responses ``c``; k is n."""
 TRAINING_METRICS = {
-    "reward_mean": "groups",
-    "response_length_mean": "groups",
-    "truncated_share": "groups",
-    "entropy": "groups",
-    "entropy_at_sampling_temperature": "groups",
-    "gradient_norm": "metrics",
-    "loss": "metrics",
-    "approximate_kl": "metrics",
-    "policy_ratio_max": "metrics",
-    "importance_ratio_mean": "metrics",
-    "importance_ratio_max": "metrics",
-    "importance_weight_mean": "metrics",
-    "importance_share_capped": "metrics",
-    "importance_effective_sample_share": "metrics",
-    "importance_behaviour_kl": "metrics",
+    name: "groups" if name in contract.BY_PROMPT else "metrics"
+    for name in (
+        *contract.BY_PROMPT,
+        *("gradient_norm", "loss", "approximate_kl", "policy_ratio_max"),
+        *("importance_ratio_mean", "importance_ratio_max", "importance_weight_mean"),
+        *("importance_share_capped", "importance_effective_sample_share", "importance_behaviour_kl"),
+    )
 }
 """Name -> the run's table that holds it: by step and prompt (``groups``), or by step alone (``metrics``)."""
-RECORDED_METRICS = (
-    *TRAINING_METRICS,
-    *("solved_by_any", "solved_by_all", "equal_reward_groups"),
-    *("verdicts_no_answer", "verdicts_timeout", "verdicts_error"),
-    *("response_length_max", "learning_rate", "clip_low_share", "clip_high_share", "dual_clip_share"),
-    "covariance_share",
-)
-"""Columns of metrics.parquet that claims and deviations may name: figures draw ``TRAINING_METRICS`` of them."""
 KEYS = ["cell", "model", "algorithm", "sampler", "n", "decoder", "metric", "step"]
 COLUMNS = [*KEYS, "value", "low", "high", "problems", "samples", "seeds", "status"]
 _ESTIMATES_AT_ONCE = 2048  # their replicates take 4,000 x 8 bytes each, several times over

@@ -7,7 +7,6 @@ that the run's configuration gives. Each uses a place that verl keeps open for i
 
 import math
 import os
-from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +25,7 @@ from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.workers.engine import EngineRegistry, FSDPEngineWithLMHead
 from verl.workers.rollout import base as rollouts
 
-from ead import importance, metrics
+from ead import metrics
 from ead.schedule import Fixed, from_config
 from reproduction.cluster import compute
 from reproduction.config.runs import RunConfiguration
@@ -37,7 +36,8 @@ from reproduction.engines.verl.publishing import publish_checkpoint
 from reproduction.files import write_parquet
 from reproduction.models.transformer import eos_tokens
 from reproduction.tasks.grading import Grader, problems_of
-from reproduction.training import records
+from reproduction.training import contract, records
+from reproduction.training.step_metrics import Responses, importance_metrics
 from verl import DataProto
 
 rollouts._ROLLOUT_REGISTRY["vllm", "async"] = f"{SOCKETS}.Rollout"
@@ -141,6 +141,7 @@ class Trainer(PPOTrainerSync):
         batch = super()._step_once(metrics, timing_raw, sample_batch_size)
         rollouts = _Rollouts.fetch(batch, self.run, self.train_dataset, self.global_steps)
         values = {"step": self.global_steps, **rollouts.metrics(), **_update_metrics(metrics, self.run)}
+        contract.check("verl", values)
         records.append(self.folder / "metrics.jsonl", values)
         if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
             raise Diverged(f"step {self.global_steps}: loss or gradient is not finite")
@@ -296,48 +297,25 @@ class _Rollouts:
             "entropy_at_sampling_temperature": by_prompt if sampled_at == Fixed(temperature) else unknown,
         }
 
-    def _by_prompt(self, values: np.ndarray) -> np.ndarray:
-        return np.asarray(values, dtype=np.float64).reshape(-1, self.run.n)
+    @cached_property
+    def responses(self) -> Responses:
+        return Responses(
+            self.run,
+            rewards=self.rewards,
+            lengths=self.mask.sum(-1).numpy(),
+            finished=self.frame["finished"].to_numpy(),
+            statuses=self.frame["status"].tolist(),
+            entropies=self._entropies,
+        )
 
     def metrics(self) -> dict[str, float]:
-        solved = self._by_prompt(self.rewards).mean(-1)
-        lengths = self.mask.sum(-1).double()
-        statuses = Counter(self.frame["status"])
-        correction = self.run.sampler_definition.importance
-        weights = importance.weight_statistics(
-            self.tensors["old_log_probs"],
-            self.tensors["rollout_log_probs"],
-            self.mask,
-            correction.cap if correction else None,
-            correction.level if correction else "token",
-        )
-        return {
-            "reward_mean": float(self.rewards.mean()),
-            "solved_by_any": float((solved > 0).mean()),
-            "solved_by_all": float((solved == 1).mean()),
-            "equal_reward_groups": float(((solved == 0) | (solved == 1)).mean()),
-            **{
-                f"verdicts_{status}": statuses[status] / len(self.frame)
-                for status in ("no_answer", "timeout", "error")
-            },
-            "response_length_mean": float(lengths.mean()),
-            "response_length_max": float(lengths.max()),
-            "truncated_share": float((~self.frame["finished"]).mean()),
-            **{name: float(values.mean()) for name, values in self._entropies.items()},
-            **{f"importance_{name}": value for name, value in weights.items()},
-        }
+        names = ("old_log_probs", "rollout_log_probs")
+        ratios = importance_metrics(self.run, *(self.tensors[name] for name in names), self.mask)
+        return {**self.responses.metrics(), **ratios}
 
     def groups(self) -> dict[str, Any]:
-        """One entry per prompt, as the in-process engine writes them."""
         problems = self.frame["problem"].iloc[:: self.run.n].tolist()
-        return {
-            "step": self.step,
-            "problem": problems,
-            "reward_mean": self._by_prompt(self.rewards).mean(-1).tolist(),
-            "response_length_mean": self._by_prompt(self.mask.sum(-1).numpy()).mean(-1).tolist(),
-            "truncated_share": self._by_prompt(~self.frame["finished"].to_numpy()).mean(-1).tolist(),
-            **{name: values.tolist() for name, values in self._entropies.items()},
-        }
+        return {"step": self.step, "problem": problems, **self.responses.groups()}
 
     def table(self) -> pd.DataFrame:
         """One row per response, its tokens and log-probabilities as lists."""

@@ -10,6 +10,7 @@ import pytest
 from ead import seeds, statistics
 from evaluations import write_evaluation
 from reproduction import figures
+from reproduction.claims import comparisons
 from reproduction.config import (
     Configuration,
     ConfigurationError,
@@ -297,12 +298,11 @@ def test_propositions_hold_and_a_violation_would_be_counted(monkeypatch):
     at_one = only(table, metric="variance_inflation", temperature=1.0)
     assert at_one[["value", "low", "high"]].to_numpy() == pytest.approx(1)
     assert theory_plots.propositions(table, {"title": "Title"}).axes[1].get_lines()
-    # Exchange hot and cold: the entropy falls with the temperature.
-    plain = theory._logprobs
-    monkeypatch.setattr(
-        theory, "_logprobs", lambda scaled: plain(scaled / np.abs(scaled).max(axis=-1, keepdims=True) ** 2)
-    )
+    # Exchange hot and cold: the entropy falls with the temperature, for the figure and for the claim alike.
+    plain = theory.tempered_logprobs
+    monkeypatch.setattr(theory, "tempered_logprobs", lambda logits, taus: plain(logits, 1 / taus))
     assert only(theory.propositions(**options, root_seed=0), metric="entropy")["violations"].sum() > 0
+    assert comparisons._violations("entropy_by_temperature", seeds.generator(0, "test"), 5, 1e-9) == 5
     with pytest.raises(ValueError, match="hold 1"):
         theory.propositions(**{**options, "temperatures": [0.5, 0.9, 1.1]}, root_seed=0)
 

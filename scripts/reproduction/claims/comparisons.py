@@ -6,13 +6,13 @@ from math import exp, expm1, log1p
 
 import numpy as np
 import pandas as pd
-import torch
 
-from ead import metrics, seeds
+from ead import seeds
 from reproduction.claims import model
 from reproduction.claims.decision import Comparison, Group, Side
 from reproduction.claims.evidence import Evidence, problems_file
 from reproduction.config.runs import RunConfiguration
+from reproduction.figures import theory
 
 TEMPERATURES = np.geomspace(0.2, 5.0, 41)  # 1 is the middle one
 SCORE_UNIT = "share of problems"
@@ -321,7 +321,7 @@ class Builder:
 
     def proposition(self, test: model.Proposition) -> Group:
         generator = seeds.generator(self.evidence.configuration.root_seed, "claims", test.name)
-        violations = _PROPOSITIONS[test.name](generator, test.cases, test.tolerance)
+        violations = _violations(test.name, generator, test.cases, test.tolerance)
         return Group(
             [
                 Comparison(
@@ -423,34 +423,16 @@ def _weighted(rows: pd.DataFrame, column: str) -> float:
 # --- propositions ------------------------------------------------------------------------------------------
 
 
-def _drawn_logprobs(generator: np.random.Generator, cases: int) -> Iterator[torch.Tensor]:
-    """Yield log-probabilities ``[temperatures, tokens]`` of drawn softmax distributions, flat to peaked."""
+def _violations(name: str, generator: np.random.Generator, cases: int, tolerance: float) -> int:
+    """Count those of ``cases`` drawn softmax distributions, flat to peaked, for which a proposition fails."""
+    count = 0
     for _ in range(cases):
-        logits = torch.as_tensor(generator.normal(0, generator.uniform(0.1, 6), generator.integers(2, 65)))
-        yield torch.log_softmax(logits / torch.as_tensor(TEMPERATURES)[:, None], dim=-1)
-
-
-def _variance_inflation_violations(generator: np.random.Generator, cases: int, tolerance: float) -> int:
-    """Count distributions whose variance inflation (equation 2) does not fall to tau = 1 and rise from there."""
-    middle = len(TEMPERATURES) // 2
-    count = 0
-    for logprobs in _drawn_logprobs(generator, cases):
-        # In logarithms: at low temperatures the factor exceeds any float.
-        inflation = torch.logsumexp(2 * logprobs[middle] - logprobs, dim=-1)
-        steps = torch.diff(inflation)
-        count += bool((steps[:middle] > tolerance).any() or (steps[middle:] < -tolerance).any())
+        logits = generator.normal(0, generator.uniform(0.1, 6), generator.integers(2, 65))
+        logprobs = theory.tempered_logprobs(logits, TEMPERATURES)
+        if name == "variance_inflation":
+            one = len(TEMPERATURES) // 2
+            failed = theory.violates_b1(theory.log_variance_inflation(logprobs, one), one, tolerance)
+        else:
+            failed = theory.violates_c1(theory.entropies(logprobs), tolerance)
+        count += bool(failed)
     return count
-
-
-def _entropy_violations(generator: np.random.Generator, cases: int, tolerance: float) -> int:
-    """Count distributions whose entropy falls somewhere as the temperature rises."""
-    count = 0
-    for logprobs in _drawn_logprobs(generator, cases):
-        count += bool((torch.diff(metrics.token_entropy(logprobs)) < -tolerance).any())
-    return count
-
-
-_PROPOSITIONS = {
-    "variance_inflation": _variance_inflation_violations,
-    "entropy_by_temperature": _entropy_violations,
-}

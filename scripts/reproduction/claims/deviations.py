@@ -17,7 +17,6 @@ import pandas as pd
 from pydantic import Field, PositiveInt
 
 from ead import metrics, schedule, seeds, statistics
-from ead.objective import group_advantages
 from ead.verifier import grade, normalise
 from reproduction.config import (
     WORKFLOW,
@@ -33,8 +32,8 @@ from reproduction.config import (
 )
 from reproduction.config.runs import expand
 from reproduction.data import read_dataset
+from reproduction.evaluation.samples import correct_counts, read_samples
 from reproduction.figures.analyses import CONFIDENCE, METRICS
-from reproduction.files import sha256_of_file
 from reproduction.tasks import GeneratedData
 from reproduction.tasks.grading import problems_of
 from reproduction.training import contract
@@ -279,30 +278,19 @@ class Recorded:
         if (sampler, decoder) not in self._counts:
             tables = []
             for path in self.evaluations(sampler):
-                frame = final_samples(path, decoder, ["problem", "correct"])
-                tables.append(frame.groupby("problem", sort=True)["correct"].agg(["size", "sum"]))
+                tables.append(correct_counts(path, [decoder], last_step=True).set_index("problem"))
             if any(not table.index.equals(tables[0].index) for table in tables):
                 raise ValueError(f"the seeds of {sampler} were evaluated on different problems")
             self._counts[sampler, decoder] = tuple(
                 np.stack([table[column].to_numpy(dtype=int) for table in tables])
-                for column in ("size", "sum")
+                for column in ("responses", "correct")
             )
         return self._counts[sampler, decoder]
 
 
 def final_samples(manifest: Path, decoder: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return the samples of an evaluation's last checkpoint with one decoder.
-
-    Raises ValueError where the manifest does not list them, or the file is not the one it describes.
-    """
-    files = [file for file in _read_json(manifest)["files"] if file["decoder"] == decoder]
-    if not files:
-        raise ValueError(f"{manifest}: no samples with the decoder {decoder!r}")
-    last = max(files, key=lambda file: file["step"])
-    path = manifest.parent / last["file"]
-    if not path.exists() or sha256_of_file(path) != last["sha256"]:
-        raise ValueError(f"{path}: missing or changed since {manifest} was written")
-    return pd.read_parquet(path, columns=list(columns) if columns else None)
+    """Return the samples of an evaluation's last checkpoint with one decoder (``evaluation.samples.read_samples``)."""
+    return read_samples(manifest, decoders=[decoder], columns=columns, last_step=True)
 
 
 def tabulate(deviations: Mapping[str, Deviation], recorded: Recorded) -> list[dict[str, Any]]:
@@ -670,6 +658,8 @@ def _split(deviation: str, quantity: Split, recorded: Recorded) -> list[dict[str
 
 def _advantages(deviation: str, quantity: Advantages, recorded: Recorded) -> list[dict[str, Any]]:
     import torch
+
+    from ead.objective import group_advantages
 
     rows = []
     for n in quantity.rollouts:

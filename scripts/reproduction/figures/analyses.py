@@ -297,11 +297,11 @@ def _resampled(metric, responses: np.ndarray, correct: np.ndarray) -> np.ndarray
 
 def summary(manifest: Path, *, root_seed: int, k: int) -> pd.DataFrame:
     """Return one row per decoder of one evaluation: Pass@1, Pass@k, Worst@k with intervals, and health counts."""
-    samples = read_samples(manifest)
+    samples, counted = read_samples(manifest), correct_counts(manifest)
     rows = []
     for decoder, part in samples.groupby("decoder", sort=False):
-        counts = part.groupby("problem", sort=True)["correct"].agg(["size", "sum"])
-        n, c = counts["size"].to_numpy(), counts["sum"].to_numpy()
+        counts = counted[counted["decoder"] == decoder]
+        n, c = counts["responses"].to_numpy(), counts["correct"].to_numpy()
         row = {"decoder": decoder, "problems": len(counts), "samples": int(n.min())}
         for name, scores in (
             ("Pass@1", metrics.pass_at_k(n, c, 1)),

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import logsumexp
 
 from ead import schedule, seeds
 
-TOLERANCE = 1e-9  # what rounding may undo of an inequality
+TOLERANCE = 1e-9  # what rounding may undo of an inequality between nats
 
 
 def schedule_curves(panels: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -61,19 +62,13 @@ def propositions(
     rows = []
     for size in vocabularies:
         logits = seeds.generator(root_seed, "propositions", size).uniform(-spread, 0, (distributions, size))
-        at_one = _logprobs(logits)
-        inflation, entropy = np.empty((2, len(taus), distributions))
-        for index, tau in enumerate(taus):
-            logprobs = _logprobs(logits / tau)
-            inflation[index] = np.exp(2 * at_one - logprobs).sum(axis=-1)
-            entropy[index] = -(np.exp(logprobs) * logprobs).sum(axis=-1)
-        slack = TOLERANCE * inflation
+        logprobs = tempered_logprobs(logits, taus)
+        inflation, entropy = log_variance_inflation(logprobs, one), entropies(logprobs)
         failed = {
-            "variance_inflation": (np.diff(inflation[: one + 1], axis=0) > slack[1 : one + 1]).any(axis=0)
-            | (np.diff(inflation[one:], axis=0) < -slack[one + 1 :]).any(axis=0),
-            "entropy": (np.diff(entropy, axis=0) < -TOLERANCE).any(axis=0),
+            "variance_inflation": violates_b1(inflation, one, TOLERANCE),
+            "entropy": violates_c1(entropy, TOLERANCE),
         }
-        for metric, values in (("variance_inflation", inflation), ("entropy", entropy)):
+        for metric, values in (("variance_inflation", np.exp(inflation)), ("entropy", entropy)):
             for tau, at_tau in zip(taus, values, strict=True):
                 rows.append(
                     {
@@ -90,6 +85,31 @@ def propositions(
     return pd.DataFrame(rows)
 
 
-def _logprobs(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+def tempered_logprobs(logits: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
+    """Return log-probabilities ``[temperatures, ..., tokens]`` of softmax distributions ``[..., tokens]``."""
+    scaled = logits / temperatures.reshape(-1, *[1] * logits.ndim)
+    return scaled - logsumexp(scaled, axis=-1, keepdims=True)
+
+
+def log_variance_inflation(logprobs: np.ndarray, one: int) -> np.ndarray:
+    """Return the logarithm of equation 2, ``E[pi_1(y)^2 / pi_tau(y)^2]``, by temperature; ``one`` is the index of 1.
+
+    In logarithms, since at low temperatures the factor exceeds any float.
+    """
+    return logsumexp(2 * logprobs[one] - logprobs, axis=-1)
+
+
+def entropies(logprobs: np.ndarray) -> np.ndarray:
+    """Return entropies in nats, by temperature."""
+    return -(np.exp(logprobs) * logprobs).sum(axis=-1)
+
+
+def violates_b1(log_inflation: np.ndarray, one: int, tolerance: float) -> np.ndarray:
+    """Return where Proposition B.1 fails: the inflation does not fall to temperature 1 and rise from there."""
+    steps = np.diff(log_inflation, axis=0)
+    return (steps[:one] > tolerance).any(axis=0) | (steps[one:] < -tolerance).any(axis=0)
+
+
+def violates_c1(entropy: np.ndarray, tolerance: float) -> np.ndarray:
+    """Return where Proposition C.1 fails: the entropy falls somewhere as the temperature rises."""
+    return (np.diff(entropy, axis=0) < -tolerance).any(axis=0)

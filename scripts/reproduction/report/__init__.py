@@ -20,7 +20,6 @@ from markupsafe import Markup
 from ead import metrics
 from reproduction import figures
 from reproduction.claims import load_claims, words
-from reproduction.claims.deviations import final_samples
 from reproduction.config import (
     ROLE_LABELS,
     WORKFLOW,
@@ -33,6 +32,7 @@ from reproduction.config import (
     Scale,
 )
 from reproduction.config.runs import RunConfiguration, expand
+from reproduction.evaluation.samples import correct_counts
 from reproduction.figures.analyses import CONFIDENCE
 from reproduction.figures.plotting import published
 from reproduction.training import health
@@ -326,9 +326,8 @@ def _run(run: RunConfiguration, scale: Scale, results: Path, ingested: dict | No
         row["page"] = f"{MLFLOW_ADDRESS}/#/experiments/{known['experiment_id']}/runs/{known['run_id']}"
     if evaluation:
         decoder = scale.evaluation_of(run.model).decoders[0]
-        frame = final_samples(path, decoder, ["problem", "correct"])
-        counts = frame.groupby("problem")["correct"].agg(["size", "sum"])
-        n, c = counts["size"].to_numpy(), counts["sum"].to_numpy()
+        counts = correct_counts(path, [decoder], last_step=True)
+        n, c = counts["responses"].to_numpy(), counts["correct"].to_numpy()
         row |= {
             "pass_at_1": float(metrics.pass_at_k(n, c, 1).mean()),
             "pass_at_k": float(metrics.pass_at_k(n, c, n).mean()),

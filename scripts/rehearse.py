@@ -7,18 +7,15 @@ and algorithm is killed and resumed. Passed cells are kept below --folder; what 
 import argparse
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
-from reproduction.cluster import compute
+import psutil
+
 from reproduction.config import ConfigurationError
-from reproduction.config.command_line import selected
 from reproduction.files import write_json, write_text
-from reproduction.plan import read_plan
 from reproduction.rehearsal import rehearse
-from reproduction.rehearsal.cells import distinct
-from reproduction.rehearsal.exercise import clean_environment
-from reproduction.rehearsal.stand_in import load_stand_ins
 
 
 def main() -> int:
@@ -31,6 +28,12 @@ def main() -> int:
         "--tokenizers", type=Path, help="folder with {owner}/{model}/tokenizer.json; else the hub"
     )
     parser.add_argument("--select", help="parts of run names, as for `snakemake runs`")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="cores, each for a cell at a time where memory allows",
+    )
     parser.add_argument("--folder", type=Path, required=True, help="where rehearsals are kept")
     parser.add_argument(
         "--table", type=Path, required=True, help="JSON; a Markdown file is written beside it"
@@ -38,34 +41,25 @@ def main() -> int:
     arguments = parser.parse_args()
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    compute.set_up(threads=1)  # what it computes itself is small
+    request = rehearse.Request(
+        configuration=json.loads(arguments.configuration),
+        datasets={name: Path(path).resolve() for name, path in json.loads(arguments.datasets).items()},
+        tokenizers=arguments.tokenizers and arguments.tokenizers.resolve(),
+        folder=arguments.folder.resolve(),
+        environment=dict(os.environ),
+    )
+
+    def report(stage: rehearse.Stage, rows: list[rehearse.Row]) -> None:
+        write_json(arguments.table, rehearse.as_data(rows, stage.scale_name, list(stage.runs)))
+        write_text(arguments.table.with_suffix(".md"), rehearse.as_markdown(rows, stage.scale_name))
+
+    # A training's processes are started one after another, and each imports for seconds: one core is little more idle.
+    jobs = max(1, min(arguments.threads, psutil.virtual_memory().available // rehearse.CELL_BYTES))
     try:
-        plan = read_plan(json.loads(arguments.configuration))
-        runs = rehearse.first_runs(plan)
-        chosen = selected(runs, arguments.select) if arguments.select else None
-        stage = rehearse.Stage(
-            scale_name=plan.configuration.scale,
-            scale=plan.scale,
-            experiments=plan.experiments,
-            runs_of=plan.runs_of,
-            models=plan.models,
-            table=load_stand_ins(),
-            datasets={name: Path(path).resolve() for name, path in json.loads(arguments.datasets).items()},
-            tokenizers=arguments.tokenizers and arguments.tokenizers.resolve(),
-            folder=arguments.folder.resolve(),
-            environment=clean_environment(),
-            root_seed=plan.configuration.root_seed,
-        )
-        cells = distinct(runs.values(), plan.scale.verl)
+        stage, rows = rehearse.rehearse(request, report, arguments.select, jobs)
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return 1
-
-    def report(rows: list[rehearse.Row]) -> None:
-        write_json(arguments.table, rehearse.as_data(rows, stage.scale_name, list(runs)))
-        write_text(arguments.table.with_suffix(".md"), rehearse.as_markdown(rows, stage.scale_name))
-
-    rows = rehearse.rehearse(cells, stage, report, chosen)
     print(rehearse.as_markdown(rows, stage.scale_name))
     return int(any(row.status == "failed" for row in rows))
 

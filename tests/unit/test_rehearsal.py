@@ -15,6 +15,7 @@ from reproduction.engines import prompts_of_step
 from reproduction.engines.verl import RAY_WAS_LATE
 from reproduction.plan import read_plan
 from reproduction.rehearsal import cells, checks, load_stand_ins, reports
+from reproduction.rehearsal import rehearse as rehearsals
 from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed
 from reproduction.rehearsal.rehearse import (
     Row,
@@ -113,6 +114,15 @@ def test_every_model_that_is_trained_has_a_stand_in_and_every_data_set_a_source(
         assert run.model_definition.source in table.models
         entry = plan.datasets[cells.source_of(run)]
         assert entry.local or table.datasets[cells.source_of(run)] in plan.datasets
+
+
+def test_every_weight_of_a_stand_in_fits_what_carries_it_to_vllm(plan, found):
+    table = load_stand_ins()
+    for cell in found:
+        told = cells.told(*cells.shrunk(cell.run, plan.scale.verl))["verl"]["actor_rollout_ref"]["rollout"]
+        room = told["checkpoint_engine"]["update_weights_bucket_megabytes"] * 2**20
+        vocabulary = table.models[cell.run.model_definition.source].configuration["vocab_size"]
+        assert 4 * vocabulary * table.shape.hidden_size <= room
 
 
 def test_full_lengths_fit_every_model(plan, found):
@@ -295,6 +305,28 @@ def test_the_table_says_which_cell_stands_for_a_run_and_what_failed():
     assert (data["passed"], data["failed"], data["not_run"]) == (1, 1, 0)
     assert "it ended / early" in as_markdown(rows, "gpu1")
     assert Row.from_dict(json.loads(json.dumps(rows[1].to_dict()))) == rows[1]
+
+
+def test_cells_are_rehearsed_in_processes_and_one_without_a_tokenizer_is_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(rehearsals, "version", lambda package: "0")
+    data = tmp_path / "data"
+    data.write_text("")
+    names = [*read_plan({}).datasets]
+    request = rehearsals.Request(
+        {"scale": "gpu24"}, dict.fromkeys(names, data), tmp_path / "nowhere", tmp_path / "rehearsals", {}
+    )
+    tables = []
+    report = lambda stage, rows: tables.append(rows)  # noqa: E731
+    stage, rows = rehearsals.rehearse(request, report, "sampler~ead_released_tis", jobs=2)
+    assert tables[-1] == rows and len(tables) == 2
+    rows.sort(key=lambda row: "ead_released_tis" not in row.cell)
+    first, *others = rows
+    assert (
+        first.status == "not run" and "tokenizer.json: no such file; copy the model's there" in first.reason
+    )
+    assert {row.reason for row in others} == {"not among the runs that were asked for"}
+    (kept,) = (tmp_path / "rehearsals" / "cells").glob("*/row.json")
+    assert Row.from_dict(json.loads(kept.read_text())) == first
 
 
 def test_the_budget_counts_with_what_a_preflight_measured_if_it_passed(plan, tmp_path):

@@ -34,7 +34,7 @@ if scale.engine == "verl":
             f"{SCALE}/logs/rehearse.log",
         conda:
             "../../envs/verl-cpu.yaml"
-        threads: 2
+        threads: 4
         resources:
             **needs("rehearse"),
         params:
@@ -56,6 +56,7 @@ if scale.engine == "verl":
             " --datasets {params.datasets:q}"
             " {params.tokenizers:q}"
             " {params.select:q}"
+            " --threads {threads}"
             " --folder {RESULTS:q}/rehearsals"
             " --table {params.table:q}"
             " 2> {log:q}"

@@ -93,7 +93,7 @@ def shrunk(run: RunConfiguration, machine: Verl) -> tuple[RunConfiguration, Verl
         "tensor_parallel": 1,
         "offload": False,
         "gpu_memory_utilization": 0.5,
-        "max_num_seqs": 64,  # vLLM warms up with as many rows of a whole vocabulary
+        "max_num_seqs": 32,  # vLLM warms up with as many rows of a whole vocabulary
         "attention": "sdpa",
         "validate_every": None,
         "resume_every": None,

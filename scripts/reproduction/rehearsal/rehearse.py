@@ -11,40 +11,47 @@ import logging
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from ead import seeds
 from reproduction import figures
+from reproduction.cluster import compute
 from reproduction.config import (
     REPOSITORY,
     EvaluationRequest,
-    Experiment,
     PretrainedModel,
-    Scale,
     TrainingCurves,
+    Verl,
 )
+from reproduction.config.command_line import selected
 from reproduction.config.runs import RunConfiguration, digest
 from reproduction.data import read_dataset
 from reproduction.data.schema import write_dataset
 from reproduction.figures import analyses
-from reproduction.files import sha256_of_file, write_json, write_text
+from reproduction.files import atomic_directory, sha256_of_file, write_json, write_text
 from reproduction.models.pretrained import HubModel
 from reproduction.models.tokenizer import Tokenizer
-from reproduction.plan import Plan
+from reproduction.plan import Plan, read_plan
 from reproduction.rehearsal import cells, checks
 from reproduction.rehearsal.cells import Cell, choose_rows, shrunk, too_long
 from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed, draw_moment
-from reproduction.rehearsal.stand_in import NoTokenizer, StandIns, make_stand_in
+from reproduction.rehearsal.stand_in import NoTokenizer, load_stand_ins, make_stand_in, write_description
 from reproduction.tasks.grading import problems_of
 
 log = logging.getLogger(__name__)
 
 EVALUATED_PROBLEMS, EVALUATED_SAMPLES = 4, 2
 TIMEOUT_S = 3600.0
+KEPT = "row.json"
+CELL_BYTES = 8 * 2**30  # a training has ten processes, each with its imports
 # The code whose change asks for another rehearsal.
 CODE = (
     "scripts/train.py",
@@ -95,20 +102,29 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What every rehearsal of a scale shares; ``datasets`` are prepared files by name in workflow/datasets.yaml."""
+class Request:
+    """What is to be rehearsed, in plain data; ``datasets`` are prepared files by name in workflow/datasets.yaml."""
 
-    scale_name: str
-    scale: Scale
-    experiments: Mapping[str, Experiment]
-    runs_of: Mapping[str, Mapping[str, RunConfiguration]]
-    models: Mapping[str, HubModel]
-    table: StandIns
+    configuration: Mapping[str, Any]
     datasets: Mapping[str, Path]
     tokenizers: Path | None
     folder: Path
     environment: Mapping[str, str]
-    root_seed: int
+
+
+class Stage:
+    """What every rehearsal of a scale shares."""
+
+    def __init__(self, request: Request):
+        plan = read_plan(dict(request.configuration))
+        self.scale_name, self.scale = plan.configuration.scale, plan.scale
+        self.experiments, self.runs_of, self.models = plan.experiments, plan.runs_of, plan.models
+        self.root_seed = plan.configuration.root_seed
+        self.table = load_stand_ins()
+        self.datasets, self.tokenizers = request.datasets, request.tokenizers
+        self.folder, self.environment = request.folder, request.environment
+        self.runs = first_runs(plan)
+        self.cells = {cell.key: cell for cell in cells.distinct(self.runs.values(), plan.scale.verl)}
 
 
 def features(run: RunConfiguration) -> set[tuple[str, Any]]:
@@ -156,28 +172,67 @@ def to_kill(ordered: Sequence[tuple[Cell, bool]]) -> dict[str, str | None]:
 
 
 def rehearse(
-    found: Sequence[Cell],
-    stage: Stage,
-    report: Callable[[list[Row]], None] = lambda rows: None,
-    chosen: Collection[str] | None = None,
-) -> list[Row]:
-    """Rehearse the cells of a scale; ``report`` gets all rows whenever one has changed.
+    request: Request,
+    report: Callable[[Stage, list[Row]], None] = lambda stage, rows: None,
+    select: str | None = None,
+    jobs: int = 1,
+) -> tuple[Stage, list[Row]]:
+    """Rehearse the cells of a scale, ``jobs`` at a time; ``report`` gets all rows whenever one has changed.
 
-    ``chosen`` are names of runs: cells of others are only looked up among those that passed before.
+    ``select`` are parts of run names: cells of other runs are only looked up among those that passed before.
     """
-    ordered = covering_first(found)
+    stage = Stage(request)
+    chosen = selected(stage.runs, select) if select else None
+    ordered = covering_first(list(stage.cells.values()))
     moments = to_kill(ordered)
-    rows = {cell.key: Row(cell.run.name, list(cell.names), reason="not its turn yet") for cell in found}
-    for cell, _ in ordered:
-        tried = chosen is None or not set(chosen).isdisjoint(cell.names)
-        rows[cell.key] = _row(cell, moments[cell.key], stage, tried)
-        report(list(rows.values()))
-    return list(rows.values())
+    rows = {key: Row(cell.run.name, list(cell.names)) for key, cell in stage.cells.items()}
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(request,))
+    try:
+        running: dict[Future[Row], str] = {}
+        for cell, _ in ordered:
+            rows[cell.key], trial = _known(cell, moments[cell.key], stage)
+            if trial and chosen is not None and set(chosen).isdisjoint(cell.names):
+                rows[cell.key].reason = "not among the runs that were asked for"
+            elif trial:
+                running[pool.submit(_row, cell.key, moments[cell.key])] = cell.key
+        report(stage, list(rows.values()))
+        for done in as_completed(running):
+            rows[running[done]] = done.result()
+            report(stage, list(rows.values()))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an interruption, what has not begun is left
+    return stage, list(rows.values())
 
 
-def _row(cell: Cell, moment: str | None, stage: Stage, tried: bool) -> Row:
+_stage: Stage | None = None  # of a process that rehearses
+
+
+def _begin(request: Request) -> None:
+    """Set up a process that rehearses one cell after another; vLLM is imported once in each."""
+    global _stage
+    compute.end_with_parent()
+    compute.set_up(threads=1)  # what it computes itself is small
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    _stage = Stage(request)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A cell as it is to be rehearsed, in a folder of its own."""
+
+    cell: Cell
+    run: RunConfiguration
+    machine: Verl
+    moment: str | None
+    entry: HubModel
+    dataset: Path
+    folder: Path
+
+
+def _known(cell: Cell, moment: str | None, stage: Stage) -> tuple[Row, Trial | None]:
+    """Return what is known of a cell, and what is to be tried where that is not all."""
     run, machine = shrunk(cell.run, stage.scale.verl)
-    row = Row(cell.run.name, list(cell.names))
+    row = Row(cell.run.name, list(cell.names), reason="not its turn yet")
     entry = (
         stage.models.get(cell.run.model_definition.source)
         if isinstance(cell.run.model_definition, PretrainedModel)
@@ -185,7 +240,7 @@ def _row(cell: Cell, moment: str | None, stage: Stage, tried: bool) -> Row:
     )
     if not isinstance(entry, HubModel):
         row.reason = "the model is no published one with a hub entry"
-        return row
+        return row, None
     source = cells.source_of(cell.run)
     stands = source if source in stage.datasets else stage.table.datasets.get(source, source)
     key = digest(
@@ -198,21 +253,25 @@ def _row(cell: Cell, moment: str | None, stage: Stage, tried: bool) -> Row:
         }
     )
     folder = stage.folder / "cells" / key
-    kept = folder / "row.json"
+    kept = folder / KEPT
     if kept.exists():
         earlier = Row.from_dict(json.loads(kept.read_text(encoding="utf-8")))
         was_killed = any(part.name == "kill" for part in earlier.parts)
         if earlier.status == "passed" and (was_killed or moment is None):
-            return Row(**{**vars(earlier), "cell": row.cell, "names": row.names})
-    if not tried:
-        row.reason = "not among the runs that were asked for"
-        return row
+            return Row(**{**vars(earlier), "cell": row.cell, "names": row.names}), None
     row.rehearsed_as = f"{key}" + ("" if stands == source else f", with {stands} for {source}")
-    began = time.monotonic()
-    log.info("%s: %s", cell.run.name, folder)
-    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that did not pass, or was not killed
+    return row, Trial(cell, run, machine, moment, entry, stage.datasets[stands], folder)
+
+
+def _row(key: str, moment: str | None) -> Row:
+    """Rehearse one cell and keep what came of it."""
+    row, trial = _known(_stage.cells[key], moment, _stage)
+    began, name = time.monotonic(), trial.cell.run.name
+    log.info("%s: %s", name, trial.folder)
+    shutil.rmtree(trial.folder, ignore_errors=True)  # of an attempt that did not pass, or was not killed
+    row.reason = ""
     try:
-        _rehearse_cell(cell, run, machine, moment, entry, stage.datasets[stands], folder, stage, row)
+        _rehearse_cell(trial, _stage, row)
         row.status = "passed"
     except NoTokenizer as error:
         row.reason = str(error)
@@ -222,9 +281,9 @@ def _row(cell: Cell, moment: str | None, stage: Stage, tried: bool) -> Row:
         Exception
     ) as error:  # a cell that cannot be rehearsed is a row of the table, not the end of the others
         row.status, row.reason = "failed", f"{type(error).__name__}: {error}"
-        write_text(folder / "traceback.txt", traceback.format_exc())
-    log.info("%s: %s after %.0f s %s", cell.run.name, row.status, time.monotonic() - began, row.reason)
-    write_json(kept, row.to_dict())
+        write_text(trial.folder / "traceback.txt", traceback.format_exc())
+    log.info("%s: %s after %.0f s %s", name, row.status, time.monotonic() - began, row.reason)
+    write_json(trial.folder / KEPT, row.to_dict())
     return row
 
 
@@ -243,8 +302,9 @@ def _checksums(patterns: Sequence[str]) -> dict[str, str]:
     return {file.relative_to(REPOSITORY).as_posix(): sha256_of_file(file) for file in code_files(patterns)}
 
 
-def _rehearse_cell(cell, run, machine, moment, entry, dataset, folder, stage: Stage, row: Row) -> None:
+def _rehearse_cell(trial: Trial, stage: Stage, row: Row) -> None:
     """Do it; ``row`` collects the parts. Raises where one does not hold."""
+    cell, run, machine, moment = trial.cell, trial.run, trial.machine, trial.moment
 
     def part(name: str, act: Callable[[], str | None]) -> None:
         began = time.monotonic()
@@ -257,7 +317,7 @@ def _rehearse_cell(cell, run, machine, moment, entry, dataset, folder, stage: St
             row.parts.append(Part(name, passed, found, round(time.monotonic() - began, 1)))
 
     evaluation = stage.scale.evaluation_of(cell.run.model)
-    model, files = part_of_stage(part, cell, run, machine, entry, dataset, evaluation.dataset, stage)
+    model, files = part_of_stage(part, trial, evaluation.dataset, stage)
     longest = files["longest"]
     exercise = Exercise(
         run,
@@ -266,7 +326,7 @@ def _rehearse_cell(cell, run, machine, moment, entry, dataset, folder, stage: St
         files["training"],
         files["validation"],
         stage.scale_name,
-        folder,
+        trial.folder,
         TIMEOUT_S,
     )
     if moment is not None:
@@ -297,8 +357,9 @@ def _rehearse_cell(cell, run, machine, moment, entry, dataset, folder, stage: St
     part("figure", lambda: _figure(run, exercise, stage))
 
 
-def part_of_stage(part, cell, run, machine, entry, dataset, evaluation_dataset, stage: Stage):
+def part_of_stage(part, trial: Trial, evaluation_dataset: str, stage: Stage):
     """Make, or find, what a cell trains from: the stand-in, and the rows it trains and validates on."""
+    cell, machine, entry, dataset = trial.cell, trial.machine, trial.entry, trial.dataset
     table, source = stage.table, cell.run.model_definition.source
     shared = stage.folder / "stand_ins" / digest([source, sha256_of_file(dataset), _checksums(STAND_IN_CODE)])
     training, validation = shared / "training.parquet", shared / "validation.parquet"
@@ -306,10 +367,14 @@ def part_of_stage(part, cell, run, machine, entry, dataset, evaluation_dataset, 
     description = shared / "description"
 
     def model() -> str:
-        if not manifest.exists():
-            from reproduction.files import atomic_directory
-            from reproduction.rehearsal.stand_in import write_description
+        shared.mkdir(parents=True, exist_ok=True)
+        with FileLock(shared / "lock"):  # cells of one model may come at once
+            make()
+        differences = json.loads(manifest.read_text(encoding="utf-8"))["source"]["differences"]
+        return "; ".join(["real tokenizer and configuration", *differences])
 
+    def make() -> None:
+        if not manifest.exists():
             with atomic_directory(
                 description
             ) as new:  # the tokenizer comes first: it says which prompts are long
@@ -324,8 +389,6 @@ def part_of_stage(part, cell, run, machine, entry, dataset, evaluation_dataset, 
                 source, entry, manifest.parent, problems_of(rows), table=table, tokenizers=stage.tokenizers
             )
             log.info("%s: learnt to a loss of %.2f", source, made["learnt"]["loss"])
-        differences = json.loads(manifest.read_text(encoding="utf-8"))["source"]["differences"]
-        return "; ".join(["real tokenizer and configuration", *differences])
 
     part("stand-in", model)
     config = json.loads((manifest.parent / "config.json").read_text(encoding="utf-8"))

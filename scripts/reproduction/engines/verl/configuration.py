@@ -230,7 +230,8 @@ def configuration(
                 "enforce_eager": on_cpu,
                 "free_cache_engine": not on_cpu,
                 **({"enable_sleep_mode": False} if on_cpu else {}),
-                "checkpoint_engine": {"update_weights_bucket_megabytes": 16 if on_cpu else 2048},
+                # Through shared memory, as on CPUs, no weight may be larger: a vocabulary of 152k by 64 is 37 MiB.
+                "checkpoint_engine": {"update_weights_bucket_megabytes": 64 if on_cpu else 2048},
             },
         },
         "algorithm": {

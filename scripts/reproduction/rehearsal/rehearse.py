@@ -190,11 +190,11 @@ def rehearse(
     try:
         running: dict[Future[Row], str] = {}
         for cell, _ in ordered:
-            rows[cell.key], trial = _known(cell, moments[cell.key], stage)
-            if trial and chosen is not None and set(chosen).isdisjoint(cell.names):
+            rows[cell.key], small = _known(cell, moments[cell.key], stage)
+            if small and chosen is not None and set(chosen).isdisjoint(cell.names):
                 rows[cell.key].reason = "not among the runs that were asked for"
-            elif trial:
-                running[pool.submit(_row, cell.key, moments[cell.key])] = cell.key
+            elif small:
+                running[pool.submit(_row, cell.key, small, moments[cell.key], rows[cell.key])] = cell.key
         report(stage, list(rows.values()))
         for done in as_completed(running):
             rows[running[done]] = done.result()
@@ -229,20 +229,17 @@ class Trial:
     folder: Path
 
 
-def _known(cell: Cell, moment: str | None, stage: Stage) -> tuple[Row, Trial | None]:
-    """Return what is known of a cell, and what is to be tried where that is not all."""
+def _known(cell: Cell, moment: str | None, stage: Stage) -> tuple[Row, str | None]:
+    """Return what is known of a cell, and, where that is not all, the key of the small configuration to rehearse."""
     run, machine = shrunk(cell.run, stage.scale.verl)
     row = Row(cell.run.name, list(cell.names), reason="not its turn yet")
-    entry = (
-        stage.models.get(cell.run.model_definition.source)
-        if isinstance(cell.run.model_definition, PretrainedModel)
-        else None
-    )
-    if not isinstance(entry, HubModel):
+    definition = cell.run.model_definition
+    if not isinstance(definition, PretrainedModel) or not isinstance(
+        stage.models.get(definition.source), HubModel
+    ):
         row.reason = "the model is no published one with a hub entry"
         return row, None
-    source = cells.source_of(cell.run)
-    stands = source if source in stage.datasets else stage.table.datasets.get(source, source)
+    source, stands = cells.source_of(cell.run), _data_set(cell, stage)
     key = digest(
         {
             "told": cells.told(run, machine, stands),
@@ -252,20 +249,28 @@ def _known(cell: Cell, moment: str | None, stage: Stage) -> tuple[Row, Trial | N
             "packages": {name: version(name) for name in ("verl", "ray", "transformers")},
         }
     )
-    folder = stage.folder / "cells" / key
-    kept = folder / KEPT
+    kept = stage.folder / "cells" / key / KEPT
     if kept.exists():
         earlier = Row.from_dict(json.loads(kept.read_text(encoding="utf-8")))
         was_killed = any(part.name == "kill" for part in earlier.parts)
         if earlier.status == "passed" and (was_killed or moment is None):
             return Row(**{**vars(earlier), "cell": row.cell, "names": row.names}), None
     row.rehearsed_as = f"{key}" + ("" if stands == source else f", with {stands} for {source}")
-    return row, Trial(cell, run, machine, moment, entry, stage.datasets[stands], folder)
+    return row, key
 
 
-def _row(key: str, moment: str | None) -> Row:
-    """Rehearse one cell and keep what came of it."""
-    row, trial = _known(_stage.cells[key], moment, _stage)
+def _data_set(cell: Cell, stage: Stage) -> str:
+    """Return the cell's training set, or the one that stands for it."""
+    source = cells.source_of(cell.run)
+    return source if source in stage.datasets else stage.table.datasets.get(source, source)
+
+
+def _row(cell_key: str, small: str, moment: str | None, row: Row) -> Row:
+    """Rehearse one cell, in a process that has begun, and keep what came of it."""
+    cell = _stage.cells[cell_key]
+    run, machine = shrunk(cell.run, _stage.scale.verl)
+    entry, dataset = _stage.models[cell.run.model_definition.source], _stage.datasets[_data_set(cell, _stage)]
+    trial = Trial(cell, run, machine, moment, entry, dataset, _stage.folder / "cells" / small)
     began, name = time.monotonic(), trial.cell.run.name
     log.info("%s: %s", name, trial.folder)
     shutil.rmtree(trial.folder, ignore_errors=True)  # of an attempt that did not pass, or was not killed

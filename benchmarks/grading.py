@@ -1,7 +1,6 @@
 """Throughput of ead.verifier against a bare math-verify loop, on the same responses in one run.
 
-    python benchmarks/grading.py --data FOLDER [--responses 5000] [--rounds 3] [--method math_verify]
-        [--verl PYTHON] [--output FILE]
+    python benchmarks/grading.py --data FOLDER [--responses 5000] [--rounds 3] [--verl PYTHON] [--output FILE]
 
 FOLDER is the configuration's ``paths.real_data``, with the data sets as their repositories publish them. The responses
 are the data sets' own worked solutions with one box, GSM8K and MATH in equal parts, with an answer put into the box
@@ -13,14 +12,16 @@ gold answer, one the same value written another way (``\\dfrac``, ``.0``, spaces
 - *distinct*: one response, of a kind drawn at random, to each of as many problems: nothing repeats by design.
 
 The baseline is the loop of math-verify's README in this process, ``verify(parse("$gold$"), parse(response))``. It is
-compared with a verifier kept from round to round, as in a training loop, and with a new one, whose processes start,
-import and warm up within the time. Every round has problems of its own, so that no cache helps from round to round;
-a first round, on problems of its own too, is not counted. Rounds alternate; ratios are of medians. On a machine
-that others use, the CPU time says what the wall time cannot. With ``--verl``, an interpreter that has verl, its scorer
-(which boxes the gold) and its pool of four processes are graded beside them (grading_verl.py).
+compared with verifiers of both methods, careful and math_verify, kept from round to round, as in a training loop, and
+with new ones, whose processes start, import and warm up within the time. Every round has problems of its own, so that
+no cache helps from round to round; a first round, on problems of its own too, is not counted. Rounds alternate; ratios
+are of medians. On a machine that others use, the CPU time says what the wall time cannot. With ``--verl``, an
+interpreter that has verl, its scorer (which boxes the gold) and its pool of four processes are graded beside them
+(grading_verl.py).
 
-At the end the verdicts of the verifier and of the loop are compared on every data set of FOLDER that math-verify
-grades: one response of a kind drawn at random to each problem, of every kind in sets of up to SMALL problems.
+At the end the verdicts of the loop and of both methods are compared on every data set of FOLDER that math-verify
+grades: one response of a kind drawn at random to each problem, of every kind in sets of up to SMALL problems. Those of
+math_verify should be the loop's; where the careful grader differs, the record lists gold answer and answer.
 """
 
 import argparse
@@ -49,6 +50,7 @@ from reproduction.tasks.grading import problems_of
 
 SMALL = 2000
 KINDS = ("gold", "rewritten", "wrong", "wrong")
+METHODS = ("careful", "math_verify")
 SETS = {"rollouts": True, "distinct": False}  # name -> all kinds for each problem
 
 
@@ -129,6 +131,7 @@ def compare_verdicts(data: Path, workers: int, random: np.random.Generator) -> d
     with (
         tempfile.TemporaryDirectory() as scratch,
         Verifier(workers=workers, method="math_verify") as verifier,
+        Verifier(workers=workers, method="careful") as careful,
     ):
         for name, entry in load_datasets().items():
             if entry.local is None:
@@ -141,15 +144,27 @@ def compare_verdicts(data: Path, workers: int, random: np.random.Generator) -> d
             pairs = [(f"So the answer is $\\boxed{{{p.answer}}}$.", p.answer) for p in problems]
             responses, answers = respond(pairs, every_kind=len(pairs) <= SMALL, random=random)
             expected, verdicts = grade_bare(responses, answers), verifier.grade(responses, answers)
+            own = careful.grade(responses, answers)
             found[name] = {
                 "problems": len(problems),
                 "responses": len(responses),
                 "correct": sum(expected),
                 "not_ok": sum(verdict.status != "ok" for verdict in verdicts),
                 "differing": list_differing(responses, answers, expected, verdicts),
+                "careful_not_ok": sum(verdict.status != "ok" for verdict in own),
+                **{
+                    f"only_{who}": sorted(
+                        f"{answer} <- {verdict.extracted}"
+                        for bare, verdict, answer in zip(expected, own, answers, strict=True)
+                        if bare != verdict.correct == (who == "careful")
+                    )
+                    for who in ("careful", "math_verify")
+                },
             }
             print(
-                f"{name}: {len(found[name]['differing'])} of {len(responses)} verdicts are not the loop's",
+                f"{name}: {len(found[name]['differing'])} of {len(responses)} verdicts are not the loop's; correct "
+                f"only for careful {len(found[name]['only_careful'])}, only for math-verify "
+                f"{len(found[name]['only_math_verify'])}",
                 flush=True,
             )
     return found
@@ -173,7 +188,6 @@ def main() -> None:
     parser.add_argument("--responses", type=int, default=5000, help="responses per round of the first set")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--method", choices=["careful", "math_verify"], default="careful")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verl", type=Path, help="Python of an environment with verl")
     parser.add_argument("--output", type=Path)
@@ -205,25 +219,28 @@ def main() -> None:
 
 def measure(gsm8k, math, share: int, every_kind: bool, arguments, random, verl: Arm | None) -> dict:
     """Time the graders on one set, round by round; print and return medians and ranges over rounds."""
-    graders = ["bare loop", "kept verifier", "new verifier", *(["verl"] if verl else [])]
+    graders = ["bare loop", *(f"{age} {method}" for method in METHODS for age in ("kept", "new"))]
+    graders += ["verl"] if verl else []
     runs: dict[str, list[tuple[float, float]]] = {grader: [] for grader in graders}
     differing, verls, not_ok = [], 0, 0
-    with Verifier(workers=arguments.workers, method=arguments.method) as kept:
+    with contextlib.ExitStack() as stack:
+        kept = {m: stack.enter_context(Verifier(workers=arguments.workers, method=m)) for m in METHODS}
         for round_ in range(arguments.rounds + 1):
             rows = slice(round_ * share, (round_ + 1) * share)
             responses, answers = respond(gsm8k[rows] + math[rows], every_kind, random)
             clocks = [read_clocks()]
             expected = grade_bare(responses, answers)
             clocks.append(read_clocks())
-            verdicts = kept.grade(responses, answers)
-            clocks.append(read_clocks())
-            with Verifier(workers=arguments.workers, method=arguments.method) as new:
-                again = new.grade(responses, answers)
-            clocks.append(read_clocks())
+            for method in METHODS:
+                verdicts = kept[method].grade(responses, answers)
+                clocks.append(read_clocks())
+                with Verifier(workers=arguments.workers, method=method) as new:
+                    again = new.grade(responses, answers)
+                clocks.append(read_clocks())
+                if again != verdicts:
+                    raise RuntimeError(f"the kept and the new verifier disagree ({method})")
             scores = verl.ask(responses=responses, answers=answers)["scores"] if verl else expected
             clocks.append(read_clocks())
-            if again != verdicts:
-                raise RuntimeError("the kept and the new verifier disagree")
             if round_ == 0:
                 continue
             for grader, start, end in zip(graders, clocks[:-1], clocks[1:], strict=False):
@@ -246,7 +263,7 @@ def measure(gsm8k, math, share: int, every_kind: bool, arguments, random, verl: 
         rate, cpu, ratio = (values["median"] for values in found["graders"][grader].values())
         print(
             f"{'rollouts' if every_kind else 'distinct'}: {grader} {rate:.0f} responses/s, "
-            f"{cpu:.2f} CPU ms each, {ratio:.2f} times the loop",
+            f"{cpu:.3f} CPU ms each, {ratio:.2f} times the loop",
             flush=True,
         )
     print(f"verdicts that are not the loop's: {len(differing)}; of verl {found.get('verl_differing', '-')}")

@@ -4,9 +4,10 @@
 
 Responses come from three sources: generators of known poisons and of random text (hypothesis, which steers towards
 responses that take long), and, where ``--corpus`` names a folder, the inputs with which tests/faults/guided_fuzzer.py
-reached new code of the parser. Every batch holds canaries: answers whose verdict is known. A batch passes where each
-response has one verdict, in order; each canary has its own; and the call ends within what its time limits allow. On a
-busy machine a canary may run out of time, which its status says; graded again by itself it must have its verdict.
+reached new code of the parser. The two graders that use the pool take half of the time each. Every batch holds
+canaries: answers whose verdict is known. A batch passes where each response has one verdict, in order; each canary has
+its own; and the call ends within what its time limits allow. On a busy machine a canary may run out of time, which its
+status says; graded again by itself it must have its verdict.
 """
 
 import argparse
@@ -352,6 +353,36 @@ def replay(campaign: Campaign, corpus: Path, batch: int = 24) -> int:
     return len(files)
 
 
+def campaign(method: str, arguments: argparse.Namespace) -> dict:
+    """Fuzz one grader for half of the time; return what happened."""
+    watch = Watch()
+    watch.start()
+    started = time.monotonic()
+    with Verifier(timeout_s=TIMEOUT_S, workers=WORKERS, memory_mb=MEMORY_MB, method=method) as verifier:
+        campaign = Campaign(verifier, arguments.root_seed, watch)
+        campaign.grade(["warm up"])
+        files = replay(campaign, arguments.corpus) if arguments.corpus else 0
+        fuzz(campaign, arguments.seconds / 2)
+        left = len(psutil.Process(verifier._server.pid).children())
+    watch.ended.set()
+    return {
+        "seconds": round(time.monotonic() - started, 1),
+        "inputs": campaign.inputs,
+        "inputs_of_the_guided_fuzzer": files,
+        "characters": campaign.characters,
+        "batches": campaign.batches,
+        "canaries": campaign.canaries,
+        "canaries_out_of_time": campaign.out_of_time,
+        "statuses": dict(campaign.statuses.most_common()),
+        "slowest_call_s": round(campaign.slowest_s, 2),
+        "largest_worker_mb": round(watch.peak_bytes / 2**20),
+        "workers_replaced": len(watch.workers) - WORKERS,
+        "workers_at_the_end": left,
+        "server_restarts": len(watch.servers) - 1,
+        "faults": campaign.faults,
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -361,44 +392,22 @@ def main() -> int:
     parser.add_argument("--root-seed", type=int, default=2025)
     parser.add_argument("--record", type=Path, help="write what happened to this file")
     arguments = parser.parse_args()
-    watch = Watch()
-    watch.start()
-    started = time.monotonic()
-    with Verifier(timeout_s=TIMEOUT_S, workers=WORKERS, memory_mb=MEMORY_MB) as verifier:
-        campaign = Campaign(verifier, arguments.root_seed, watch)
-        campaign.grade(["warm up"])
-        files = replay(campaign, arguments.corpus) if arguments.corpus else 0
-        fuzz(campaign, arguments.seconds)
-        left = len(psutil.Process(verifier._server.pid).children())
-    watch.ended.set()
     record = {
         "date": datetime.now().date().isoformat(),
-        "seconds": round(time.monotonic() - started, 1),
         "processors": os.cpu_count(),
         "python": platform.python_version(),
         "root_seed": arguments.root_seed,
         "limits": {"timeout_s": TIMEOUT_S, "memory_mb": MEMORY_MB, "workers": WORKERS},
-        "inputs": campaign.inputs,
-        "inputs_of_the_guided_fuzzer": files,
-        "characters": campaign.characters,
-        "batches": campaign.batches,
-        "canaries": campaign.canaries,
-        "canaries_out_of_time": campaign.out_of_time,
+        **{method: campaign(method, arguments) for method in ("math_verify", "careful")},
         "load_of_the_last_minutes": round(os.getloadavg()[1], 1),
-        "statuses": dict(campaign.statuses.most_common()),
-        "slowest_call_s": round(campaign.slowest_s, 2),
-        "largest_worker_mb": round(watch.peak_bytes / 2**20),
-        "workers_replaced": len(watch.workers) - WORKERS,
-        "workers_at_the_end": left,
-        "server_restarts": len(watch.servers) - 1,
-        "faults": campaign.faults,
     }
     text = json.dumps(record, indent=1, ensure_ascii=True) + "\n"
     if arguments.record:
         arguments.record.parent.mkdir(parents=True, exist_ok=True)
         arguments.record.write_text(text, encoding="utf-8")
     print(text)
-    return 1 if campaign.faults or left != WORKERS else 0
+    ended = (record["math_verify"], record["careful"])
+    return int(any(found["faults"] or found["workers_at_the_end"] != WORKERS for found in ended))
 
 
 if __name__ == "__main__":

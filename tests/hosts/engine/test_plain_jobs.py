@@ -4,10 +4,16 @@ import json
 import sys
 from pathlib import Path
 
-import ead
+import numpy as np
+import pytest
 
-HOSTS = Path(__file__).resolve().parents[1]
-EXAMPLES = HOSTS.parents[1] / "examples"
+import ead
+from ead.schedule import Annealed
+from tiny_model import Reference
+
+JOBS = Path(__file__).resolve().parents[1] / "jobs"
+SCHEDULE = Annealed(tau_max=1.4, tau_min=0.3, d0=22, alpha=0.5, d_max=100, start=4)
+STEP, PROMPT = 2, [72, 101, 97, 116]
 ADDED = """
 import json, sys
 from importlib.metadata import entry_points
@@ -18,22 +24,52 @@ before = set(sys.modules)
 point.load()
 print(json.dumps(sorted({name.split(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)))
 """
+# Python imports a module of this name at its start: its process is as if the package were not installed.
+WITHOUT = """
+import importlib.metadata, sys
+found = importlib.metadata.entry_points
+importlib.metadata.entry_points = lambda **chosen: importlib.metadata.EntryPoints(
+    point for point in found(**chosen) if point.dist.name != "ead"
+)
+sys.modules["ead"] = None
+"""
+
+
+def answers(printed: str) -> list:
+    """What a job printed as JSON lists, without vLLM's words."""
+    return [json.loads(line) for line in printed.splitlines() if line.startswith("[")]
 
 
 def test_the_package_is_the_wheel():
     assert Path(sys.prefix) in Path(ead.__file__).parents
 
 
-def test_the_plug_in_loads_nothing_that_vllm_has_not(tmp_path, run_alone):
+def test_the_plug_in_loads_nothing_but_itself_and_parts_of_vllm(tmp_path, run_alone):
+    """The class inherits from the interfaces of both runners, and vLLM has loaded one of them at most."""
     script = tmp_path / "added.py"
     script.write_text(ADDED)
-    assert json.loads(run_alone(script).splitlines()[-1]) == ["ead"]
+    (added,) = answers(run_alone(script))
+    assert set(added) - {"vllm"} == {"ead"}
 
 
-def test_an_engine_answers_requests_that_do_not_ask(tiny_model, run_alone):
-    lines = run_alone(HOSTS / "jobs" / "plain_vllm.py", tiny_model).splitlines()[-3:]
-    assert [len(json.loads(line)) for line in lines] == [24, 24, 24]
+def test_an_engine_answers_requests_that_do_not_ask_as_without_the_package(tiny_model, tmp_path, run_alone):
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text(WITHOUT)
+    job = JOBS / "plain_vllm.py"
+    with_it = answers(run_alone(job, tiny_model))
+    assert [len(tokens) for tokens in with_it] == [24, 24, 24]
+    assert answers(run_alone(job, tiny_model, PYTHONPATH=str(hidden))) == with_it
 
 
 def test_an_engine_anneals_where_asked(tiny_model, run_alone):
-    assert len(run_alone(EXAMPLES / "vllm_offline.py", tiny_model).strip()) > 3
+    asked = json.dumps({**SCHEDULE.to_dict(), "step": STEP})
+    *annealed, plain = answers(run_alone(JOBS / "annealed_vllm.py", tiny_model, asked))
+    assert len(annealed) == 7
+    reference = Reference(tiny_model)
+    temperatures = SCHEDULE.temperature(np.arange(24), STEP)
+    for tokens, logprobs in annealed:
+        expected = reference.logprobs(PROMPT, tokens, temperatures)
+        np.testing.assert_allclose(logprobs, expected, atol=1e-4, rtol=0)
+    tokens, logprobs = plain
+    assert logprobs == pytest.approx(reference.logprobs(PROMPT, tokens, np.ones(24)), abs=1e-4)

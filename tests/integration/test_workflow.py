@@ -72,6 +72,9 @@ def test_the_crate_leads_from_the_figure_to_checkpoints_data_and_code(reproduced
     reports = reproduced.folder / "reports/mini"
     crate = ROCrate(str(reports))
     actions = [entity for entity in crate.get_entities() if entity.type == "CreateAction"]
+    (whole,) = (action for action in actions if action["instrument"] is crate.mainEntity)
+    assert crate.get("report.html") in whole["result"] and crate.get("#configuration") in whole["object"]
+    actions.remove(whole)
     made_by = {result.id: action for action in actions for result in action["result"]}
     found, ahead = {}, [crate.get("figures/fig04.png")]
     while ahead:

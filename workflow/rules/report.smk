@@ -157,12 +157,13 @@ rule write_report:
 
 
 rule export_provenance:
-    """Describe the folder of the report as an RO-Crate."""
+    """Describe the folder of the report as a Workflow Run Crate, with a copy of the workflow."""
     input:
         report=f"{REPORTS}/report.html",
         tables=TABLES,
     output:
         f"{REPORTS}/ro-crate-metadata.json",
+        directory(f"{REPORTS}/workflow"),
     log:
         f"{SCALE}/logs/export_provenance.log",
     benchmark:

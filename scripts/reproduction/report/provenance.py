@@ -5,10 +5,14 @@ what it does not hold, since checkpoints and samples are heavy, is described by 
 the way is a ``CreateAction`` whose ``object`` are the inputs and whose ``result`` are the outputs:
 
     data -> train a run -> evaluate a run -> analyse and draw a figure -> report
+
+The whole is one more ``CreateAction``, whose instrument is the workflow, which the crate holds a copy of: that makes it
+a Workflow Run Crate (0.5), which extends RO-Crate 1.1.
 """
 
 import json
 import mimetypes
+import shutil
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -25,6 +29,14 @@ from reproduction.files import atomic_path, sha256_of_file
 from reproduction.versions import code_version
 
 LICENCE = "https://spdx.org/licenses/Apache-2.0"
+# What a crate of one workflow run states of itself; the third, Workflow RO-Crate, comes with the main workflow.
+_PROFILES = {
+    "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
+    "https://w3id.org/ro/wfrun/workflow/0.5": "Workflow Run Crate",
+    "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
+}
+_CONTEXT = "https://w3id.org/ro/terms/workflow-run/context"  # sha256 is a term of it
+_BIOSCHEMAS = "https://bioschemas.org/profiles/{}/1.0-RELEASE"
 _MEDIA_TYPES = {".parquet": "application/vnd.apache.parquet", ".yaml": "application/yaml", ".csv": "text/csv"}
 
 
@@ -33,12 +45,17 @@ class Crate:
 
     def __init__(self, reports: Path, results: Path, description: str, published: datetime) -> None:
         self._reports, self._results = reports, results
-        self._crate = ROCrate(version="1.2")
+        self._crate = ROCrate(version="1.1")
+        self._crate.metadata.extra_contexts.append(_CONTEXT)
         self._crate.name = f"Exploratory Annealed Decoding, reproduced: scale {results.name}"
         self._crate.description = description
         self._crate.license = LICENCE
         self._crate.datePublished = published
         self._known: dict[str, Any] = {}
+        self._crate.root_dataset["conformsTo"] = [
+            self.entity(address, "CreativeWork", name=name, version=address.rpartition("/")[2])
+            for address, name in _PROFILES.items()
+        ]
 
     def entity(self, name_in_crate: str, kind: str, /, **properties: Any) -> Any:
         """Return the entity of that ``@id``, made at the first call."""
@@ -72,21 +89,63 @@ class Crate:
         inputs, outputs = list(inputs), list(outputs)
         if not outputs:
             return None
-        tool = self.entity(
-            "#snakemake",
-            "SoftwareApplication",
-            name="Snakemake",
-            url="https://snakemake.github.io",
-            version=metadata.version("snakemake"),
+        properties.setdefault(
+            "instrument",
+            self.entity(
+                "https://snakemake.github.io",
+                "SoftwareApplication",
+                name="Snakemake",
+                url="https://snakemake.github.io",
+                version=metadata.version("snakemake"),
+            ),
         )
-        return self.entity(
+        action = self.entity(
             f"#{identifier}",
             "CreateAction",
             name=name,
-            instrument=tool,
             object=inputs or None,
             result=outputs,
             **properties,
+        )
+        self._crate.root_dataset.append_to("mentions", action)
+        return action
+
+    def workflow(self, commit: str, configuration: Any, page: Any) -> Any:
+        """Copy the workflow into the crate and describe it as the crate's main entity."""
+        for path in _workflow_files():
+            copy = self._reports / path.relative_to(REPOSITORY)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        main, *rules = (path.relative_to(REPOSITORY).as_posix() for path in _workflow_files())
+        parameters = {
+            kind: self.entity(
+                f"#parameter-{name}",
+                "FormalParameter",
+                name=name,
+                additionalType=additional,
+                workExample=example,
+                conformsTo=self.entity(_BIOSCHEMAS.format("FormalParameter"), "CreativeWork"),
+            )
+            for kind, name, additional, example in (
+                ("input", "configuration", "PropertyValue", configuration),
+                ("output", "report", "File", page),
+            )
+        }
+        configuration["exampleOfWork"], page["exampleOfWork"] = parameters["input"], parameters["output"]
+        return self._crate.add_workflow(
+            self._reports / main,
+            main,
+            main=True,
+            lang="snakemake",
+            lang_version=metadata.version("snakemake"),
+            properties={
+                "name": "Exploratory Annealed Decoding, reproduced",
+                "version": commit,
+                "license": LICENCE,
+                "conformsTo": self.entity(_BIOSCHEMAS.format("ComputationalWorkflow"), "CreativeWork"),
+                "hasPart": [self.file(self._reports / name, "rules of the workflow") for name in rules],
+                **parameters,
+            },
         )
 
     def write(self) -> None:
@@ -172,7 +231,16 @@ def export(
     others += [crate.file(path, f"table {path.stem}") for path in sorted((reports / "tables").glob("*.*"))]
     evidence = [entity for entity in evaluated.values() if entity]
     crate.action("tabulate", "Judge claims, compute deviations and tables", evidence, others)
-    crate.action("report", "Write the report", [choices, *drawn, *others], [crate.file(page, "the report")])
+    written = crate.file(page, "the report")
+    crate.action("report", "Write the report", [choices, *drawn, *others], [written])
+    crate.action(
+        "run",
+        "Run the workflow",
+        [choices, *data.values()],
+        [written, *drawn, *others],
+        instrument=crate.workflow(code["commit"], choices, written),
+        endTime=published.isoformat(timespec="seconds"),
+    )
     crate.write()
     kinds: dict[str, int] = {}
     for entity in crate._crate.get_entities():
@@ -258,6 +326,12 @@ def _figure(crate: Crate, name: str, title: str, inputs: list, results: Path, re
         inputs = [middle]
     crate.action(f"draw/{name}", f"Draw {name}", inputs, files)
     return files
+
+
+def _workflow_files() -> list[Path]:
+    """The Snakefile, then the files that it includes."""
+    folder = REPOSITORY / "workflow"
+    return [folder / "Snakefile", *sorted(folder.glob("rules/*.smk"))]
 
 
 def _time(seconds: float) -> str:

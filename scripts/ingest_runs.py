@@ -1,4 +1,5 @@
-"""Add to MLflow what it lacks of finished runs: metrics, evaluations, parameters, data sets, artifacts; and figures.
+"""Add to MLflow what it lacks of finished runs: metrics, evaluations, parameters, data sets, artifacts,
+checkpoints as logged models; and figures.
 
 Files are the truth and MLflow is a view, so this may be run at any time and any number of times: a second run
 adds nothing. It is the one writer that repairs what streaming lost (a tracking server that was away, a
@@ -78,7 +79,7 @@ def main() -> None:
     tracking.describe_experiments(
         place, contents.experiment_notes(arguments.scale, arguments.shown, arguments.page)
     )
-    counts = ("points", "parameters", "artifacts", "datasets")
+    counts = ("points", "parameters", "artifacts", "datasets", "models")
     totals = {key: sum(run[key] for run in runs.values()) for key in counts}
     report = {
         "store": place.tracking_uri,

@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ import pytest
 
 from reproduction import tracking
 from reproduction.tracking import DataSet, RunDescription, RunStream, Store
+from reproduction.tracking.values import model_name
 
 pytest.importorskip("mlflow")
 
@@ -55,7 +57,8 @@ with RunStream(store, description, metrics, folder, interval_s=0.2, close_timeou
     folder.mkdir(parents=True)
     pd.DataFrame(map(json.loads, metrics.read_text().splitlines())).to_parquet(folder / "metrics.parquet")
     (folder / "config.yaml").write_text("tau_max: 1.2\\n")
-    manifest = {"status": "finished", "started": started, "ended": time.time(), "tracking": order["description"]}
+    manifest = {"status": "finished", "started": started, "ended": time.time(), "checkpoints": []}
+    manifest["tracking"] = order["description"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
 """
 
@@ -108,7 +111,7 @@ class Site:
         process.communicate(timeout=400)
         return process.returncode
 
-    def finish(self, description, steps=STEPS, status="finished") -> Path:
+    def finish(self, description, steps=STEPS, status="finished", checkpoints=()) -> Path:
         """Make the folder of a finished run that MLflow has never heard of."""
         folder = self.folder(description)
         folder.mkdir(parents=True)
@@ -119,7 +122,11 @@ class Site:
         ]
         pd.DataFrame(rows).to_parquet(folder / "metrics.parquet")
         (folder / "config.yaml").write_text("tau_max: 1.2\n")
-        manifest = {"status": status, "started": 1e9, "ended": 1e9 + 60, "tracking": description.to_dict()}
+        for step in checkpoints:
+            (folder / "checkpoints" / f"step_{step}").mkdir(parents=True)
+            (folder / "checkpoints" / f"step_{step}" / "config.json").write_text("{}")
+        manifest = {"status": status, "started": 1e9, "ended": 1e9 + 60, "checkpoints": list(checkpoints)}
+        manifest["tracking"] = description.to_dict()
         (folder / "manifest.json").write_text(json.dumps(manifest))
         return folder
 
@@ -348,6 +355,7 @@ def test_ingestion_adds_what_is_missing_once(site):
         "parameters": 3,
         "artifacts": 2,
         "datasets": 1,
+        "models": 0,
         "status": [None, "FINISHED"],
     }
     assert report["cells"] == {describe().cell: {"points": STEPS * len(METRICS) + 1}}
@@ -366,6 +374,61 @@ def test_ingestion_adds_what_is_missing_once(site):
             row[key] for key in ("points", "differing", "parameters", "artifacts", "datasets") if key in row
         )
     assert site.dump() == before
+
+
+TRAINED_ON = DataSet("countdown_train", "training", "generated", 40, "0123456789abcdef" * 4)
+EVALUATED_ON = DataSet("countdown_test", "evaluation", "generated", 20, "fedcba9876543210" * 4)
+
+
+def test_checkpoints_are_logged_models_that_the_search_ranks(site):
+    """By a metric on a data set; what was pruned is not among them, and a second ingestion adds nothing."""
+    descriptions = [describe(0, "ead_released"), describe(0, "ead")]
+    scores = {descriptions[0].run: (0.2, 0.7), descriptions[1].run: (0.4, math.nan)}
+    folders = [site.finish(description, checkpoints=(3, 6, 12)) for description in descriptions]
+    for folder in folders:
+        (folder / "checkpoints" / "step_3" / "config.json").unlink()  # its weights were deleted
+    more = {
+        "evaluations": {
+            name: [(6, {"Pass@16/eval": first}), (12, {"Pass@16/eval": last})]
+            for name, (first, last) in scores.items()
+        },
+        "datasets": dict.fromkeys(scores, (TRAINED_ON, EVALUATED_ON)),
+    }
+    # As if a first ingestion had been killed between a model and what it says of it.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(site.store.connect()), "log_outputs", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            tracking.ingest(site.store, folders[:1], **more)
+    report = tracking.ingest(site.store, folders, **more)["runs"]
+    assert [row["models"] for row in report.values()] == [0, 2]
+
+    client = site.store.connect()
+    experiment = report[descriptions[0].run]["experiment_id"]
+    by = {"field_name": "metrics.Pass_at_16/eval", "ascending": False, "dataset_name": "countdown_test"}
+    ranked = client.search_logged_models([experiment], "params.tau_max = '1.2'", order_by=[by])
+    assert [model.name for model in ranked[:3]] == [
+        "ead_released n8 seed0 dapo tiny step 12",
+        "ead n8 seed0 dapo tiny step 6",
+        "ead_released n8 seed0 dapo tiny step 6",
+    ]
+    best, last = ranked[0], ranked[3]
+    assert best.tags["checkpoint"] == f"{descriptions[0].run}/checkpoints/step_12" and best.status == "READY"
+    (run,) = (run for run in site.runs("seed") if run.info.run_id == best.source_run_id)
+    assert sorted(output.step for output in run.outputs.model_outputs) == [6, 12]
+    found = {(point.key, point.dataset_name, point.dataset_digest): point.value for point in best.metrics}
+    assert found[("Pass_at_16/eval", "countdown_test", EVALUATED_ON.digest)] == 0.7
+    assert found[("reward_mean", "countdown_train", TRAINED_ON.digest)] == 1.2
+    assert "Pass_at_16/eval" not in {point.key for point in last.metrics}  # NaN
+    # The run's own history has each point once.
+    assert [step for step, _ in site.history(run, "reward_mean")] == list(range(1, STEPS + 1))
+
+    before = site.dump()
+    tracking.ingest(site.store, folders, **more)
+    assert site.dump() == before
+
+
+def _killed(*_, **__):
+    raise KeyboardInterrupt
 
 
 def test_a_further_seed_replaces_the_mean_of_its_cell(site):
@@ -471,6 +534,7 @@ def test_the_script_ingests_and_reports(site, tmp_path):
         "parameters": 3,
         "artifacts": 2,
         "datasets": 0,
+        "models": 0,
     }
     assert written["closed_as_killed"] == []
     bad = subprocess.run([*command, "--figure", "fig04"], capture_output=True, text=True, timeout=120)
@@ -564,6 +628,7 @@ def test_a_line_that_is_no_metrics_is_named(tmp_path, line):
     [
         ({"status": "done"}, "status 'done' is not one of finished"),
         ({"started": None}, "the key 'started' is missing"),
+        ({"checkpoints": None}, "the key 'checkpoints' is missing"),
         ({"tracking": {"cell": "a"}}, r"manifest\.json: tracking: .*missing"),
     ],
 )
@@ -590,6 +655,10 @@ def test_a_tracking_uri_that_is_neither_database_nor_server_is_refused(uri):
 def test_a_database_needs_an_artifact_root():
     with pytest.raises(ValueError, match="needs an artifact root"):
         Store("sqlite:///mlflow.db", None)
+
+
+def test_a_logged_model_has_a_name_that_mlflow_accepts():
+    assert model_name("tau0.6 n4 step 40") == "tau0_6 n4 step 40"
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,11 @@ class DataSet:
     rows: int
     sha256: str
 
+    @property
+    def digest(self) -> str:
+        """As MLflow shows it."""
+        return self.sha256[:16]
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -77,10 +82,17 @@ class FinishedRun:
     outcome: str
     started: float
     ended: float
+    steps: tuple[int, ...]  # of the published checkpoints
+
+    @property
+    def checkpoints(self) -> dict[int, Path]:
+        """Step -> folder of each published checkpoint whose weights have not been deleted since."""
+        folders = {step: self.folder / "checkpoints" / f"step_{step}" for step in self.steps}
+        return {step: folder for step, folder in folders.items() if (folder / "config.json").exists()}
 
     @classmethod
     def read(cls, folder: Path) -> "FinishedRun":
-        """Read ``manifest.json``: ``status``, ``started``, ``ended``, ``tracking`` (a RunDescription).
+        """Read ``manifest.json``: ``status``, ``started``, ``ended``, ``checkpoints``, ``tracking`` (a RunDescription).
 
         Raises:
             ValueError: no manifest, or one that lacks a key or has an unknown status; names the file.
@@ -92,10 +104,11 @@ class FinishedRun:
             raise ValueError(f"{path}: no such file, so this run has not finished") from None
         except ValueError as error:
             raise ValueError(f"{path}: not valid JSON: {error}") from None
-        for key in ("tracking", "status", "started", "ended"):
+        for key in ("tracking", "status", "started", "ended", "checkpoints"):
             if key not in manifest:
                 raise ValueError(f"{path}: the key {key!r} is missing")
         if manifest["status"] not in STATUSES:
             raise ValueError(f"{path}: status {manifest['status']!r} is not one of {', '.join(STATUSES)}")
         description = RunDescription.from_dict(manifest["tracking"], f"{path}: tracking")
-        return cls(folder, description, manifest["status"], manifest["started"], manifest["ended"])
+        times = manifest["started"], manifest["ended"]
+        return cls(folder, description, manifest["status"], *times, tuple(manifest["checkpoints"]))

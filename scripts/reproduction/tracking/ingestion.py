@@ -1,7 +1,7 @@
 """Ingestion: MLflow gets what it lacks of runs that have ended, and what is shown of whole experiments."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +27,21 @@ def ingest(
     store: Store,
     folders: Iterable[Path],
     *,
-    evaluations: Mapping[str, Iterable[tuple[int, Mapping[str, float]]]] | None = None,
+    evaluations: Mapping[str, Sequence[tuple[int, Mapping[str, float]]]] | None = None,
     datasets: Mapping[str, Iterable[DataSet]] | None = None,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Add to MLflow what it lacks of finished runs; return what was added to ``runs`` and ``cells``, by name.
 
     Idempotent: a second call adds nothing. A run's row names it in MLflow (``experiment_id``, ``run_id``) and counts
-    ``points`` (metric values), ``parameters``, ``artifacts`` and ``datasets`` added, and ``differing``: values that
-    MLflow holds for a step and the file does not; MLflow cannot replace a value, so they stay, and the file is right.
-    ``status`` is [before, after]; before is None for a run that MLflow did not know. A cell shows the mean over its
-    runs; its row counts ``points``.
+    what was added: ``points`` (metric values), ``parameters``, ``artifacts``, ``datasets`` and ``models`` (a logged
+    model for each checkpoint, with its metrics, so that MLflow's search ranks checkpoints). It counts ``differing``:
+    values that MLflow holds for a step and the file does not; MLflow cannot replace a value, so they stay, and the
+    file is right. ``status`` is [before, after]; before is None for a run that MLflow did not know. A cell shows the
+    mean over its runs; its row counts ``points``.
 
     Args:
         evaluations: by name of the run, metrics by step of its checkpoints; shown beside the training's own.
-        datasets: by name of the run, what it was trained and evaluated on.
+        datasets: by name of the run, what it was trained and evaluated on, one of each.
 
     Raises:
         ValueError: a folder is not a finished run; names it.
@@ -53,10 +54,13 @@ def ingest(
     cells = {}
     for run in runs:
         name = run.description.run
-        rows = [*read_table(run.folder / "metrics.parquet"), *(evaluations or {}).get(name, [])]
+        trained, evaluated = read_table(run.folder / "metrics.parquet"), (evaluations or {}).get(name, [])
+        used = {data.context: data for data in (datasets or {}).get(name, [])}
+        measured = [(*row, used.get("training")) for row in trained]
+        measured += [(*row, used.get("evaluation")) for row in evaluated]
         with store.run_lock(run.description.configuration_hash):
             record = Record(store, client, run.description, started=run.started)
-            points, differing = record.add_points(rows, run.started, run.ended)
+            points, differing = record.add_points([*trained, *evaluated], run.started, run.ended)
             report["runs"][name] = {
                 "experiment_id": record.experiment_id,
                 "run_id": record.run_id,
@@ -64,7 +68,8 @@ def ingest(
                 "differing": differing,
                 "parameters": record.parameters_added,
                 "artifacts": record.add_artifacts([run.folder / file for file in ARTIFACTS]),
-                "datasets": record.add_datasets((datasets or {}).get(name, [])),
+                "datasets": record.add_datasets(used.values()),
+                "models": record.add_models(run.checkpoints, measured),
                 "status": [record.status_before, record.close(run.outcome, run.ended)],
             }
             cells[record.cell_id] = run.description.cell

@@ -12,7 +12,7 @@ from typing import Any
 from reproduction.config.runs import flatten
 from reproduction.tracking.description import STATUSES, DataSet, RunDescription
 from reproduction.tracking.store import Store
-from reproduction.tracking.values import display_name, metric_name, same, short_digest
+from reproduction.tracking.values import display_name, metric_name, model_name, same, short_digest
 
 COLOUR = "mlflow.runColor"
 # Cells get these in turn and their seeds share them; MLflow's own choice may repeat. Okabe and Ito's palette.
@@ -21,6 +21,10 @@ _SOURCE = "scripts/train.py"
 _MAX_BATCH = 1000  # MLflow's limit of metrics per request
 _MAX_PARAMETERS = 100  # and of parameters or tags
 SYSTEM = "system/"  # where MLflow looks for system metrics
+
+
+# A step, its metrics, and the data set that they were measured on, where it is known.
+ModelMetrics = tuple[int, Mapping[str, float], DataSet | None]
 
 
 class Record:
@@ -55,6 +59,7 @@ class Record:
             describe(client, parent, shared, {**source, "run_name": description.cell})
             tags |= {**source, **nested, "run_name": description.run}
             self.parameters_added = describe(client, self._run, parameters, tags)
+        self._parameters, self._hash, self._name = parameters, description.configuration_hash, description.run
         self._known = _history(client, self._run)
 
     def reopen(self) -> None:
@@ -87,14 +92,14 @@ class Record:
                 known = self._known.get(key, {})
                 if step not in known:
                     points.append(Metric(key, value, round(1000 * when), step))
-                elif not same(known[step], value):
+                elif not same(known[step].value, value):
                     differing += 1
         for start in range(0, len(points), _MAX_BATCH):
             batch = points[start : start + _MAX_BATCH]
             with self._store.write_lock():
                 self._client.log_batch(self._run.info.run_id, metrics=batch)
             for point in batch:
-                self._known.setdefault(point.key, {})[point.step] = point.value
+                self._known.setdefault(point.key, {})[point.step] = point
         return len(points), differing
 
     def add_artifacts(self, files: Iterable[Path]) -> int:
@@ -110,7 +115,7 @@ class Record:
             DatasetInput(
                 Dataset(
                     name=data.name,
-                    digest=data.sha256[:16],
+                    digest=data.digest,
                     source_type="local",
                     source=json.dumps({"uri": data.source}),
                     profile=json.dumps({"rows": data.rows, "sha256": data.sha256}),
@@ -118,12 +123,67 @@ class Record:
                 tags=[InputTag("mlflow.data.context", data.context)],
             )
             for data in datasets
-            if (data.name, data.sha256[:16]) not in known
+            if (data.name, data.digest) not in known
         ]
         if added:
             with self._store.write_lock():
                 self._client.log_inputs(self._run.info.run_id, datasets=added)
         return len(added)
+
+    def add_models(self, checkpoints: Mapping[int, Path], metrics: Iterable[ModelMetrics]) -> int:
+        """Show each checkpoint as a logged model that this run made, with what is known of it; return how many are new.
+
+        A model is found again by the run's configuration hash and its step. Its metrics are points that the run has
+        already, and name the data set that they were measured on.
+
+        Args:
+            checkpoints: step -> folder of the checkpoint.
+        """
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+
+        identity = {"configuration_hash": self._hash}
+        found = _find_models(self._client, self.experiment_id, **identity)
+        models = {int(model.tags["step"]): model for model in found}
+        new = [step for step in checkpoints if step not in models]
+        with self._store.write_lock():
+            for step in new:
+                folder = f"{self._name}/checkpoints/{checkpoints[step].name}"
+                models[step] = self._client.create_logged_model(
+                    self.experiment_id,
+                    model_name(f"{self._run.info.run_name} step {step}"),
+                    self.run_id,
+                    tags={**identity, "step": str(step), "checkpoint": folder},
+                    params=self._parameters,
+                    model_type="checkpoint",
+                )
+        points = []
+        for step, values, data in metrics:
+            if step not in checkpoints:
+                continue
+            of = {"dataset_name": data.name, "dataset_digest": data.digest} if data else {}
+            known = {(point.key, point.dataset_name) for point in models[step].metrics or ()}
+            for name in values:
+                point = self._known[metric_name(name)][step]
+                # MLflow shows a model's NaN as 0, which would rank it.
+                if (point.key, of.get("dataset_name")) not in known and math.isfinite(point.value):
+                    # The run's own point: with another time it would be a second one.
+                    point = Metric(point.key, point.value, point.timestamp, step, models[step].model_id, **of)
+                    points.append(point)
+        made = {output.model_id for output in (self._run.outputs.model_outputs if self._run.outputs else ())}
+        outputs = [
+            LoggedModelOutput(model.model_id, step)
+            for step, model in models.items()
+            if model.model_id not in made
+        ]
+        with self._store.write_lock():
+            for start in range(0, len(points), _MAX_BATCH):
+                self._client.log_batch(self.run_id, metrics=points[start : start + _MAX_BATCH])
+            if outputs:
+                self._client.log_outputs(self.run_id, outputs)
+            for model in models.values():
+                if model.status != LoggedModelStatus.READY:
+                    self._client.finalize_logged_model(model.model_id, "READY")
+        return len(new)
 
     def add_usage(self, process: Any) -> None:
         """Record what the trainer's process takes of the machine; shown under MLflow's system metrics."""
@@ -154,10 +214,10 @@ class Record:
         return status
 
 
-def _history(client: Any, run: Any) -> dict[str, dict[int, float]]:
-    """Return what MLflow holds of a run, but for system metrics: metric -> step -> value."""
+def _history(client: Any, run: Any) -> dict[str, dict[int, Any]]:
+    """Return what MLflow holds of a run, but for system metrics: metric -> step -> point."""
     return {
-        key: {point.step: point.value for point in client.get_metric_history(run.info.run_id, key)}
+        key: {point.step: point for point in client.get_metric_history(run.info.run_id, key)}
         for key in run.data.metrics
         if not key.startswith(SYSTEM)
     }
@@ -180,9 +240,9 @@ def show_mean(store: Store, client: Any, cell_id: str) -> int:
         mean = _mean(finished)
         known = _history(client, cell)
         if any(
-            step not in mean.get(key, {}) or not same(value, mean[key][step])
-            for key, values in known.items()
-            for step, value in values.items()
+            step not in mean.get(key, {}) or not same(point.value, mean[key][step])
+            for key, points in known.items()
+            for step, point in points.items()
         ):
             cell, known = _replace(client, cell, children), {}
         ended = max(child.info.end_time for child in children if child.info.end_time)
@@ -197,12 +257,12 @@ def show_mean(store: Store, client: Any, cell_id: str) -> int:
     return len(points)
 
 
-def _mean(runs: list[dict[str, dict[int, float]]]) -> dict[str, dict[int, float]]:
+def _mean(runs: list[dict[str, dict[int, Any]]]) -> dict[str, dict[int, float]]:
     """Return the mean over runs of the metrics and steps that all of them have."""
     mean = {}
     for key in set.intersection(*(set(run) for run in runs)):
         steps = set.intersection(*(set(run[key]) for run in runs))
-        mean[key] = {step: math.fsum(run[key][step] for run in runs) / len(runs) for step in steps}
+        mean[key] = {step: math.fsum(run[key][step].value for run in runs) / len(runs) for step in steps}
     return mean
 
 
@@ -253,6 +313,18 @@ def find(client: Any, experiment_ids: list[str], **tags: str) -> list[Any]:
         token = page.token
         if not token:
             return runs
+
+
+def _find_models(client: Any, experiment_id: str, **tags: str) -> list[Any]:
+    """Return all logged models with these tags."""
+    query = " and ".join(f"tags.{key} = '{value}'" for key, value in tags.items())
+    models, token = [], None
+    while True:
+        page = client.search_logged_models([experiment_id], query, page_token=token)
+        models += page
+        token = page.token
+        if not token:
+            return models
 
 
 def find_or_create(

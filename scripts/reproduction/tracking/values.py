@@ -32,6 +32,11 @@ def display_name(name: str) -> str:
     return " ".join(axis + axes[axis] if axes[axis].isdigit() else axes[axis] for axis in order)
 
 
+def model_name(name: str) -> str:
+    """Return ``name`` as MLflow accepts it for a logged model: ``tau0.6 n4 step 40`` becomes ``tau0_6 n4 step 40``."""
+    return re.sub(r"[/:.%\"']", "_", name)
+
+
 def read_metrics(path: Path) -> list[tuple[int, dict[str, float]]]:
     """Return the steps in a metrics file, in order; none where it does not exist yet.
 

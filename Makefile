@@ -7,7 +7,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
-.PHONY: help reproduce real-lm mlflow test env-gpu test-env-gpu verl-smoke test-seams test-hosts test-paper test-slurm test-rehearsal test-smoke bench gallery lint format config pins licences audit clean
+.PHONY: help reproduce real-lm mlflow test env-gpu test-env-gpu verl-smoke test-seams test-vllm test-hosts test-paper test-slurm test-rehearsal test-smoke bench gallery lint format config pins licences audit clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -113,6 +113,13 @@ test-rehearsal: .venv/ready .venv-verl-cpu/ready  ## one cell of a scale with GP
 test-smoke: .venv/ready .venv-verl-cpu/ready  ## the real verl, Ray and vLLM: train, stop, resume, evaluate
 	.venv-verl-cpu/bin/python -m pytest tests/verl/test_verl_smoke.py
 
+# A few minutes for the environment (3 GB) and some ten for the tests. Triton's interpreter runs the second runner.
+ENGINE := tests/verl/test_vllm_engine.py tests/verl/test_vllm_server.py tests/verl/test_examples.py
+test-vllm: .venv-host-engine/wheel  ## the newest vLLM with a CPU build, beside the wheel, with either of its model runners
+	.venv-host-engine/bin/python -m pytest tests/hosts/engine tests/verl/test_vllm_processor.py $(ENGINE)
+	PYTHONPATH=tests/hosts/interpreter .venv-host-engine/bin/python -m pytest \
+		tests/verl/test_vllm_second_runner.py tests/verl/test_vllm_speculation.py $(ENGINE)
+
 # Some ten minutes and 15 GB of environments, each made empty, used and removed.
 test-hosts: dist/ready  ## each host without and with the wheel, in empty environments: docs/records/hosts.json
 	$(PYTHON) tests/hosts/matrix.py --wheel dist/*.whl --output docs/records/hosts.json
@@ -168,7 +175,7 @@ licences: .venv/ready .venv-verl-cpu/ready  ## rewrite docs/licences.md from the
 audit: .venv/ready  ## compare the pinned packages with the known vulnerabilities (needs a connection)
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet pip-audit
-	for environment in cpu verl-cpu gpu checks bench host-training; do \
+	for environment in cpu verl-cpu gpu checks bench host-training host-engine; do \
 		.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement envs/$$environment.txt || exit 1; \
 	done
 

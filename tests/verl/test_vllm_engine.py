@@ -1,4 +1,7 @@
-"""EAD in a real vLLM engine on the CPU: distributions, log-probabilities, mixed batches, preemption."""
+"""EAD in a real vLLM engine on the CPU: distributions, log-probabilities, mixed batches, preemption.
+
+With the runner that vLLM chooses: the first, or with tests/hosts/interpreter on the path the second.
+"""
 
 import numpy as np
 import pytest
@@ -150,8 +153,11 @@ def test_positions_survive_preemption_and_prefill_in_chunks(engine, tiny_referen
 
 
 def processors(engine):
+    """Return what holds the processors of either runner, and the name of its list."""
     runner = engine.llm_engine.model_executor.driver_worker.worker.model_runner
-    return runner.input_batch.logitsprocs.argmax_invariant
+    if hasattr(runner, "input_batch"):
+        return runner.input_batch.logitsprocs, "argmax_invariant"
+    return runner.sampler, "logits_processors"
 
 
 def test_other_requests_get_the_bits_they_get_without_the_processor(engine, monkeypatch):
@@ -169,11 +175,12 @@ def test_other_requests_get_the_bits_they_get_without_the_processor(engine, monk
         return generate(engine, batch)
 
     mixed, alone = run(annealed), run(not_annealed)
-    loaded = processors(engine)
+    holder, name = processors(engine)
+    loaded = getattr(holder, name)
     assert sum(isinstance(processor, AnnealedTemperature) for processor in loaded) == 2
     monkeypatch.setattr(
-        engine.llm_engine.model_executor.driver_worker.worker.model_runner.input_batch.logitsprocs,
-        "argmax_invariant",
+        holder,
+        name,
         [processor for processor in loaded if not isinstance(processor, AnnealedTemperature)],
     )
     without = run(not_annealed)

@@ -1,6 +1,6 @@
 """The second runner's interface on real tensors: its loader, its request state, rows of speculative decoding.
 
-Its kernels need Triton, so no engine starts with it here. Skipped where vLLM has no such interface (before 0.31).
+Engines with it: test_vllm_speculation.py and `make test-vllm`. Skipped where vLLM has no such interface (before 0.31).
 """
 
 from types import SimpleNamespace

@@ -160,6 +160,20 @@ def test_every_gold_equals_itself_and_its_published_form(verifier, golds, name):
     assert [(row, v) for row, v in zip(rows, verdicts, strict=True) if not v.correct] == []
 
 
+def test_a_gold_with_another_digit_or_sign_is_another_answer(verifier, golds):
+    random = generator(0, "test", "changed golds")
+    rows = []
+    for gold in sorted({p.answer for name in GOLDS for p in golds[name]}):
+        digits = [at for at, character in enumerate(gold) if character in "0123456789"]
+        changed = [gold[1:] if gold.startswith("-") else f"-{gold}"] if gold[0] in "-123456789" else []
+        for _ in range(2 if digits else 0):
+            at = digits[int(random.integers(len(digits)))]
+            changed.append(f"{gold[:at]}{(int(gold[at]) + int(random.integers(1, 10))) % 10}{gold[at + 1 :]}")
+        rows += [(gold, text) for text in changed if text != gold]
+    verdicts = verifier.grade([f"\\boxed{{{text}}}" for _, text in rows], [gold for gold, _ in rows])
+    assert [row for row, verdict in zip(rows, verdicts, strict=True) if verdict.correct] == []
+
+
 REVIEWED = Path(__file__).with_name("equal_golds.json")
 
 

@@ -83,14 +83,14 @@ def failure(job: Job) -> list[str]:
         lines.append(f"  it was killed from outside ({job.signal}{memory})")
     if not job.logs:
         lines.append(
-            "  it has no log file; what it said stands above" + (", its command is:" if job.shell else "")
+            "  it has no log file; its output is above" + (", and its command is:" if job.shell else "")
         )
         lines += [f"  | {line}" for line in job.shell.strip().splitlines()[-LOG_LINES:]]
     for log in job.logs:
         lines.append(f"  log: {log}")
         lines += [f"  | {line}" for line in tail(Path(log))]
-    lines.append("  next: mend the cause and give the same command again. What is finished is kept, and a")
-    lines.append("        training goes on from its last checkpoint.")
+    lines.append("  next: fix the cause and run the same command again. Finished jobs are kept, and a training")
+    lines.append("        continues from its last checkpoint.")
     return lines
 
 
@@ -122,7 +122,7 @@ def summary(workflow: Workflow, now: float, *, report: str, log: str) -> list[st
         ]
     elif workflow.done < workflow.total:
         lines = [f"Interrupted after {took}: {workflow.done} of {jobs(workflow.total)} done."]
-        lines.append("  Give the same command again to go on from here.")
+        lines.append("  Run the same command again to continue.")
     else:
         lines = [f"Finished: {jobs(workflow.total)} in {took}."]
     lines += _slowest(workflow)

@@ -232,7 +232,7 @@ def test_a_failure_shows_the_end_of_its_log_and_what_to_do(tmp_path):
     assert lines[0] == "FAILED  train  ead n8 seed0 dapo tiny  after 0.0 s"
     assert f"  log: {log}" in lines
     assert "  | bar 20%" in lines and "  | line 99" in lines and "  | line 50" not in lines
-    assert any("give the same command again" in line for line in lines)
+    assert any("run the same command again" in line for line in lines)
     job.logs = [str(tmp_path / "absent.log")]
     assert "  | (No such file or directory)" in text.failure(job)
 

@@ -26,10 +26,11 @@ from pathlib import Path
 
 import torch
 
-from reproduction.config import Configuration, load_experiments, load_scale
+from reproduction.config import Configuration, load_scale
 from reproduction.config.runs import RunConfiguration, expand
 from reproduction.data import write_dataset
 from reproduction.engines import inprocess
+from reproduction.figures import load_experiments
 from reproduction.tasks import countdown
 from reproduction.tracking import RunDescription, RunStream, Store, ingest
 from reproduction.training import warmstart

@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 from reproduction.cluster.resources import Needs, load_resources
-from reproduction.config import Configuration, ConfigurationError, load_experiments, load_scale
+from reproduction.config import Configuration, ConfigurationError, load_scale
 from reproduction.config.runs import expand
 from reproduction.costs import budget
+from reproduction.figures import load_experiments
 from reproduction.files import write_json
 
 

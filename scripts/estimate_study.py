@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from reproduction.config import AnyStudy
-from reproduction.figures.inference_estimates import estimate_study
+from reproduction.figures.inference import estimate_study
 from reproduction.files import write_parquet
 
 

@@ -4,7 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from reproduction.config import load_configuration, load_experiments, load_scale
+from reproduction.config import load_configuration, load_scale
+from reproduction.figures import load_experiments
 from reproduction.report import provenance
 
 

@@ -23,8 +23,9 @@ from PIL import Image
 from ead.schedule import Annealed
 from reproduction.claims import load_claims
 from reproduction.claims.words import models_in_words
-from reproduction.config import load_experiments, load_scale
-from reproduction.figures.plotting.style import COLORS, LINES, PRINT_WIDTH, set_style
+from reproduction.config import load_scale
+from reproduction.figures import load_experiments
+from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, set_style
 from reproduction.files import atomic_path, write_text
 from reproduction.report import VERDICTS, amount, number, unit_label
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from reproduction.figures.plotting import claims, style
+from reproduction.figures import claims, style
 
 
 def main() -> None:

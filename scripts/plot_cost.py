@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 from reproduction import figures
-from reproduction.config import load_configuration, load_experiments, load_scale
+from reproduction.config import load_configuration, load_scale
 from reproduction.config.runs import expand
 from reproduction.costs import growth
 from reproduction.costs import plot as plots
-from reproduction.figures.plotting import style
+from reproduction.figures import load_experiments, style
 
 
 def main() -> None:

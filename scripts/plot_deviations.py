@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from reproduction.figures.plotting import deviations, style
+from reproduction.figures import deviations, style
 
 
 def main() -> None:

@@ -6,20 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from reproduction.figures.plotting import curves, matrix, style, theory
-
-KINDS = {
-    "training_curves": curves.training_curves,
-    "decoder_matrix": matrix.decoder_matrix,
-    "schedules": theory.schedules,
-    "propositions": theory.propositions,
-}
+from reproduction.figures import KINDS, style
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--estimates", type=Path, required=True)
-    parser.add_argument("--request", required=True, help="JSON of reproduction.figures.drawing_request")
+    parser.add_argument(
+        "--request", required=True, help="JSON of the figure's `drawing` (reproduction.figures)"
+    )
     parser.add_argument("--pdf", type=Path, required=True)
     parser.add_argument("--png", type=Path, required=True)
     parser.add_argument("--csv", type=Path, required=True)
@@ -27,7 +22,7 @@ def main() -> None:
 
     estimates = pd.read_parquet(arguments.estimates)
     request = json.loads(arguments.request)
-    figure = KINDS[request["analysis"]](estimates, request)
+    figure = KINDS[request["analysis"]].plot(estimates, request)
     style.save(figure, estimates, arguments.pdf, arguments.png, arguments.csv)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from reproduction.config import AnyStudy
-from reproduction.figures.plotting import inference, style
+from reproduction.figures import inference, style
 
 
 def main() -> None:

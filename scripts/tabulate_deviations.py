@@ -8,7 +8,8 @@ import pandas as pd
 
 from reproduction import report
 from reproduction.claims import deviations
-from reproduction.config import load_configuration, load_experiments, load_scale
+from reproduction.config import load_configuration, load_scale
+from reproduction.figures import load_experiments
 from reproduction.files import write_json, write_text
 
 

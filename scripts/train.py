@@ -19,8 +19,9 @@ from filelock import FileLock
 from reproduction.cluster import ray
 from reproduction.cluster.timings import cpu_seconds
 from reproduction.config import Verl
-from reproduction.config.runs import RunConfiguration, figures_of, tracking_experiment
+from reproduction.config.runs import RunConfiguration, tracking_experiment
 from reproduction.engines import Result
+from reproduction.figures import figures_of
 from reproduction.tracking import RunDescription, RunStream, Store
 from reproduction.training import records
 from reproduction.training.model_card import model_card

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 from reproduction import report
-from reproduction.config import load_configuration, load_experiments, load_scale
+from reproduction.config import load_configuration, load_scale
+from reproduction.figures import load_experiments
 from reproduction.files import write_text
 
 

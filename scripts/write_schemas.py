@@ -3,7 +3,8 @@ docs/paper_scale.md from the typed model and the tables."""
 
 from reproduction import configuration_page
 from reproduction.claims import Claims
-from reproduction.config import REPOSITORY, read_yaml, render_configuration, schemas
+from reproduction.config import REPOSITORY, read_yaml, render_configuration
+from reproduction.configuration_page import schemas
 from reproduction.costs import budget
 from reproduction.files import write_json, write_text
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ead import schedule
-from reproduction import config
+from reproduction import config, figures
 from reproduction.algorithms import NAMED
 from reproduction.cluster import resources
 from reproduction.config import command_line
@@ -85,16 +85,16 @@ FILES: dict[str, tuple[str, str, list[type[BaseModel]]]] = {
         "workflow/experiments.yaml",
         "figure -> the runs it needs and what it shows, one kind for each `analysis`",
         [
-            config.Figure,
-            config.TrainingCurves,
-            config.Grid,
-            config.DecoderMatrix,
-            config.Schedules,
-            config.SchedulePanel,
-            config.Propositions,
-            config.Hyperparameters,
-            config.InferenceFigure,
-            config.DeviationsFigure,
+            figures.Figure,
+            figures.TrainingCurves,
+            figures.Grid,
+            figures.DecoderMatrix,
+            figures.Schedules,
+            figures.SchedulePanel,
+            figures.Propositions,
+            figures.Hyperparameters,
+            figures.InferenceFigure,
+            figures.DeviationsFigure,
         ],
     ),
     "Data sets": (
@@ -279,3 +279,9 @@ def _anchors() -> dict[str, str]:
 ANCHORS = _anchors()
 # The tables of a scale hold what the shared tables do.
 LISTED_AS = {config.NamedSampler.__name__: config.SharedSampler.__name__}
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """Return the JSON schemas of the files a person writes, by file name in workflow/schemas/."""
+    models = {"config": config.Configuration, "scale": config.Scale, "experiments": figures.Experiments}
+    return {f"{name}.schema.json": model.model_json_schema() for name, model in models.items()}

@@ -15,9 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ead import schedule
 from reproduction import claims as paper_claims
-from reproduction import figures
 from reproduction.claims import deviations as paper_deviations
 from reproduction.claims import model as tests_of_claims
 from reproduction.cluster import resources
@@ -27,18 +25,10 @@ from reproduction.config import (
     WORKFLOW,
     Configuration,
     ConfigurationError,
-    DecoderMatrix,
-    DeviationsFigure,
-    Experiment,
-    Hyperparameters,
-    InferenceFigure,
     PretrainedModel,
     RealData,
     Scale,
-    Schedules,
-    TrainingCurves,
     load_configuration,
-    load_experiments,
     load_samplers,
     load_scale,
     merge,
@@ -46,10 +36,15 @@ from reproduction.config import (
     suggest,
 )
 from reproduction.config.command_line import Request, read_command_line, selected, take_request
+from reproduction.config.explain import unknown
 from reproduction.config.runs import RunConfiguration, expand
 from reproduction.data.table import DatasetEntry, load_datasets
-from reproduction.figures import hyperparameters
-from reproduction.figures.analyses import METRICS, TRAINING_METRICS
+from reproduction.figures import (
+    DeviationsFigure,
+    Figure,
+    InferenceFigure,
+    load_experiments,
+)
 from reproduction.models.pretrained import TOKENIZER, HubModel, PackageModel, load_models
 from reproduction.tasks import GeneratedData
 from reproduction.training import contract
@@ -65,7 +60,7 @@ class Plan:
     request: Request
     configuration: Configuration
     scale: Scale
-    experiments: dict[str, Experiment]
+    experiments: dict[str, Figure]
     runs_of: dict[str, dict[str, RunConfiguration]]
     datasets: dict[str, DatasetEntry]
     models: dict[str, HubModel | PackageModel]
@@ -173,17 +168,11 @@ def _raise(mistakes: Iterable[str]) -> None:
         raise ConfigurationError("\n".join(found))
 
 
-def _unknown(where: str, kind: str, names: Iterable[str | None], table: Iterable[str]) -> Iterator[str]:
-    for name in names:
-        if name is not None and name not in table:
-            yield f"{where}: unknown {kind} {name!r}{suggest(name, table)}"
-
-
 # --- config.yaml -------------------------------------------------------------------------------------------
 
 
-def _choices(configuration: Configuration, experiments: Mapping[str, Experiment]) -> Iterator[str]:
-    yield from _unknown("config.yaml: experiments", "experiment", configuration.experiments, experiments)
+def _choices(configuration: Configuration, experiments: Mapping[str, Figure]) -> Iterator[str]:
+    yield from unknown("config.yaml: experiments", "experiment", configuration.experiments, experiments)
     for name, python in configuration.interpreters.model_dump().items():
         if python is not None and shutil.which(python) is None:
             yield (
@@ -220,15 +209,15 @@ def _sources(
     where = f"{scale_name}.yaml"
     for alias, data in scale.datasets.items():
         if isinstance(data, RealData):
-            yield from _unknown(f"{where}: datasets.{alias}.source", "data set", [data.source], datasets)
+            yield from unknown(f"{where}: datasets.{alias}.source", "data set", [data.source], datasets)
     for alias, model in scale.models.items():
         if isinstance(model, PretrainedModel):
-            yield from _unknown(f"{where}: models.{alias}.source", "pretrained model", [model.source], models)
+            yield from unknown(f"{where}: models.{alias}.source", "pretrained model", [model.source], models)
     with_tokenizer = [
         name for name, entry in models.items() if isinstance(entry, HubModel) and TOKENIZER in entry.files
     ]
     for name, entry in datasets.items():
-        yield from _unknown(
+        yield from unknown(
             f"datasets.yaml: {name}.tokenizer",
             "hub model with a tokenizer.json",
             [entry.tokenizer],
@@ -273,7 +262,7 @@ def _most_wanted(dataset: str, scale: Scale) -> int:
 # --- experiments.yaml --------------------------------------------------------------------------------------
 
 
-def _experiments(experiments: Mapping[str, Experiment], scale: Scale, workflow: Path) -> Iterator[str]:
+def _experiments(experiments: Mapping[str, Figure], scale: Scale, workflow: Path) -> Iterator[str]:
     file = "experiments.yaml"
     if "deviations" not in experiments:
         yield f"{file}: the key 'deviations' is missing; the runs that deviations.yaml compares"
@@ -291,45 +280,9 @@ def _experiments(experiments: Mapping[str, Experiment], scale: Scale, workflow: 
                 f"{where}.analysis: found {experiment.analysis!r}; allowed: `deviations` for the experiment of that "
                 "name, and for no other"
             )
-        for grid in getattr(experiment, "runs", []):
-            yield from _unknown(f"{where}.runs.algorithm", "algorithm", grid.algorithm, scale.algorithms)
-            yield from _unknown(f"{where}.runs.sampler", "sampler", grid.sampler, scale.samplers)
-            yield from _without_rate(f"{where}.runs.rollouts", grid.rollouts, scale)
-        match experiment:
-            case TrainingCurves():
-                known = [*METRICS, *TRAINING_METRICS]
-                yield from _unknown(f"{where}.metrics", "metric", experiment.metrics, known)
-                yield from _unknown(f"{where}.tabulated", "metric", experiment.tabulated, known)
-                yield from _unknown(f"{where}.decoders", "decoder", experiment.decoders or [], scale.decoders)
-            case DecoderMatrix():
-                yield from _unknown(f"{where}.metrics", "metric", experiment.metrics, METRICS)
-            case Hyperparameters():
-                yield from _unknown(
-                    f"{where}.paper", "hyperparameter", experiment.paper, hyperparameters.ROWS
-                )
-            case InferenceFigure():
-                yield from _unknown(f"{where}.study", "study", [experiment.study], sorted(studies))
-            case Schedules():
-                for number, panel in enumerate(experiment.panels):
-                    place = f"{where}.panels.{number}.sampler"
-                    yield from _unknown(place, "sampler", [panel.sampler], written)
-                    annealed = [
-                        key
-                        for key, value in written.items()
-                        if issubclass(schedule.KINDS[value.schedule["kind"]], schedule.StepAware)
-                    ]
-                    if panel.sampler in written and panel.sampler not in annealed:
-                        yield (
-                            f"{place}: the temperature of {panel.sampler!r} has no decay rate; allowed: "
-                            f"{', '.join(annealed)}"
-                        )
-
-
-def _without_rate(where: str, rollouts: Iterable[int | None], scale: Scale) -> Iterator[str]:
-    for n in rollouts:
-        if n is not None and n not in scale.learning_rates:
-            rates = ", ".join(map(str, scale.learning_rates))
-            yield f"{where}: no learning rate for {n} rollouts per prompt; learning_rates has {rates}"
+        yield from experiment.mistakes(where, scale, written)
+        if isinstance(experiment, InferenceFigure):
+            yield from unknown(f"{where}.study", "study", [experiment.study], sorted(studies))
 
 
 def _studies_of_all_scales(workflow: Path) -> set[str]:
@@ -350,10 +303,8 @@ def _drawable(plan: Plan) -> Iterator[str]:
                 study = scale.study(experiment.study)
                 for decoder in study.decoders if study else []:
                     scale.style_of(decoder)
-            elif not isinstance(experiment, DeviationsFigure):
-                figures.estimation_request(
-                    experiment, scale, plan.runs_of[name], plan.configuration.root_seed
-                )
+            elif not experiment.own_rules:
+                experiment.estimation(scale, plan.runs_of[name], plan.configuration.root_seed)
         except ConfigurationError as error:
             yield str(error)
         except ValueError as error:
@@ -363,42 +314,40 @@ def _drawable(plan: Plan) -> Iterator[str]:
 # --- claims.yaml and deviations.yaml ------------------------------------------------------------------------
 
 
-def _claims(
-    claims: paper_claims.Claims, scale: Scale, experiments: Mapping[str, Experiment]
-) -> Iterator[str]:
+def _claims(claims: paper_claims.Claims, scale: Scale, experiments: Mapping[str, Figure]) -> Iterator[str]:
     file = "claims.yaml"
     scores = tests_of_claims.EvaluationQuantity.model_fields["metric"].annotation.__args__
     recorded = [*contract.RECORDED, contract.PER_TOKEN]
     for name, reading in claims.readings.items():
         where = f"{file}: readings.{name}"
         exchanged = [*reading.samplers, *reading.samplers.values()]
-        yield from _unknown(f"{where}.samplers", "sampler", exchanged, scale.samplers)
-        yield from _unknown(f"{where}.decoder", "decoder", [reading.decoder], scale.decoders)
+        yield from unknown(f"{where}.samplers", "sampler", exchanged, scale.samplers)
+        yield from unknown(f"{where}.decoder", "decoder", [reading.decoder], scale.decoders)
         metrics = [*reading.metrics, *reading.metrics.values()]
-        yield from _unknown(f"{where}.metrics", "metric", metrics, [*scores, *recorded])
+        yield from unknown(f"{where}.metrics", "metric", metrics, [*scores, *recorded])
     inference = [name for name, figure in experiments.items() if isinstance(figure, InferenceFigure)]
     for name, claim in claims.claims.items():
-        yield from _unknown(f"{file}: claims.{name}.figure", "figure", [claim.figure], experiments)
+        yield from unknown(f"{file}: claims.{name}.figure", "figure", [claim.figure], experiments)
         for number, test in enumerate(claim.tests):
             where = f"{file}: claims.{name}.tests.{number}"
-            yield from _unknown(
+            yield from unknown(
                 f"{where}.algorithm", "algorithm", getattr(test, "algorithm", []), scale.algorithms
             )
             if hasattr(test, "analysis"):
-                yield from _unknown(f"{where}.analysis", "inference figure", [test.analysis], inference)
+                yield from unknown(f"{where}.analysis", "inference figure", [test.analysis], inference)
                 compared = [getattr(test, "treatment", None), *getattr(test, "controls", [])]
-                yield from _unknown(where, "decoder", compared, scale.decoders)
+                yield from unknown(where, "decoder", compared, scale.decoders)
             else:
-                yield from _unknown(where, "sampler", _samplers_of(test), scale.samplers)
+                yield from unknown(where, "sampler", _samplers_of(test), scale.samplers)
             quantity = getattr(test, "quantity", None)
             decoder = getattr(quantity, "decoder", None) or getattr(test, "decoder", None)
-            yield from _unknown(f"{where}.decoder", "decoder", [decoder], scale.decoders)
+            yield from unknown(f"{where}.decoder", "decoder", [decoder], scale.decoders)
             metric = getattr(test, "metric", None)
             if isinstance(quantity, tests_of_claims.TrainingQuantity):
                 metric = quantity.metric
-            yield from _unknown(f"{where}.metric", "metric", [metric], recorded)
+            yield from unknown(f"{where}.metric", "metric", [metric], recorded)
             if isinstance(test, tests_of_claims.EarlyLate):
-                yield from _unknown(f"{where}.column", "column", [test.column], ["entropy", "maj_at_k"])
+                yield from unknown(f"{where}.column", "column", [test.column], ["entropy", "maj_at_k"])
 
 
 def _samplers_of(test: Any) -> list[str]:
@@ -418,9 +367,9 @@ def _deviations(deviations: Mapping[str, paper_deviations.Deviation], scale: Sca
             compared = [getattr(quantity, "treatment", None), getattr(quantity, "control", None)]
             if isinstance(quantity, paper_deviations.Decoders):
                 compared += quantity.controls
-                yield from _unknown(where, "decoder", compared, scale.decoders)
+                yield from unknown(where, "decoder", compared, scale.decoders)
             else:
                 named += compared
-            yield from _unknown(where, "sampler", named, scale.samplers)
+            yield from unknown(where, "sampler", named, scale.samplers)
             if isinstance(quantity, paper_deviations.Record):
-                yield from _unknown(f"{where}.metric", "metric", [quantity.metric], contract.RECORDED)
+                yield from unknown(f"{where}.metric", "metric", [quantity.metric], contract.RECORDED)

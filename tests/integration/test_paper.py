@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from reproduction.config import FIGURES, Configuration, TrainingCurves, load_experiments, load_scale
+from reproduction.config import FIGURES, Configuration, load_scale
 from reproduction.config.runs import expand
+from reproduction.figures import TrainingCurves, load_experiments
 
 EXPERIMENTS = {name: experiment for name, experiment in load_experiments().items() if name in FIGURES}
 

@@ -7,7 +7,8 @@ import sys
 import pytest
 import yaml
 
-from reproduction.config import REPOSITORY, load_experiments
+from reproduction.config import REPOSITORY
+from reproduction.figures import load_experiments
 
 INFERENCE = ("fig01", "fig02", "fig09")
 

@@ -10,8 +10,9 @@ import cluster as loopback
 import pytest
 import yaml
 
-from reproduction.config import REPOSITORY, Configuration, load_experiments, load_scale
+from reproduction.config import REPOSITORY, Configuration, load_scale
 from reproduction.config.runs import expand
+from reproduction.figures import load_experiments
 
 # As a user edits it: names of this cluster's partitions and GPUs.
 SITE = {

@@ -3,7 +3,8 @@
 import pytest
 
 from conftest import FIGURE
-from reproduction.config import REPOSITORY, load_experiments
+from reproduction.config import REPOSITORY
+from reproduction.figures import load_experiments
 
 CONFIG = ("scale=mini", f"experiments=[{FIGURE}]")
 # The report states the configuration, so any change of it draws the costs and writes the report again.

@@ -8,14 +8,9 @@ import torch
 from ead import objective, seeds
 from reproduction.algorithms import ALGORITHMS, NAMED, VERL_CONSTANTS, MiniBatch, without_label
 from reproduction.algorithms.clip_cov import ClipCov
-from reproduction.config import (
-    Configuration,
-    ConfigurationError,
-    load_algorithms,
-    load_experiments,
-    load_scale,
-)
+from reproduction.config import Configuration, ConfigurationError, load_algorithms, load_scale
 from reproduction.config.runs import RunConfiguration, canonical, expand
+from reproduction.figures import load_experiments
 
 
 @pytest.mark.parametrize("loss", ALGORITHMS)

@@ -3,7 +3,7 @@
 import pytest
 
 from reproduction.cluster.resources import Needs, load_resources
-from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_experiments, load_scale
+from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_scale
 from reproduction.config.runs import expand
 from reproduction.costs.budget import (
     Costed,
@@ -19,6 +19,7 @@ from reproduction.costs.budget import (
     summary,
     with_tables,
 )
+from reproduction.figures import load_experiments
 
 
 def job(seconds, gpus=0, before=(), cores=1, size=0, scratch=0, freed=0):

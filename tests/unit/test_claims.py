@@ -11,17 +11,10 @@ from reproduction.claims import judge, load_claims, required
 from reproduction.claims.comparisons import sides
 from reproduction.claims.decision import Comparison, Group, combine, decisive, estimate
 from reproduction.claims.model import Claims
-from reproduction.config import (
-    REPOSITORY,
-    Configuration,
-    ConfigurationError,
-    load_experiments,
-    load_scale,
-    read_yaml,
-    validate,
-)
+from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_scale, read_yaml, validate
 from reproduction.config.runs import expand
-from reproduction.figures.plotting import claims as plotting
+from reproduction.figures import claims as plotting
+from reproduction.figures import load_experiments
 from reproduction.files import sha256_of_file, write_json, write_parquet
 
 PROBLEMS, SAMPLES, STEPS = 240, 16, 40

@@ -17,9 +17,10 @@ from reproduction.cluster.resources import (
     slurm_resources,
     too_few_gpus,
 )
-from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_experiments, load_scale
+from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_scale
 from reproduction.config.runs import expand
 from reproduction.data.table import load_datasets
+from reproduction.figures import load_experiments
 from reproduction.models.pretrained import load_models
 
 SCALES = sorted(path.stem for path in (REPOSITORY / "workflow/scales").glob("*.yaml"))

@@ -8,7 +8,9 @@ import yaml
 from reproduction import config, configuration_page
 from reproduction.config import REPOSITORY, Configuration, ConfigurationError, Scale, load_configuration
 from reproduction.config.runs import RunConfiguration, expand
+from reproduction.configuration_page import schemas
 from reproduction.data.table import DatasetEntry
+from reproduction.figures import Experiments, load_experiments
 
 SHIPPED_SCALES = sorted(path.stem for path in (REPOSITORY / "workflow" / "scales").glob("*.yaml"))
 
@@ -18,7 +20,7 @@ def test_every_shipped_scale_resolves_every_run(name):
     scale = config.load_scale(name)
     user = Configuration(scale=name, seeds=[0, 1])
     runs = {}
-    for experiment in config.load_experiments().values():
+    for experiment in load_experiments().values():
         runs |= expand(user, scale, experiment)
     assert runs
     for run in runs.values():
@@ -27,7 +29,7 @@ def test_every_shipped_scale_resolves_every_run(name):
 
 def test_generated_files_are_current():
     folder = REPOSITORY / "workflow" / "schemas"
-    for name, schema in config.schemas().items():
+    for name, schema in schemas().items():
         assert yaml.safe_load((folder / name).read_text()) == schema, f"{name}: run `make config`"
     default = (folder / "config.default.yaml").read_text()
     assert default == config.render_configuration(), "config.default.yaml: run `make config`"
@@ -51,7 +53,7 @@ def test_every_key_has_a_meaning_and_every_shared_table_is_listed_in_full():
 
 def test_every_model_that_a_file_may_hold_is_on_the_configuration_page():
     listed = {*configuration_page.ANCHORS, *configuration_page.LISTED_AS}
-    for model in (Scale, config.Experiments, config.Samplers, DatasetEntry):
+    for model in (Scale, Experiments, config.Samplers, DatasetEntry):
         assert set(model.model_json_schema()["$defs"]) <= listed, model.__name__
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from reproduction import figures
 from reproduction.claims.evidence import Evidence, MissingEvidence
-from reproduction.config import Configuration, ConfigurationError, load_experiments, load_scale
+from reproduction.config import Configuration, ConfigurationError, load_scale
 from reproduction.config.runs import expand
+from reproduction.figures import load_experiments
 from reproduction.figures.analyses import TRAINING_METRICS
 from reproduction.training import contract
 
@@ -22,7 +22,7 @@ def requested(scale_name, metrics):
     scale, experiment = load_scale(scale_name), load_experiments()["fig04"]
     runs = expand(Configuration(scale=scale_name), scale, experiment)
     other = experiment.model_copy(update={"metrics": metrics, "tabulated": []})
-    return figures.estimation_request(other, scale, runs, 0)
+    return other.estimation(scale, runs, 0)
 
 
 def test_a_figure_of_what_verl_never_records_is_refused_before_a_run_starts():

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reproduction.config import Configuration, load_experiments, load_scale
+from reproduction.config import Configuration, load_scale
 from reproduction.config.runs import expand
 from reproduction.costs import growth
 from reproduction.costs import plot as plots
-from reproduction.figures.plotting import style
+from reproduction.figures import load_experiments, style
 from reproduction.files import write_json, write_parquet
 
 STEPS, LENGTH = 10, 20.0

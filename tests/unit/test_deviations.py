@@ -11,8 +11,8 @@ from reproduction import config
 from reproduction.claims import deviations
 from reproduction.claims.deviations import Recorded, load_deviations, measure, tabulate
 from reproduction.config import ConfigurationError
-from reproduction.figures.plotting import deviations as plotting
-from reproduction.figures.plotting import style
+from reproduction.figures import deviations as plotting
+from reproduction.figures import load_experiments, style
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_a_changed_sample_file_is_an_error(recorded):
 
 def test_every_pair_of_the_table_is_trained_at_the_shipped_scales():
     """A sampler that deviations.yaml names and the experiment lacks would never run."""
-    (grid,) = config.load_experiments()["deviations"].runs
+    (grid,) = load_experiments()["deviations"].runs
     named = set()
     for deviation in load_deviations().values():
         for quantity in deviation.quantities:

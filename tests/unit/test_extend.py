@@ -13,12 +13,12 @@ import yaml
 from ead import schedule
 from ead.schedule import Annealed
 from pages import EXTEND, blocks, extensions
-from reproduction import figures
-from reproduction.config import Configuration, ConfigurationError, load_experiments, load_scale
+from reproduction.config import Configuration, ConfigurationError, load_scale
 from reproduction.config.runs import expand, resolve
 from reproduction.data import read_dataset
 from reproduction.data.prepare import prepare_dataset
 from reproduction.data.table import load_datasets
+from reproduction.figures import load_experiments
 from reproduction.models.pretrained import load_models
 
 TABLES = ("samplers", "experiments", "models", "datasets", "algorithms")
@@ -38,7 +38,7 @@ def test_a_sampler_joins_the_figures_that_it_names(tables):
     }
     assert showing == set(yaml.safe_load(extensions()["samplers"])[name]["figures"])
     for figure in showing:
-        drawn = figures.drawing_request(figure, experiments[figure], scale, tables[figure])
+        drawn = experiments[figure].drawing(figure, scale, tables[figure])
         assert list(drawn["samplers"])[-1] == name and drawn["samplers"][name]["label"]
     # What the entry leaves out is the paper's, and is converted to the scale's units like what it says.
     units, here = scale.schedule_units, scale.samplers[name].schedule
@@ -127,8 +127,8 @@ def test_a_figure_is_estimated_and_drawn_from_its_entry_alone(tables):
     scale = load_scale("mini")
     table = expand(Configuration(scale="mini"), scale, experiment)
     assert table
-    asked = figures.estimation_request(experiment, scale, table, root_seed=0)
-    drawn = figures.drawing_request(name, experiment, scale, table)
+    asked = experiment.estimation(scale, table, root_seed=0)
+    drawn = experiment.drawing(name, scale, table)
     assert asked["names"] == list(table) and drawn["title"] == experiment.title
     assert set(drawn["samplers"]) == {run.sampler for run in table.values()}
 

@@ -9,19 +9,19 @@ import pytest
 
 from ead import seeds, statistics
 from evaluations import write_evaluation
-from reproduction import figures
 from reproduction.claims import comparisons
-from reproduction.config import (
-    Configuration,
-    ConfigurationError,
-    TrainingCurves,
-    load_experiments,
-    load_scale,
-)
+from reproduction.config import Configuration, ConfigurationError, load_scale
 from reproduction.config.runs import axes_of, expand
-from reproduction.figures import analyses, theory
-from reproduction.figures.plotting import curves, matrix, style
-from reproduction.figures.plotting import theory as theory_plots
+from reproduction.figures import (
+    TrainingCurves,
+    analyses,
+    decoder_matrix,
+    load_experiments,
+    propositions,
+    schedules,
+    style,
+    training_curves,
+)
 from reproduction.files import write_json, write_parquet
 from reproduction.plan import read_plan
 
@@ -192,7 +192,7 @@ def test_the_curve_of_a_diverged_run_ends_and_the_cell_goes_on_with_its_other_se
     norm = only(cell, metric="gradient_norm").set_index("step")
     assert norm["seeds"].to_dict() == {1: 2, 2: 2, 3: 1, 4: 1, 5: 1, 6: 1}
     assert np.isfinite(norm["value"]).all()
-    figure = curves.training_curves(table, drawing(world, metrics=["pass_at_k", "gradient_norm"]))
+    figure = training_curves.plot(table, drawing(world, metrics=["pass_at_k", "gradient_norm"]))
     assert "run diverged" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
@@ -208,7 +208,7 @@ def test_a_cell_that_has_not_run_is_an_error_unless_a_partial_figure_is_asked_fo
     missing = only(table, status="not run")
     assert list(missing["cell"]) == [world.names[0].rpartition("/")[0]]
     assert missing[["step", "value", "low", "high"]].isna().all(axis=None)
-    figure = curves.training_curves(table, drawing(world, metrics=["pass_at_k"]))
+    figure = training_curves.plot(table, drawing(world, metrics=["pass_at_k"]))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "τ = 0.6 (not run)",
         "EAD",
@@ -219,18 +219,18 @@ def test_a_cell_that_has_not_run_is_an_error_unless_a_partial_figure_is_asked_fo
         only(table, decoder="tau1.0"),
         drawing(world, metrics=["pass_at_k"], decoders={"tau1.0": "τ = 1.0"}),
     )
-    figure = curves.training_curves(table, request)
+    figure = training_curves.plot(table, request)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["τ = 0.6 (not run)"]
     assert sorted(text.get_text() for text in figure.axes[0].texts) == ["EAD", "EAD + TIS"]
 
 
 def test_a_figure_whose_models_a_scale_lacks_says_so(world):
     scale = load_scale("mini", {"roles": {"llama_1b": None, "qwen_1_5b": None}})
-    request = figures.drawing_request("fig04", world.experiment, scale, {})
+    request = world.experiment.drawing("fig04", scale, {})
     table = analyses.training_curves(
         [], ["pass_at_k"], ["tau1.0"], {}, runs=None, evaluations=None, root_seed=0
     )
-    figure = curves.training_curves(table, request)
+    figure = training_curves.plot(table, request)
     assert (
         "not run at this scale: Llama-3.2-1B-Instruct, Qwen2.5-Math-1.5B"
         in figure.axes[0].texts[0].get_text()
@@ -240,9 +240,9 @@ def test_a_figure_whose_models_a_scale_lacks_says_so(world):
 def test_a_figure_none_of_whose_cells_has_run_says_so(world, tmp_path):
     options = {"runs": tmp_path / "none", "evaluations": tmp_path / "none", "root_seed": 0, "partial": True}
     table = analyses.training_curves(world.names, ["pass_at_k"], ["tau1.0"], {"tiny": 2}, **options)
-    assert curves.training_curves(table, drawing(world, absent=[])).axes[0].texts[0].get_text() == "not run"
+    assert training_curves.plot(table, drawing(world, absent=[])).axes[0].texts[0].get_text() == "not run"
     table = analyses.decoder_matrix(world.names, ["pass_at_k"], ["tau1.0"], **options)
-    assert matrix.decoder_matrix(table, drawing(world, absent=[])).axes[0].texts[0].get_text() == "not run"
+    assert decoder_matrix.plot(table, drawing(world, absent=[])).axes[0].texts[0].get_text() == "not run"
 
 
 # --- the last checkpoints --------------------------------------------------------------------------------------
@@ -263,8 +263,8 @@ def test_the_decoder_matrix_holds_last_checkpoints_and_base_models(world):
     assert (row["value"], row["step"]) == (pytest.approx(verdicts.mean()), 4)
     assert set(table.loc[table["sampler"].isna(), "step"]) == {0}
     experiment = load_experiments()["decoders"]
-    request = figures.drawing_request("decoders", experiment, world.scale, world.table)
-    figure = matrix.decoder_matrix(table, {**request, "metrics": ["pass_at_k"]})
+    request = experiment.drawing("decoders", world.scale, world.table)
+    figure = decoder_matrix.plot(table, {**request, "metrics": ["pass_at_k"]})
     drawn = [text.get_text() for text in figure.axes[0].texts]
     assert (
         f"{100 * verdicts.mean():.1f}" in drawn and "not run" in drawn
@@ -276,14 +276,14 @@ def test_the_decoder_matrix_holds_last_checkpoints_and_base_models(world):
 
 def test_schedules_are_drawn_as_the_schedule_module_computes_them():
     scale = load_scale("mini")
-    request = figures.estimation_request(load_experiments()["fig03"], scale, {}, 0)
-    table = theory.schedule_curves(request["panels"])
+    request = load_experiments()["fig03"].estimation(scale, {}, 0)
+    table = schedules.schedule_curves(request["panels"])
     printed = only(table, panel="as printed, exp(t / d)", curve="d = 25").set_index("position")["temperature"]
     assert printed[9] == 1 and printed[19] == pytest.approx(0.1)
     assert printed[15] == pytest.approx(2.2 - np.exp(15 / 25))
     released = only(table, panel="as released, exp(t / 20 d) (D01)", curve="d = 25").set_index("position")
     assert released["temperature"][370] > 0.1 and released["temperature"][371] == pytest.approx(0.1)
-    assert theory_plots.schedules(table, {"title": "Title"}).axes[0].get_lines()
+    assert schedules.plot(table, {"title": "Title"}).axes[0].get_lines()
 
 
 def test_propositions_hold_and_a_violation_would_be_counted(monkeypatch):
@@ -293,23 +293,28 @@ def test_propositions_hold_and_a_violation_would_be_counted(monkeypatch):
         "distributions": 50,
         "spread": 4,
     }
-    table = theory.propositions(**options, root_seed=0)
+    table = propositions.enumerate_propositions(**options, root_seed=0)
     assert set(table["violations"]) == {0} and len(table) == 2 * 2 * 4
     at_one = only(table, metric="variance_inflation", temperature=1.0)
     assert at_one[["value", "low", "high"]].to_numpy() == pytest.approx(1)
-    assert theory_plots.propositions(table, {"title": "Title"}).axes[1].get_lines()
+    assert propositions.plot(table, {"title": "Title"}).axes[1].get_lines()
     # Exchange hot and cold: the entropy falls with the temperature, for the figure and for the claim alike.
-    plain = theory.tempered_logprobs
-    monkeypatch.setattr(theory, "tempered_logprobs", lambda logits, taus: plain(logits, 1 / taus))
-    assert only(theory.propositions(**options, root_seed=0), metric="entropy")["violations"].sum() > 0
+    plain = propositions.tempered_logprobs
+    monkeypatch.setattr(propositions, "tempered_logprobs", lambda logits, taus: plain(logits, 1 / taus))
+    assert (
+        only(propositions.enumerate_propositions(**options, root_seed=0), metric="entropy")[
+            "violations"
+        ].sum()
+        > 0
+    )
     assert comparisons._violations("entropy_by_temperature", seeds.generator(0, "test"), 5, 1e-9) == 5
     with pytest.raises(ValueError, match="hold 1"):
-        theory.propositions(**{**options, "temperatures": [0.5, 0.9, 1.1]}, root_seed=0)
+        propositions.enumerate_propositions(**{**options, "temperatures": [0.5, 0.9, 1.1]}, root_seed=0)
 
 
 def test_table_1_has_the_papers_values_beside_every_role(world):
     experiment = load_experiments()["table1"]
-    rows = figures.estimation_request(experiment, load_scale("paper"), {}, 0)["rows"]
+    rows = experiment.estimation(load_scale("paper"), {}, 0)["rows"]
     by_name = {row.pop("hyperparameter"): row for row in rows}
     batch = by_name["Training batch size (prompts)"]
     assert batch.pop("qwen3-8b-base (Qwen3-8B-Base)") == "512"  # Figure 12 has a recipe of its own (D17)
@@ -317,14 +322,14 @@ def test_table_1_has_the_papers_values_beside_every_role(world):
     assert by_name["τ_min"]["qwen2.5-math-7b (Qwen2.5-Math-7B)"] == "0.8"
     mistaken = experiment.model_copy(update={"paper": {"bach_size": "1"}})
     with pytest.raises(ConfigurationError, match="unknown hyperparameter 'bach_size'"):
-        figures.estimation_request(mistaken, world.scale, {}, 0)
+        mistaken.estimation(world.scale, {}, 0)
 
 
 # --- pictures ------------------------------------------------------------------------------------------------
 
 
 def drawing(world, **changes):
-    return {**figures.drawing_request("fig04", world.experiment, world.scale, world.table), **changes}
+    return {**world.experiment.drawing("fig04", world.scale, world.table), **changes}
 
 
 def test_the_figure_is_reproducible_and_complete(world, tmp_path):
@@ -332,7 +337,7 @@ def test_the_figure_is_reproducible_and_complete(world, tmp_path):
     request = drawing(world, decoders={"tau1.0": "τ = 1.0"})
     contents = []
     for attempt in ("a", "b"):
-        figure = curves.training_curves(table, request)
+        figure = training_curves.plot(table, request)
         assert [axis.get_ylabel() for axis in figure.axes] == ["Pass@4 (%)", "Worst@4 (%)"]
         assert all(len(axis.get_lines()) == 3 for axis in figure.axes)
         assert "2 training seeds; 30 problems × 4 samples" in figure.get_suptitle()
@@ -346,10 +351,10 @@ def test_published_curves_are_drawn_only_at_a_scale_that_says_it_matches(world):
     table = world.estimate(["pass_at_k"])
     assert drawing(world)["published"] == []
     matching = load_scale("mini", {**ONE_MODEL, "published_curves": True})
-    request = figures.drawing_request("fig04", world.experiment, matching, world.table)
+    request = world.experiment.drawing("fig04", matching, world.table)
     assert {curve["metric"] for curve in request["published"]} == {"pass_at_k", "worst_at_k"}
     assert all(min(curve["values"]) > 0 and max(curve["values"]) < 1 for curve in request["published"])
-    figure = curves.training_curves(
+    figure = training_curves.plot(
         table, {**request, "metrics": ["pass_at_k"], "decoders": {"tau1.0": "τ = 1.0"}}
     )
     assert len(figure.axes[0].get_lines()) == 3 + 1
@@ -362,16 +367,16 @@ def test_every_figure_can_be_asked_for_at_every_scale(scale):
         if experiment.analysis in ("inference", "deviations"):
             continue
         table = expand(Configuration(scale=scale), definition, experiment)
-        assert figures.estimation_request(experiment, definition, table, 0)["analysis"] == experiment.analysis
-        assert figures.drawing_request(name, experiment, definition, table)["title"] == experiment.title
-        assert figures.caption(experiment, definition, table)["scale"] == definition.description
+        assert experiment.estimation(definition, table, 0)["analysis"] == experiment.analysis
+        assert experiment.drawing(name, definition, table)["title"] == experiment.title
+        assert experiment.caption(definition, table)["scale"] == definition.description
 
 
 def test_a_decoder_that_checkpoints_are_not_evaluated_with_is_refused(world):
     mistaken = world.experiment.model_copy(update={"decoders": ["tau1.2"]})
     assert isinstance(mistaken, TrainingCurves)
     with pytest.raises(ConfigurationError, match="no checkpoint is evaluated with the decoder 'tau1.2'"):
-        figures.estimation_request(mistaken, world.scale, world.table, 0)
+        mistaken.estimation(world.scale, world.table, 0)
 
 
 def test_a_figure_of_the_paper_that_is_two_entries_is_a_target_too():

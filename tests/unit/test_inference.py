@@ -22,8 +22,8 @@ from reproduction.config import (
 from reproduction.data import make_row, read_dataset, write_dataset
 from reproduction.evaluation.responses import describe_samples, write_samples
 from reproduction.evaluation.studies import choose_problems, draw_study
-from reproduction.figures.inference_estimates import estimate_study
-from reproduction.figures.plotting import inference as plots
+from reproduction.figures import inference as plots
+from reproduction.figures.inference import estimate_study
 from reproduction.files import write_json
 from reproduction.models.tokenizer import Tokenizer
 from reproduction.sampling import entropies

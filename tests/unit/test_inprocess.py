@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from ead import objective, seeds
-from reproduction.config import Configuration, Importance, Scale, load_experiments, load_scale, merge
+from reproduction.config import Configuration, Importance, Scale, load_scale, merge
 from reproduction.config.runs import expand
 from reproduction.data import read_dataset, write_dataset
 from reproduction.engines import inprocess
+from reproduction.figures import load_experiments
 from reproduction.models.transformer import Transformer
 from reproduction.sampling import policy
 from reproduction.tasks import countdown

@@ -10,9 +10,10 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 
-from reproduction.config import Configuration, load_experiments, load_scale
+from reproduction.config import Configuration, load_scale
 from reproduction.config.runs import expand
 from reproduction.data.table import load_datasets
+from reproduction.figures import load_experiments
 from reproduction.files import sha256_of_model
 from reproduction.models.pretrained import load_models
 from reproduction.training import records

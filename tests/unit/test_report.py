@@ -7,8 +7,9 @@ import pytest
 from reproduction import config, report
 from reproduction.claims.words import what_would_change
 from reproduction.config import Configuration
+from reproduction.figures import load_experiments
 
-EXPERIMENTS = config.load_experiments()
+EXPERIMENTS = load_experiments()
 
 
 def collect(tmp_path):

@@ -7,7 +7,8 @@ import pytest
 
 from reproduction import config
 from reproduction.config import Configuration, ConfigurationError, Scale
-from reproduction.config.runs import expand, figures_of, resolve
+from reproduction.config.runs import expand, resolve
+from reproduction.figures import figures_of, load_experiments
 from reproduction.versions import code_version
 
 
@@ -18,7 +19,7 @@ def values():
 
 def hashes(values, **choices):
     scale = config.validate(Scale, values, "cpu.yaml")
-    runs = expand(Configuration(**choices), scale, config.load_experiments()["fig04"])
+    runs = expand(Configuration(**choices), scale, load_experiments()["fig04"])
     return {name: run.hash for name, run in runs.items()}
 
 
@@ -132,7 +133,7 @@ def test_decay_rates_are_the_papers_in_the_units_of_the_scale(values):
 
 def test_a_role_lays_its_values_over_annealed_schedules_only():
     scale = config.load_scale("cpu")
-    runs = expand(Configuration(), scale, config.load_experiments()["fig05"])
+    runs = expand(Configuration(), scale, load_experiments()["fig05"])
     schedules = {run.sampler: run.sampler_definition.schedule for run in runs.values()}
     assert schedules["ead"]["tau_min"] == schedules["ead_released"]["tau_min"] == 0.8
     assert schedules["tau0.6"] == {"kind": "fixed", "tau": 0.6}
@@ -140,7 +141,7 @@ def test_a_role_lays_its_values_over_annealed_schedules_only():
 
 def test_a_recipe_has_its_own_training_and_evaluation():
     scale = config.load_scale("cpu")
-    runs = expand(Configuration(), scale, config.load_experiments()["fig12"])
+    runs = expand(Configuration(), scale, load_experiments()["fig12"])
     assert {run.training.dataset for run in runs.values()} == {"countdown4_train"}
     assert {run.training.steps for run in runs.values()} == {scale.training.steps}
     model = next(iter(runs.values())).model
@@ -149,7 +150,7 @@ def test_a_recipe_has_its_own_training_and_evaluation():
 
 
 def test_figures_share_their_runs():
-    scale, experiments = config.load_scale("cpu"), config.load_experiments()
+    scale, experiments = config.load_scale("cpu"), load_experiments()
     tables = {name: expand(Configuration(), scale, experiment) for name, experiment in experiments.items()}
     assert (
         tables["fig06"].keys() == tables["fig04"].keys() and tables["fig14"].keys() < tables["fig05"].keys()
@@ -162,7 +163,7 @@ def test_figures_share_their_runs():
 
 def test_a_role_that_the_scale_lacks_has_no_runs_there(values):
     scale = config.validate(Scale, values, "cpu.yaml")
-    runs = expand(Configuration(), scale, config.load_experiments()["fig04"])
+    runs = expand(Configuration(), scale, load_experiments()["fig04"])
     assert {run.model for run in runs.values()} == {"tiny"}
 
 

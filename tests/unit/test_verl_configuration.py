@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reproduction.config import ConfigurationError, Verl, load_configuration, load_experiments, load_scale
+from reproduction.config import ConfigurationError, Verl, load_configuration, load_scale
 from reproduction.config.runs import expand, resolve
 from reproduction.engines.verl.configuration import (
     ROLLOUT,
@@ -20,6 +20,7 @@ from reproduction.engines.verl.configuration import (
     request_schedule,
     sampling_temperature,
 )
+from reproduction.figures import load_experiments
 
 GOLDEN = Path(__file__).parent / "golden"
 PLACES = {

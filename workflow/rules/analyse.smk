@@ -10,7 +10,7 @@ def records_of(wildcards):
     if not table:
         return []
     subjects = list(table)
-    if figures.reads_evaluations(experiment):
+    if experiment.reads_evaluations():
         subjects += dict.fromkeys(f"model~{run.model}" for run in table.values())
         paths = [f"{SCALE}/evaluations/{subject}/manifest.json" for subject in subjects]
     else:
@@ -18,7 +18,7 @@ def records_of(wildcards):
     paths += [
         f"{SCALE}/runs/{name}/{record}"
         for name in table
-        for record in figures.records(experiment)
+        for record in experiment.records()
     ]
     if wildcards.figure.endswith(SO_FAR):
         return [path for path in paths if os.path.exists(path)]
@@ -50,8 +50,7 @@ rule estimate_figure:
         **needs("estimate_figure"),
     params:
         request=lambda wildcards: json.dumps(
-            figures.estimation_request(
-                experiment_of(wildcards),
+            experiment_of(wildcards).estimation(
                 scale,
                 runs_of_figure(wildcards),
                 configuration.root_seed,

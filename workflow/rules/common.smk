@@ -19,18 +19,13 @@ from reproduction.config import (
     REPOSITORY,
     WORKFLOW,
     ConfigurationError,
-    DecoderMatrix,
     EvaluationRequest,
-    Hyperparameters,
-    InferenceFigure,
     InferenceRequest,
     PretrainedModel,
-    Propositions,
     RealData,
-    Schedules,
-    TrainingCurves,
     WarmStartModel,
 )
+from reproduction.figures import InferenceFigure
 from reproduction.plan import SO_FAR, read_files, read_plan
 from reproduction.config.command_line import selected
 from reproduction.tasks import GeneratedData
@@ -90,10 +85,7 @@ studies = {
 estimated = {
     name: experiment
     for name, experiment in experiments.items()
-    if isinstance(
-        experiment,
-        (TrainingCurves, DecoderMatrix, Schedules, Propositions, Hyperparameters),
-    )
+    if not experiment.own_rules
 }
 
 
@@ -153,11 +145,12 @@ def model_manifest(name):
 def figure_files(figure):
     """What a figure's target makes; nothing where the scale lacks its study."""
     experiment = experiments[figure.removesuffix(SO_FAR)]
-    if isinstance(experiment, Hyperparameters):
-        return [f"{REPORTS}/tables/{figure}.{suffix}" for suffix in ("csv", "html")]
     if isinstance(experiment, InferenceFigure) and figure not in studies:
         return []
-    return [f"{REPORTS}/figures/{figure}.{suffix}" for suffix in ("pdf", "png", "csv")]
+    return [
+        f"{REPORTS}/{experiment.folder}/{figure}.{suffix}"
+        for suffix in experiment.suffixes
+    ]
 
 
 # Where Snakemake starts the jobs itself, their GPUs are what this machine shows; on a cluster Slurm has them, and

@@ -7,7 +7,7 @@ DECODER_LABELS = json.dumps(
 
 
 def caption_of(wildcards):
-    return figures.caption(experiment_of(wildcards), scale, runs_of_figure(wildcards))
+    return experiment_of(wildcards).caption(scale, runs_of_figure(wildcards))
 
 
 rule plot_figure:
@@ -37,9 +37,8 @@ rule plot_figure:
         **needs("plot_figure"),
     params:
         request=lambda wildcards: json.dumps(
-            figures.drawing_request(
+            experiment_of(wildcards).drawing(
                 wildcards.figure.removesuffix(SO_FAR),
-                experiment_of(wildcards),
                 scale,
                 runs_of_figure(wildcards),
             )
@@ -77,7 +76,7 @@ rule tabulate_hyperparameters:
         figure="|".join(
             name
             for name, experiment in estimated.items()
-            if isinstance(experiment, Hyperparameters)
+            if experiment.folder == "tables"
         ),
     conda:
         "../../envs/cpu.yaml"

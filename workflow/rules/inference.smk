@@ -121,16 +121,8 @@ rule estimate_study:
 
 
 def decoders_of_study(wildcards):
-    """The decoders that a figure shows, each with its label and the style of the sampler that it is."""
-    return json.dumps(
-        {
-            name: {
-                "label": scale.decoders[name].label,
-                "style": scale.style_of(name).model_dump(),
-            }
-            for name in studies[wildcards.inference_figure].decoders
-        }
-    )
+    name = wildcards.inference_figure
+    return json.dumps(experiments[name].drawing(name, scale, runs_of[name])["decoders"])
 
 
 def studied_in_words(wildcards):

@@ -12,7 +12,7 @@ from reproduction.claims import model
 from reproduction.claims.decision import Comparison, Group, Side
 from reproduction.claims.evidence import Evidence, problems_file
 from reproduction.config.runs import RunConfiguration
-from reproduction.figures import theory
+from reproduction.figures import propositions
 
 TEMPERATURES = np.geomspace(0.2, 5.0, 41)  # 1 is the middle one
 SCORE_UNIT = "share of problems"
@@ -428,11 +428,13 @@ def _violations(name: str, generator: np.random.Generator, cases: int, tolerance
     count = 0
     for _ in range(cases):
         logits = generator.normal(0, generator.uniform(0.1, 6), generator.integers(2, 65))
-        logprobs = theory.tempered_logprobs(logits, TEMPERATURES)
+        logprobs = propositions.tempered_logprobs(logits, TEMPERATURES)
         if name == "variance_inflation":
             one = len(TEMPERATURES) // 2
-            failed = theory.violates_b1(theory.log_variance_inflation(logprobs, one), one, tolerance)
+            failed = propositions.violates_b1(
+                propositions.log_variance_inflation(logprobs, one), one, tolerance
+            )
         else:
-            failed = theory.violates_c1(theory.entropies(logprobs), tolerance)
+            failed = propositions.violates_c1(propositions.entropies(logprobs), tolerance)
         count += bool(failed)
     return count

@@ -22,7 +22,6 @@ from reproduction.config import (
     WORKFLOW,
     Configuration,
     ConfigurationError,
-    DeviationsFigure,
     Name,
     NamedSampler,
     Scale,
@@ -33,6 +32,7 @@ from reproduction.config import (
 from reproduction.config.runs import expand
 from reproduction.data import read_dataset
 from reproduction.evaluation.samples import correct_counts, read_samples
+from reproduction.figures import DeviationsFigure
 from reproduction.figures.analyses import CONFIDENCE, METRICS
 from reproduction.tasks import GeneratedData
 from reproduction.tasks.grading import problems_of

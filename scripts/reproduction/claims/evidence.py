@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from reproduction.claims.model import Gates, Role
-from reproduction.config import Configuration, Scale, load_experiments
+from reproduction.config import Configuration, Scale
 from reproduction.config.runs import RunConfiguration, resolve
 from reproduction.evaluation.samples import correct_counts
+from reproduction.figures import load_experiments
 from reproduction.figures.analyses import METRICS
 from reproduction.training import contract
 

@@ -5,14 +5,15 @@ from types import MappingProxyType
 from typing import Any
 
 from reproduction.claims import model
-from reproduction.config import ROLE_LABELS, Experiment, Scale
+from reproduction.config import ROLE_LABELS, Scale
+from reproduction.figures import Figure
 from reproduction.training.contract import PER_TOKEN
 
 
 def models_in_words(
     claim: model.Claim,
     scale: Scale,
-    experiments: Mapping[str, Experiment],
+    experiments: Mapping[str, Figure],
     parameters: Mapping[str, int] = MappingProxyType({}),
 ) -> str:
     """Return which models a claim is tested on at this scale, and which of the paper's each stands for.

@@ -5,9 +5,9 @@ These files are read and validated here before Snakemake builds its graph:
 - ``config.yaml``: the user's choices (:class:`Configuration`)
 - ``workflow/samplers.yaml``, ``workflow/algorithms.yaml``: the methods, in the paper's units, for all scales
 - ``workflow/scales/{scale}.yaml``: models, data sets, budgets, and what differs there (:class:`Scale`)
-- ``workflow/experiments.yaml``: figure -> grid of runs (:class:`Experiment`)
 
-``workflow/datasets.yaml`` (``reproduction.data``), ``workflow/models.yaml`` (``reproduction.models.pretrained``) and
+``workflow/experiments.yaml`` (``reproduction.figures``), ``workflow/datasets.yaml`` (``reproduction.data``),
+``workflow/models.yaml`` (``reproduction.models.pretrained``) and
 ``workflow/claims.yaml`` (``reproduction.claims``) are read where they are used.
 
 Everything is strict: an unknown key, a wrong type or a value out of range is an error that names the file,
@@ -26,20 +26,6 @@ from reproduction.config.drawing import (
     MajorityStudy,
     RealLanguageModel,
     Study,
-)
-from reproduction.config.experiments import (
-    DecoderMatrix,
-    DeviationsFigure,
-    Experiment,
-    Experiments,
-    Figure,
-    Grid,
-    Hyperparameters,
-    InferenceFigure,
-    Propositions,
-    SchedulePanel,
-    Schedules,
-    TrainingCurves,
 )
 from reproduction.config.explain import MOST_LINES, suggest, validate
 from reproduction.config.methods import (
@@ -69,11 +55,9 @@ from reproduction.config.tables import (
     convert_samplers,
     load_algorithms,
     load_configuration,
-    load_experiments,
     load_samplers,
     load_scale,
     scale_values,
-    schemas,
 )
 from reproduction.config.yaml_files import MOST_LEVELS, MOST_VALUES, dump_yaml, merge, read_yaml, scalar
 from reproduction.fields import (
@@ -103,21 +87,13 @@ __all__ = [
     "ConfigurationError",
     "Count",
     "Decoder",
-    "DecoderMatrix",
-    "DeviationsFigure",
     "EntropyStudy",
     "Evaluation",
     "EvaluationRequest",
-    "Experiment",
-    "Experiments",
     "FIGURES",
-    "Figure",
     "Folder",
     "ForkingStudy",
-    "Grid",
-    "Hyperparameters",
     "Importance",
-    "InferenceFigure",
     "InferenceRequest",
     "Interpreters",
     "LearningRate",
@@ -130,7 +106,6 @@ __all__ = [
     "NamedSampler",
     "Paths",
     "PretrainedModel",
-    "Propositions",
     "REPOSITORY",
     "ROLES",
     "ROLE_LABELS",
@@ -147,9 +122,7 @@ __all__ = [
     "Scale",
     "ScalePlan",
     "ScheduleDict",
-    "SchedulePanel",
     "ScheduleUnits",
-    "Schedules",
     "Share",
     "SharedSampler",
     "Strict",
@@ -157,7 +130,6 @@ __all__ = [
     "Style",
     "Tracking",
     "Training",
-    "TrainingCurves",
     "Verl",
     "VerlModel",
     "WORKFLOW",
@@ -166,7 +138,6 @@ __all__ = [
     "convert_samplers",
     "load_algorithms",
     "load_configuration",
-    "load_experiments",
     "load_samplers",
     "load_scale",
     "merge",
@@ -174,7 +145,6 @@ __all__ = [
     "scalar",
     "render_configuration",
     "scale_values",
-    "schemas",
     "suggest",
     "validate",
 ]

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -16,6 +16,13 @@ def suggest(name: Any, known: Iterable) -> str:
     near = difflib.get_close_matches(str(name)[:200], known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"{hint}; known: {', '.join(known) or 'none'}"
+
+
+def unknown(where: str, kind: str, names: Iterable[str | None], table: Iterable[str]) -> Iterator[str]:
+    """Yield what to say of each of ``names`` that ``table`` lacks; null is no name."""
+    for name in names:
+        if name is not None and name not in table:
+            yield f"{where}: unknown {kind} {name!r}{suggest(name, table)}"
 
 
 def kind_of(value: Any) -> str:

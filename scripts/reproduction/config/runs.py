@@ -10,8 +10,8 @@ import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -19,8 +19,6 @@ from reproduction.algorithms import AnyAlgorithm
 from reproduction.config import (
     Configuration,
     ConfigurationError,
-    Experiment,
-    InferenceFigure,
     Name,
     PretrainedModel,
     RealData,
@@ -30,8 +28,6 @@ from reproduction.config import (
     Training,
     WarmStartModel,
     adapt_schedule,
-    load_experiments,
-    load_scale,
     suggest,
     validate,
 )
@@ -177,33 +173,27 @@ def resolve(
     return validate(RunConfiguration, values, "run")
 
 
-def expand(configuration: Configuration, scale: Scale, experiment: Experiment) -> dict[str, RunConfiguration]:
-    """Return the runs of one experiment by name, one per cell and seed, for the roles that the scale has.
+class Shows(Protocol):
+    """What shows runs: an entry of workflow/experiments.yaml (``reproduction.figures``)."""
+
+    one_seed: bool
+    group: str
+
+    def cells(self, scale: Scale) -> Iterable[tuple[str, str, str, int | None]]:
+        """Yield role, algorithm, sampler and rollouts of each cell."""
+        ...
+
+
+def expand(configuration: Configuration, scale: Scale, figure: Shows) -> dict[str, RunConfiguration]:
+    """Return the runs of one figure by name, one per cell and seed, for the roles that the scale has.
 
     verl divides the trainer's logits by one number, so there an annealed sampler has no run whose log-probabilities
-    are taken at the sampling temperature (D15). An inference figure has at most one: the run, with the first seed,
-    whose last checkpoint its study looks at.
+    are taken at the sampling temperature (D15).
     """
-    if isinstance(experiment, InferenceFigure):
-        study = scale.study(experiment.study)
-        if study is None or study.sampler is None:
-            return {}
-        run = resolve(
-            configuration,
-            scale,
-            role=study.role,
-            algorithm=study.algorithm,
-            sampler=study.sampler,
-            rollouts=None,
-            seed=configuration.seeds[0],
-        )
-        return {run.name: run}
+    seeds = configuration.seeds[:1] if figure.one_seed else configuration.seeds
     runs = {}
-    for grid in getattr(experiment, "runs", []):
-        axes = itertools.product(grid.role, grid.algorithm, grid.sampler, grid.rollouts, configuration.seeds)
-        for role, algorithm, sampler, rollouts, seed in axes:
-            if role not in scale.roles or not _possible(scale, sampler):
-                continue
+    for (role, algorithm, sampler, rollouts), seed in itertools.product(figure.cells(scale), seeds):
+        if role in scale.roles and _possible(scale, sampler):
             run = resolve(
                 configuration,
                 scale,
@@ -224,25 +214,9 @@ def _possible(scale: Scale, sampler: str) -> bool:
     return definition.logprob_temperature == "one" or definition.schedule["kind"] == "fixed"
 
 
-def figures_of(
-    run: RunConfiguration, scale_name: str, overrides: Mapping[str, Any] | None = None
-) -> dict[str, Experiment]:
-    """Return the experiments of workflow/experiments.yaml that show ``run``, in the order of the file.
-
-    ``overrides`` are those of config.yaml: they may give a role another model, and so a run another name.
-    """
-    configuration = Configuration(scale=scale_name, seeds=[run.seed], root_seed=run.root_seed)
-    scale = load_scale(scale_name, overrides)
-    return {
-        name: experiment
-        for name, experiment in load_experiments().items()
-        if run.name in expand(configuration, scale, experiment)
-    }
-
-
-def tracking_experiment(scale_name: str, experiment: Experiment | None) -> str:
+def tracking_experiment(scale_name: str, figure: Shows | None) -> str:
     """Return the MLflow experiment of a run: one per scale and group of figures."""
-    return f"{scale_name}-{experiment.group if experiment else 'unlisted'}"
+    return f"{scale_name}-{figure.group if figure else 'unlisted'}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -8,7 +8,6 @@ from ead import schedule
 from reproduction.algorithms import AnyNamedAlgorithm
 from reproduction.config.choices import Configuration
 from reproduction.config.drawing import Evaluation
-from reproduction.config.experiments import Experiment, Experiments
 from reproduction.config.explain import kind_of, suggest, validate
 from reproduction.config.methods import Samplers, SharedSampler
 from reproduction.config.scale import Scale, ScheduleUnits, Training
@@ -123,29 +122,3 @@ def convert_samplers(samplers: Mapping[str, Any], units: ScheduleUnits) -> dict[
         name: {**sampler, "schedule": schedule.from_config(sampler["schedule"]).converted(convert).to_dict()}
         for name, sampler in samplers.items()
     }
-
-
-def load_experiments(
-    path: Path = WORKFLOW / "experiments.yaml", samplers: Path = SAMPLERS_FILE
-) -> dict[str, Experiment]:
-    """Read figure -> :class:`Experiment`; a sampler that names a figure is in every grid of its runs."""
-    experiments = validate(Experiments, {"experiments": read_yaml(path)}, path.name).experiments
-    for name, sampler in load_samplers(samplers).items():
-        for figure in sampler.figures:
-            where = f"{samplers.name}: {name}.figures"
-            if figure not in experiments:
-                raise ConfigurationError(f"{where}: unknown figure {figure!r}{suggest(figure, experiments)}")
-            if not hasattr(experiments[figure], "runs"):
-                raise ConfigurationError(f"{where}: {figure} shows no training runs")
-            grids = [
-                grid.model_copy(update={"sampler": list(dict.fromkeys([*grid.sampler, name]))})
-                for grid in experiments[figure].runs
-            ]
-            experiments[figure] = experiments[figure].model_copy(update={"runs": grids})
-    return experiments
-
-
-def schemas() -> dict[str, dict[str, Any]]:
-    """Return the JSON schemas of the files a person writes, by file name in workflow/schemas/."""
-    models = {"config": Configuration, "scale": Scale, "experiments": Experiments}
-    return {f"{name}.schema.json": model.model_json_schema() for name, model in models.items()}

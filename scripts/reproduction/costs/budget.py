@@ -21,15 +21,9 @@ from typing import Any, Literal
 
 from reproduction.cluster.loggers import with_loggers
 from reproduction.cluster.resources import Need, Needs, Resources, load_resources
-from reproduction.config import (
-    WORKFLOW,
-    Configuration,
-    ConfigurationError,
-    Scale,
-    load_experiments,
-    load_scale,
-)
+from reproduction.config import WORKFLOW, Configuration, ConfigurationError, Scale, load_scale
 from reproduction.config.runs import AXES, RunConfiguration, expand
+from reproduction.figures import load_experiments
 from reproduction.rehearsal import reports as preflights
 
 HOUR, GIGABYTE = 3600.0, 1e9

@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from reproduction.costs.growth import EVALUATION, OUTSIDE, STEPS, Costs
-from reproduction.figures.plotting.curves import RAMP
-from reproduction.figures.plotting.style import COLORS, LINES, PRINT_WIDTH, head, set_style
+from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, head, set_style
+from reproduction.figures.training_curves import RAMP
 
 PARTS = {
     "sampling": ("blue", "sampling"),

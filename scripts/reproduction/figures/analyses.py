@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 
 from ead import metrics, seeds, statistics
-from reproduction.config.runs import axes_of
+from reproduction.config import Scale
+from reproduction.config.runs import RunConfiguration, axes_of
 from reproduction.evaluation.samples import correct_counts, read_samples
 from reproduction.training import contract
 
@@ -45,6 +46,29 @@ TRAINING_METRICS = {
     )
 }
 """Name -> the run's table that holds it: by step and prompt (``groups``), or by step alone (``metrics``)."""
+METRIC_LABELS = {
+    "pass_at_1": "Pass@1 (%)",
+    "pass_at_k": "Pass@{k} (%)",
+    "worst_at_k": "Worst@{k} (%)",
+    "resampled_best_at_k": "best@{k}, resampled (%)",
+    "resampled_worst_at_k": "worst@{k}, resampled (%)",
+    "reward_mean": "training reward (%)",
+    "truncated_share": "truncated responses (%)",
+    "response_length_mean": "response length (tokens)",
+    "entropy": "entropy at τ = 1 (nats)",
+    "entropy_at_sampling_temperature": "entropy at the sampling τ (nats)",
+    "gradient_norm": "gradient norm",
+    "loss": "loss",
+    "approximate_kl": "approximate KL (nats)",
+    "policy_ratio_max": "largest policy ratio",
+    "importance_ratio_mean": "mean importance ratio",
+    "importance_ratio_max": "largest importance ratio",
+    "importance_weight_mean": "mean importance weight",
+    "importance_share_capped": "capped weights (%)",
+    "importance_effective_sample_share": "effective sample share (%)",
+    "importance_behaviour_kl": "KL, policy to sampler (nats)",
+}
+"""Name -> what an axis says."""
 KEYS = ["cell", "model", "algorithm", "sampler", "n", "decoder", "metric", "step"]
 COLUMNS = [*KEYS, "value", "low", "high", "problems", "samples", "seeds", "status"]
 _ESTIMATES_AT_ONCE = 2048  # their replicates take 4,000 x 8 bytes each, several times over
@@ -322,3 +346,19 @@ def summary(manifest: Path, *, root_seed: int, k: int) -> pd.DataFrame:
         }
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def caption(
+    metric_names: Sequence[str], decoders: Sequence[str], scale: Scale, runs: Mapping[str, RunConfiguration]
+) -> dict[str, str]:
+    """Return what a caption says of a figure of runs; ``decoders`` by their labels."""
+    samples = {scale.evaluation_of(run.model).samples for run in runs.values()}
+    windows = sorted({run.training.window for run in runs.values()})
+    return {
+        "evaluated": "yes" if any(metric in METRICS for metric in metric_names) else "",
+        "k": " or ".join(map(str, sorted(samples))),
+        "window": " or ".join(map(str, windows)),
+        "logged": "yes" if any(metric not in METRICS for metric in metric_names) else "",
+        "decoders": "; ".join(decoders),
+        "published": "yes" if scale.published_curves else "",
+    }

@@ -1,6 +1,10 @@
 """Table 1: the paper's hyperparameters beside a scale's."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+import pandas as pd
+from pydantic import Field
 
 from reproduction.config import (
     ROLE_LABELS,
@@ -9,6 +13,9 @@ from reproduction.config import (
     adapt_schedule,
     suggest,
 )
+from reproduction.config.explain import unknown
+from reproduction.config.runs import RunConfiguration
+from reproduction.figures.figure import Figure
 
 SAMPLER, ALGORITHM = "ead", "dapo"
 
@@ -75,3 +82,29 @@ def compare(paper: Mapping[str, str], scale: Scale) -> list[dict[str, str]]:
             )
         rows.append(row)
     return rows
+
+
+class Hyperparameters(Figure):
+    """Table 1: the paper's hyperparameters beside this scale's."""
+
+    folder: ClassVar[str] = "tables"
+    suffixes: ClassVar[tuple[str, ...]] = ("csv", "html")
+    caption_template: ClassVar[str] = "hyperparameters.rst"
+
+    analysis: Literal["hyperparameters"] = Field(description="the kind of figure")
+    paper: dict[str, str] = Field(description="a row's name -> what the paper says")
+
+    def mistakes(self, where: str, scale: Scale, samplers: Mapping[str, Any]) -> Iterator[str]:
+        """See :class:`Figure`."""
+        yield from unknown(f"{where}.paper", "hyperparameter", self.paper, ROWS)
+
+    def estimation(
+        self, scale: Scale, runs: Mapping[str, RunConfiguration], root_seed: int
+    ) -> dict[str, Any]:
+        """See :class:`Figure`."""
+        return {"analysis": self.analysis, "rows": compare(self.paper, scale)}
+
+    @staticmethod
+    def estimate(*, rows: list[dict[str, str]], **_) -> pd.DataFrame:
+        """See :class:`Figure`."""
+        return pd.DataFrame(rows)

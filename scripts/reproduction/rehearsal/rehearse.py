@@ -22,20 +22,18 @@ from typing import Any
 from filelock import FileLock
 
 from ead import seeds
-from reproduction import figures
 from reproduction.cluster import compute
 from reproduction.config import (
     REPOSITORY,
     EvaluationRequest,
     PretrainedModel,
-    TrainingCurves,
     Verl,
 )
 from reproduction.config.command_line import selected
 from reproduction.config.runs import RunConfiguration, digest
 from reproduction.data import read_dataset
 from reproduction.data.schema import write_dataset
-from reproduction.figures import analyses
+from reproduction.figures import TrainingCurves
 from reproduction.files import atomic_directory, sha256_of_file, write_json, write_text
 from reproduction.models.pretrained import HubModel
 from reproduction.models.tokenizer import Tokenizer
@@ -430,23 +428,22 @@ def evaluation_request(stage: Stage, evaluation) -> EvaluationRequest:
 
 def _figure(run: RunConfiguration, exercise: Exercise, stage: Stage) -> str:
     """Estimate and draw the first figure that shows the run, from its records and its evaluation alone."""
-    from reproduction.figures.plotting import curves, style
+    from reproduction.figures import style
 
     name, experiment = next(
         (name, experiment)
         for name, experiment in stage.experiments.items()
         if isinstance(experiment, TrainingCurves) and run.name in stage.runs_of[name]
     )
-    request = figures.estimation_request(experiment, stage.scale, {run.name: run}, stage.root_seed)
+    request = experiment.estimation(stage.scale, {run.name: run}, stage.root_seed)
     request.pop("analysis")
-    estimates = analyses.training_curves(
-        **request, runs=exercise.folder / "runs", evaluations=exercise.folder / "evaluations", partial=True
-    )
+    folders = {"runs": exercise.folder / "runs", "evaluations": exercise.folder / "evaluations"}
+    estimates = experiment.estimate(**request, **folders, partial=True)
     if estimates.empty:
         raise checks.Failed(f"{name}: nothing to draw")
-    drawing = figures.drawing_request(name, experiment, stage.scale, {run.name: run})
+    drawing = experiment.drawing(name, stage.scale, {run.name: run})
     files = [exercise.folder / f"{name}.{suffix}" for suffix in ("pdf", "png", "csv")]
-    style.save(curves.training_curves(estimates, drawing), estimates, *files)
+    style.save(experiment.plot(estimates, drawing), estimates, *files)
     return f"{name} with {len(estimates)} estimates"
 
 

@@ -20,21 +20,11 @@ from markupsafe import Markup
 from ead import metrics
 from reproduction import figures
 from reproduction.claims import load_claims, words
-from reproduction.config import (
-    ROLE_LABELS,
-    WORKFLOW,
-    Configuration,
-    DeviationsFigure,
-    Experiment,
-    Hyperparameters,
-    InferenceFigure,
-    RealData,
-    Scale,
-)
+from reproduction.config import ROLE_LABELS, WORKFLOW, Configuration, RealData, Scale
 from reproduction.config.runs import RunConfiguration, expand
 from reproduction.evaluation.samples import correct_counts
+from reproduction.figures import DeviationsFigure, Figure, InferenceFigure, published
 from reproduction.figures.analyses import CONFIDENCE
-from reproduction.figures.plotting import published
 from reproduction.training import health
 
 MLFLOW_ADDRESS = "http://127.0.0.1:5000"  # where `make mlflow` serves
@@ -114,7 +104,7 @@ def anchor(text: str) -> str:
 def collect(
     configuration: Configuration,
     scale: Scale,
-    experiments: Mapping[str, Experiment],
+    experiments: Mapping[str, Figure],
     *,
     results: Path,
     reports: Path,
@@ -173,7 +163,7 @@ def collect(
 def _judged(
     claims: Mapping[str, Any] | None,
     scale: Scale,
-    experiments: Mapping[str, Experiment],
+    experiments: Mapping[str, Figure],
     models: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """The claims in their order, each with its verdicts by reading and what it is tested on."""
@@ -228,23 +218,21 @@ def _figure(name, experiment, configuration, scale, reports, claims) -> dict[str
     }
 
 
-def _caption(name: str, experiment: Experiment, scale: Scale, runs: Mapping[str, RunConfiguration]) -> Markup:
+def _caption(name: str, experiment: Figure, scale: Scale, runs: Mapping[str, RunConfiguration]) -> Markup:
     """The caption of Snakemake's report, from the same .rst, as HTML: estimator, intervals, sizes, scale."""
     if isinstance(experiment, InferenceFigure):
         study = scale.study(experiment.study)
         if study is None:
             return Markup("This scale does not define its study.")
         subject = next(iter(runs), None) or study.model or scale.roles[study.role].model
-        template = "inference.rst"
         parameters = {"title": experiment.title, "subject": subject, "definition": study.model_dump()}
     elif isinstance(experiment, DeviationsFigure):
         return Markup("")
-    elif isinstance(experiment, Hyperparameters):
+    elif experiment.folder == "tables":
         return Markup("The table is below, under Tables.")
     else:
-        template = "figure.rst"
-        parameters = {"caption": figures.caption(experiment, scale, runs)}
-    return _caption_from(template, parameters)
+        parameters = {"caption": experiment.caption(scale, runs)}
+    return _caption_from(experiment.caption_template, parameters)
 
 
 def _caption_from(template: str, parameters: Mapping[str, Any]) -> Markup:

@@ -23,8 +23,9 @@ from rocrate.model.contextentity import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from reproduction import layout
-from reproduction.config import REPOSITORY, Configuration, Experiment, Scale
+from reproduction.config import REPOSITORY, Configuration, Scale
 from reproduction.config.runs import RunConfiguration, expand
+from reproduction.figures import Figure
 from reproduction.files import atomic_path, sha256_of_file
 from reproduction.versions import code_version
 
@@ -165,7 +166,7 @@ class Crate:
 def export(
     configuration: Configuration,
     scale: Scale,
-    experiments: Mapping[str, Experiment],
+    experiments: Mapping[str, Figure],
     datasets: Mapping[str, Path],
     *,
     results: Path,

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from reproduction.claims import load_claims
-from reproduction.config import load_experiments, read_yaml
+from reproduction.config import read_yaml
 from reproduction.config.runs import tracking_experiment
 from reproduction.evaluation.samples import correct_counts
+from reproduction.figures import load_experiments
 from reproduction.figures.analyses import METRICS
 from reproduction.report import anchor
 from reproduction.tracking import DataSet

@@ -89,7 +89,9 @@ def failure(job: Job) -> list[str]:
     for log in job.logs:
         lines.append(f"  log: {log}")
         lines += [f"  | {line}" for line in tail(Path(log))]
-    lines.append("  next: fix the cause and run the same command again. Finished jobs are kept, and a training")
+    lines.append(
+        "  next: fix the cause and run the same command again. Finished jobs are kept, and a training"
+    )
     lines.append("        continues from its last checkpoint.")
     return lines
 

@@ -1,6 +1,8 @@
 """One visual language for every figure: a sampler has the same colour, mark and name everywhere."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -80,3 +82,14 @@ def save(figure: Figure, drawn: pd.DataFrame, pdf: Path, png: Path, csv: Path) -
     with atomic_path(csv) as temporary:
         drawn.to_csv(temporary, index=False, float_format="%.6g")
     plt.close(figure)
+
+
+def nothing_ran(request: Mapping[str, Any]) -> Figure:
+    """Return a figure that says that none of its cells has run, and which models the scale lacks."""
+    figure = plt.figure(figsize=(PRINT_WIDTH, 1.0), layout="constrained")
+    axis = figure.add_subplot()
+    axis.set_axis_off()
+    text = f"not run at this scale: {', '.join(request['absent'])}" if request["absent"] else "not run"
+    axis.text(0.5, 0.5, text, ha="center", va="center", style="italic", color="grey")
+    head(figure, request["title"])
+    return figure

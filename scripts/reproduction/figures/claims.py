@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from reproduction.figures.plotting.style import COLORS, PRINT_WIDTH, set_style
+from reproduction.figures.style import COLORS, PRINT_WIDTH, set_style
 
 # Colour, mark and word say the same, so that none is needed alone.
 VERDICT_MARKS = {

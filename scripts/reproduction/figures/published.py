@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter
 
 from reproduction.config.methods import NamedSampler
-from reproduction.figures.plotting.curves import METRIC_LABELS
-from reproduction.figures.plotting.style import COLORS, LINES, PRINT_WIDTH, set_style
+from reproduction.figures.analyses import METRIC_LABELS
+from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, set_style
 
 K = 16  # of the paper's Pass@k and Worst@k
 

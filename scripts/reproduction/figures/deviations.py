@@ -1,16 +1,26 @@
 """A forest of paired differences: what each reading that the paper leaves open changes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Picture
+from pydantic import Field
 
-from reproduction.figures.plotting.style import COLORS, PRINT_WIDTH, set_style
+from reproduction.figures.figure import OfRuns
+from reproduction.figures.style import COLORS, PRINT_WIDTH, set_style
 
 BLOCKS = {"training": "between two trainings", "evaluation": "for one checkpoint"}
 """Kind of measure -> what its rows change; each block has its own axis, their differences differ tenfold."""
+
+
+class DeviationsFigure(OfRuns):
+    """The runs that workflow/deviations.yaml compares, and the forest of their differences."""
+
+    own_rules: ClassVar[bool] = True
+
+    analysis: Literal["deviations"] = Field(description="the kind of figure")
 
 
 def differences(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -25,7 +35,7 @@ def differences(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return frame.astype({name: float for name in ("value", "low", "high")})
 
 
-def forest(frame: pd.DataFrame, title: str) -> Figure:
+def forest(frame: pd.DataFrame, title: str) -> Picture:
     """Draw differences in percentage points with their 95 percent intervals: a row per pair, a column per metric."""
     set_style()
     blocks = {kind: frame[frame["kind"] == kind] for kind in BLOCKS}

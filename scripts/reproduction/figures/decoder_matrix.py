@@ -1,24 +1,94 @@
 """A heat map of estimates: training sampler by evaluation decoder."""
 
 import textwrap
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Picture
+from pydantic import Field
 
-from reproduction.figures.plotting.curves import METRIC_LABELS, nothing_ran
-from reproduction.figures.plotting.style import PRINT_WIDTH, head, set_style
+from reproduction.config import Scale
+from reproduction.config.explain import unknown
+from reproduction.config.runs import RunConfiguration
+from reproduction.fields import Name
+from reproduction.figures import analyses
+from reproduction.figures.analyses import METRIC_LABELS, METRICS
+from reproduction.figures.figure import OfRuns
+from reproduction.figures.style import PRINT_WIDTH, head, nothing_ran, set_style
 
 
-def decoder_matrix(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Figure:
+class DecoderMatrix(OfRuns):
+    """The last checkpoints: training sampler by evaluation decoder, the scale's final ones included (D06)."""
+
+    analysis: Literal["decoder_matrix"] = Field(description="the kind of figure")
+    metrics: list[Name] = Field(min_length=1, description="rows of the figure")
+
+    def mistakes(self, where: str, scale: Scale, samplers: Mapping[str, Any]) -> Iterator[str]:
+        """See :class:`Figure`."""
+        yield from super().mistakes(where, scale, samplers)
+        yield from unknown(f"{where}.metrics", "metric", self.metrics, METRICS)
+
+    def reads_evaluations(self) -> bool:
+        """See :class:`Figure`."""
+        return True
+
+    def records(self) -> list[str]:
+        """See :class:`Figure`."""
+        return ["manifest.json"]
+
+    def estimation(
+        self, scale: Scale, runs: Mapping[str, RunConfiguration], root_seed: int
+    ) -> dict[str, Any]:
+        """See :class:`Figure`."""
+        return {
+            "analysis": self.analysis,
+            "names": list(runs),
+            "metric_names": self.metrics,
+            "decoders": self._decoders(scale),
+            "root_seed": root_seed,
+        }
+
+    estimate = staticmethod(analyses.decoder_matrix)
+
+    def drawing(self, name: str, scale: Scale, runs: Mapping[str, RunConfiguration]) -> dict[str, Any]:
+        """See :class:`Figure`."""
+        return {
+            **super().drawing(name, scale, runs),
+            **self.words_of_runs(scale, runs),
+            "metrics": self.metrics,
+            "decoders": {key: scale.decoders[key].label for key in self._decoders(scale)},
+        }
+
+    @staticmethod
+    def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Picture:
+        """See :class:`Figure`."""
+        return plot(estimates, request)
+
+    def caption(self, scale: Scale, runs: Mapping[str, RunConfiguration]) -> dict[str, str]:
+        """See :class:`Figure`."""
+        labels = [scale.decoders[key].label for key in self._decoders(scale)]
+        return super().caption(scale, runs) | analyses.caption(self.metrics, labels, scale, runs)
+
+    def _decoders(self, scale: Scale) -> list[str]:
+        evaluations = [scale.evaluation_of(model) for model in sorted(self.models(scale))]
+        evaluations = evaluations or [scale.evaluation]
+        return list(
+            dict.fromkeys(key for asked in evaluations for key in (*asked.decoders, *asked.final_decoders))
+        )
+
+
+# --- the picture -------------------------------------------------------------------------------------------
+
+
+def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Picture:
     """Draw the last checkpoints by training sampler (rows) and evaluation decoder (columns).
 
     Args:
-        estimates: the table of ``reproduction.figures.analyses.decoder_matrix``; its intervals are in the CSV.
-        request: ``reproduction.figures.drawing_request`` of the figure.
+        estimates: the table of ``analyses.decoder_matrix``; its intervals are in the CSV.
+        request: ``DecoderMatrix.drawing``.
     """
     set_style()
     models = [model for model in request["models"] if (estimates["model"] == model).any()]

@@ -1,43 +1,130 @@
 """Curves of estimates by training step."""
 
+import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Picture
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from pydantic import Field
 
-from reproduction.figures.analyses import METRICS
-from reproduction.figures.plotting.style import COLORS, LINES, PRINT_WIDTH, head, set_style
+from reproduction.config import ROLE_LABELS, WORKFLOW, ConfigurationError, Scale, suggest
+from reproduction.config.explain import unknown
+from reproduction.config.runs import RunConfiguration
+from reproduction.fields import Name
+from reproduction.figures import analyses
+from reproduction.figures.analyses import METRIC_LABELS, METRICS, TRAINING_METRICS
+from reproduction.figures.figure import OfRuns
+from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, head, nothing_ran, set_style
+from reproduction.training import contract
 
-METRIC_LABELS = {
-    "pass_at_1": "Pass@1 (%)",
-    "pass_at_k": "Pass@{k} (%)",
-    "worst_at_k": "Worst@{k} (%)",
-    "resampled_best_at_k": "best@{k}, resampled (%)",
-    "resampled_worst_at_k": "worst@{k}, resampled (%)",
-    "reward_mean": "training reward (%)",
-    "truncated_share": "truncated responses (%)",
-    "response_length_mean": "response length (tokens)",
-    "entropy": "entropy at τ = 1 (nats)",
-    "entropy_at_sampling_temperature": "entropy at the sampling τ (nats)",
-    "gradient_norm": "gradient norm",
-    "loss": "loss",
-    "approximate_kl": "approximate KL (nats)",
-    "policy_ratio_max": "largest policy ratio",
-    "importance_ratio_mean": "mean importance ratio",
-    "importance_ratio_max": "largest importance ratio",
-    "importance_weight_mean": "mean importance weight",
-    "importance_share_capped": "capped weights (%)",
-    "importance_effective_sample_share": "effective sample share (%)",
-    "importance_behaviour_kl": "KL, policy to sampler (nats)",
-}
+
+class TrainingCurves(OfRuns):
+    """Estimates by training step, and the runs they need."""
+
+    analysis: Literal["training_curves"] = Field(description="the kind of figure")
+    metrics: list[Name] = Field(min_length=1, description="rows of the figure")
+    tabulated: list[Name] = Field([], description="metrics of the figure's CSV that it does not draw")
+    decoders: list[Name] | None = Field(
+        None, description="evaluation decoders, a row each; null is the scale's first"
+    )
+    curves: Literal["sampler", "n"] = Field("sampler", description="what tells the curves of a panel apart")
+
+    def mistakes(self, where: str, scale: Scale, samplers: Mapping[str, Any]) -> Iterator[str]:
+        """See :class:`Figure`."""
+        yield from super().mistakes(where, scale, samplers)
+        known = [*METRICS, *TRAINING_METRICS]
+        yield from unknown(f"{where}.metrics", "metric", self.metrics, known)
+        yield from unknown(f"{where}.tabulated", "metric", self.tabulated, known)
+        yield from unknown(f"{where}.decoders", "decoder", self.decoders or [], scale.decoders)
+
+    def reads_evaluations(self) -> bool:
+        """See :class:`Figure`."""
+        return any(metric in METRICS for metric in [*self.metrics, *self.tabulated])
+
+    def records(self) -> list[str]:
+        """See :class:`Figure`."""
+        tables = {TRAINING_METRICS[metric] for metric in self.metrics if metric in TRAINING_METRICS}
+        return ["manifest.json", *(f"{table}.parquet" for table in sorted(tables))]
+
+    def estimation(
+        self, scale: Scale, runs: Mapping[str, RunConfiguration], root_seed: int
+    ) -> dict[str, Any]:
+        """See :class:`Figure`."""
+        asked = [*self.metrics, *self.tabulated]
+        for metric in contract.lacking(scale.engine, asked):
+            recorded = [name for name in TRAINING_METRICS if not contract.lacking(scale.engine, [name])]
+            raise ConfigurationError(
+                f"experiments.yaml: {self.title!r}: the engine {scale.engine} does not record {metric!r}; "
+                f"allowed at this scale: {', '.join([*METRICS, *recorded])}"
+            )
+        return {
+            "analysis": self.analysis,
+            "names": list(runs),
+            "metric_names": asked,
+            "decoders": self._decoders(scale),
+            "windows": {run.model: run.training.window for run in runs.values()},
+            "root_seed": root_seed,
+        }
+
+    estimate = staticmethod(analyses.training_curves)
+
+    def drawing(self, name: str, scale: Scale, runs: Mapping[str, RunConfiguration]) -> dict[str, Any]:
+        """See :class:`Figure`."""
+        return {
+            **super().drawing(name, scale, runs),
+            **self.words_of_runs(scale, runs),
+            "metrics": self.metrics,
+            "decoders": {key: scale.decoders[key].label for key in self._decoders(scale)},
+            "curves": self.curves,
+            "windows": {run.model: run.training.window for run in runs.values()},
+            "published": published_curves(name, self.models(scale)) if scale.published_curves else [],
+        }
+
+    @staticmethod
+    def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Picture:
+        """See :class:`Figure`."""
+        return plot(estimates, request)
+
+    def caption(self, scale: Scale, runs: Mapping[str, RunConfiguration]) -> dict[str, str]:
+        """See :class:`Figure`."""
+        labels = [scale.decoders[key].label for key in self._decoders(scale)]
+        return super().caption(scale, runs) | analyses.caption(self.metrics, labels, scale, runs)
+
+    def _decoders(self, scale: Scale) -> list[str]:
+        evaluations = [scale.evaluation_of(model) for model in sorted(self.models(scale))]
+        evaluations = evaluations or [scale.evaluation]
+        chosen = self.decoders or evaluations[0].decoders[:1]
+        for decoder in chosen:
+            for asked in evaluations:
+                if decoder not in asked.decoders:
+                    raise ConfigurationError(
+                        f"experiments.yaml: {self.title!r}: no checkpoint is evaluated with the decoder "
+                        f"{decoder!r} at this scale{suggest(decoder, asked.decoders)}"
+                    )
+        return chosen
+
+
+def published_curves(figure: str, models: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the paper's own curves of a figure, for the models (model -> role) shown; values are shares or nats."""
+    table = json.loads((WORKFLOW / "published_curves.json").read_text(encoding="utf-8"))
+    of_role = {role: model for model, role in models.items()}
+    return [
+        {**curve, "model": of_role[curve["role"]], "label": ROLE_LABELS[curve["role"]]}
+        for curve in table["curves"]
+        if curve["figure"] == figure and curve["role"] in of_role
+    ]
+
+
+# --- the picture -------------------------------------------------------------------------------------------
+
 SHARES = {"reward_mean", "truncated_share", "importance_share_capped", "importance_effective_sample_share"}
 LOGARITHMIC = {"policy_ratio_max", "importance_ratio_max"}
 # Rollouts per prompt: a ramp of greys, since colours belong to samplers.
@@ -62,12 +149,12 @@ class Panel:
     sampler: str | None
 
 
-def training_curves(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Figure:
+def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Picture:
     """Draw estimates by training step with their intervals.
 
     Args:
-        estimates: the table of ``reproduction.figures.analyses.training_curves``.
-        request: ``reproduction.figures.drawing_request`` of the figure.
+        estimates: the table of ``analyses.training_curves``.
+        request: ``TrainingCurves.drawing``.
 
     A row of panels per metric and decoder, a column per model and algorithm; one column alone is wrapped.
     """
@@ -327,14 +414,3 @@ def _notes(estimates: pd.DataFrame, request: Mapping[str, Any]) -> list[str]:
     if request["absent"]:
         notes.append(f"not run at this scale: {', '.join(request['absent'])}")
     return [line for note in notes for line in textwrap.wrap(note, 114)]
-
-
-def nothing_ran(request: Mapping[str, Any]) -> Figure:
-    """Return a figure that says that none of its cells has run, and which models the scale lacks."""
-    figure = plt.figure(figsize=(PRINT_WIDTH, 1.0), layout="constrained")
-    axis = figure.add_subplot()
-    axis.set_axis_off()
-    text = f"not run at this scale: {', '.join(request['absent'])}" if request["absent"] else "not run"
-    axis.text(0.5, 0.5, text, ha="center", va="center", style="italic", color="grey")
-    head(figure, request["title"])
-    return figure

@@ -1,1 +1,0 @@
-"""Figures: one file per kind, drawn in the language of ``style``."""

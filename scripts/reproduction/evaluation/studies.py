@@ -1,4 +1,4 @@
-"""Studies of decoding itself (Figures 1, 2 and 9): the responses they draw; ``figures.inference_estimates`` reads them.
+"""Studies of decoding itself (Figures 1, 2 and 9): the responses they draw; ``figures.inference`` reads them.
 
 A study looks at one model, or at the last checkpoint of one run. Its responses are kept, one row each, in files
 that carry the identity of what they were made from (``reproduction.evaluation.responses``):

@@ -18,16 +18,16 @@ from reproduction.tasks import GENERATED
 
 HEADER = """# Configuration
 
-Every key of every file that a person writes. `make config` writes this page from the typed model
-(`scripts/reproduction/config` and its neighbours), and a test fails where the two differ. An unknown key, a wrong
-type or a value out of range ends the workflow before any job, with the file, the key and what is allowed.
+This page lists every key of every file that you may write. `make config` writes it from the typed model in
+`scripts/reproduction/config`, and a test fails if the two differ. An unknown key, a wrong type or a value out of range
+ends the workflow before any job; the message names the file, the key and what is allowed.
 
 | file | holds |
 | --- | --- |
 {files}
 
-`workflow/claims.yaml` and `workflow/deviations.yaml` are declared before their results and are not meant to be changed;
-[workflow/schemas](../workflow/schemas) has JSON schemas for editors. `workflow/resources.yaml` explains itself.
+`workflow/claims.yaml` and `workflow/deviations.yaml` were declared before their results; do not change them. Comments
+in `workflow/resources.yaml` explain its keys. [workflow/schemas](../workflow/schemas) has JSON schemas for editors.
 
 A *name* has letters, digits, dots, hyphens and underscores, and starts with a letter or a digit.
 """
@@ -47,8 +47,8 @@ FILES: dict[str, tuple[str, str, list[type[BaseModel]]]] = {
     ),
     "Scales": (
         "workflow/scales/{scale}.yaml",
-        "models, data sets and budgets of a scale; `extends` names a scale whose values it overrides, and "
-        "`overrides` of config.yaml are laid over it",
+        "models, data sets and budgets of a scale; `extends` names the scale whose values it overrides, and "
+        "`overrides` of config.yaml override both",
         [
             config.Scale,
             config.ScalePlan,
@@ -73,12 +73,12 @@ FILES: dict[str, tuple[str, str, list[type[BaseModel]]]] = {
     ),
     "Samplers": (
         "workflow/samplers.yaml",
-        "training samplers, in the paper's units; a scale's own `samplers` are laid over them",
+        "training samplers, in the paper's units; the `samplers` of a scale override them",
         [config.SharedSampler, config.Style, config.Importance],
     ),
     "Algorithms": (
         "workflow/algorithms.yaml",
-        "policy-gradient losses; a scale's own `algorithms` are laid over them",
+        "policy-gradient losses; the `algorithms` of a scale override them",
         [*NAMED.values()],
     ),
     "Figures": (

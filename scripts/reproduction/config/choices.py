@@ -10,7 +10,7 @@ from reproduction.fields import FIGURES, SCALES, WORKFLOW, Folder, Name, Seeds, 
 
 
 class Paths(Strict):
-    """Where things are read and written; relative paths start at the repository."""
+    """Folders that are read and written; relative paths start at the repository."""
 
     results: Folder = Field("results", description="everything the rules produce")
     reports: Folder = Field("reports", description="figures, tables and reports")
@@ -25,23 +25,22 @@ class Paths(Strict):
 
 
 class Tracking(Strict):
-    """MLflow. Files are the truth; MLflow is a view that can be rebuilt from them."""
+    """MLflow is a view of the results; the next run can rebuild it from the files."""
 
     # Another database needs a driver of its own in every environment, and a server has it once.
     uri: Annotated[str, Field(pattern=r"^(https?://\S+|sqlite:///[^?\x00-\x1f]+)$")] | None = Field(
         None,
-        description="MLflow server, or sqlite:///FILE; null keeps a local store in {results}/mlflow (see `make "
-        "mlflow`). For another database start a server on it",
+        description="address of an MLflow server, or sqlite:///FILE; null keeps a local store in "
+        "{results}/mlflow (see `make mlflow`). For another database, start a server on it",
     )
     stream: bool = Field(
         True,
-        description="send metrics while a training runs, from its second minute on; false leaves it to the job that "
-        "ingests finished runs",
+        description="send metrics while a training runs, from its second minute on; false: only when runs are finished",
     )
 
 
 class Interpreters(Strict):
-    """Python of each environment when Snakemake runs without --sdm conda; null is the current one."""
+    """The Python of each environment when Snakemake runs without --sdm conda; null: the current one."""
 
     cpu: str | None = Field(None, description="envs/cpu: the workflow and the in-process engine")
     verl_cpu: str | None = Field(None, description="envs/verl-cpu: verl and vLLM on CPUs")
@@ -58,18 +57,19 @@ class Configuration(Strict):
     )
     seeds: Seeds | None = Field(
         None,
-        description="one training per cell and seed, adding a seed reuses what ran; null takes the scale's",
+        description="one training per cell and seed; a new seed keeps the finished runs. null: the scale's seeds",
     )
     root_seed: int = Field(
         2025, ge=0, description="every random stream of the project is derived from this number"
     )
     experiments: Annotated[list[Name], AfterValidator(unique)] | None = Field(
         None,
-        description="entries of workflow/experiments.yaml that `all` makes; null takes the scale's",
+        description="figures and tables that `all` makes, names in workflow/experiments.yaml. null: the scale's",
     )
     overrides: dict[str, Any] = Field(
         {},
-        description="laid over workflow/scales/{scale}.yaml, e.g. {samplers: {ead: {schedule: {tau_max: 1.3}}}}",
+        description="numbers that replace those of workflow/scales/{scale}.yaml, e.g. {samplers: {ead: {schedule: "
+        "{tau_max: 1.3}}}}",
     )
     paths: Paths = Paths()
     tracking: Tracking = Tracking()

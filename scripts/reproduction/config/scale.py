@@ -43,7 +43,7 @@ class WarmStartModel(Strict):
     dataset: Name = Field(description="problems whose demonstrations it learns from")
     steps: Count = Field(description="optimiser steps")
     batch_size: Count = Field(description="demonstrations per step")
-    learning_rate: LearningRate = Field(description="its peak")
+    learning_rate: LearningRate = Field(description="the peak of the learning rate")
     warmup_steps: Count = Field(description="steps over which the learning rate rises to its peak")
     skill: Share = Field(0.5, description="probability that an attempt of the demonstrator succeeds")
     surrender: Share = Field(0.5, description="probability of giving up after a failed attempt")
@@ -76,7 +76,7 @@ class Training(Strict):
     prompts: Count = Field(description="prompts per step; each gets n rollouts")
     mini_batch_prompts: Count = Field(description="prompts per optimiser step; divides `prompts`")
     micro_batch_tokens: Count = Field(description="tokens per forward pass, padding included")
-    max_new_tokens: Count = Field(description="a response is cut here")
+    max_new_tokens: Count = Field(description="longest response in tokens; a longer one is cut")
     betas: Annotated[tuple[Share, Share], Field(strict=False)] = Field((0.9, 0.99), description="of AdamW")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="of AdamW")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(
@@ -132,21 +132,22 @@ class Role(Strict):
     model: Name = Field(description="of the scale's models, or a name in workflow/models.yaml")
     recipe: Name | None = Field(None, description="key of the scale's recipes; null is its default training")
     learning_rates: dict[Rollouts, LearningRate] = Field(
-        {}, description="laid over the scale's, rollouts per prompt -> learning rate (D18)"
+        {}, description="rollouts per prompt -> learning rate, overrides the scale's (D18)"
     )
     annealed: dict[str, Any] = Field(
-        {}, description="laid over every annealed schedule, e.g. {tau_min: 0.8} for the paper's 7B model"
+        {},
+        description="overrides values of every annealed schedule, e.g. {tau_min: 0.8} for the paper's 7B model",
     )
 
 
 class Recipe(Strict):
     """A training and evaluation that differ from the scale's default."""
 
-    training: Training = Field(description="laid over the scale's training")
-    evaluation: Evaluation = Field(description="laid over the scale's evaluation")
-    rollouts: Rollouts | None = Field(None, description="in the place of the scale's; null keeps that")
+    training: Training = Field(description="overrides the scale's training")
+    evaluation: Evaluation = Field(description="overrides the scale's evaluation")
+    rollouts: Rollouts | None = Field(None, description="overrides the scale's; null keeps the scale's")
     dual_clip: PositiveFloat | None = Field(
-        None, description="in the place of the algorithm's, where it has one; null keeps that"
+        None, description="overrides the algorithm's, if it has one; null keeps the algorithm's"
     )
 
 
@@ -174,7 +175,7 @@ class Verl(Strict):
     nodes: Count = Field(1, description="machines of one training")
     gpus_per_node: Count = Field(1, description="GPUs that a training takes on each")
     max_prompt_tokens: Count = Field(
-        1024, description="a longer prompt is left out of a training, and an error in an evaluation"
+        1024, description="a longer prompt is left out of a training; in an evaluation it is an error"
     )
     tensor_parallel: Count = Field(1, description="GPUs that share one vLLM engine")
     gpu_memory_utilization: Share = Field(0.6, description="share of a GPU's memory that vLLM takes")
@@ -184,13 +185,14 @@ class Verl(Strict):
     )
     seed_of: Literal["engine", "response"] = Field(
         "engine",
-        description="what has a random stream: each vLLM engine, or each response, which vLLM then draws row by row",
+        description="whether each vLLM engine or each response has a random stream; for each response vLLM draws row by "
+        "row",
     )
     offload: bool = Field(
         False, description="keep parameters and optimiser in host memory while vLLM samples"
     )
     attention: Literal["sdpa", "flash_attention_2"] = Field(
-        "sdpa", description="of the trainer; flash_attention_2 packs sequences and wants flash-attn built"
+        "sdpa", description="attention of the trainer; flash_attention_2 packs sequences and needs flash-attn"
     )
     reward_workers: Count = Field(8, description="processes that grade responses")
     resume_every: Count | None = Field(
@@ -204,7 +206,7 @@ class Verl(Strict):
     dump_every: Count | None = Field(
         None, description="steps between dumps of rollouts, token by token; null keeps none"
     )
-    models: dict[Name, VerlModel] = Field({}, description="model -> what it needs otherwise")
+    models: dict[Name, VerlModel] = Field({}, description="model -> values that override those above")
 
     def of(self, model: str) -> "Verl":
         """Return this with what ``model`` needs otherwise laid over it."""
@@ -220,7 +222,7 @@ class Scale(Strict):
     )
     description: str = Field(description="hardware, data and models in a few words, for figures and reports")
     plan: ScalePlan | None = Field(
-        None, description="where config.yaml names no experiments or seeds; null: every figure, seed 0"
+        None, description="the default of experiments and seeds in config.yaml; null: every figure, seed 0"
     )
     datasets: dict[Name, Annotated[AnyGeneratedData | RealData, Field(discriminator="kind")]] = Field(
         description="the scale's data sets; a name in workflow/datasets.yaml needs no entry"
@@ -231,15 +233,15 @@ class Scale(Strict):
     roles: dict[Literal[ROLES], Role] = Field(description="the paper's model -> what stands for it here")
     schedule_units: ScheduleUnits | None = Field(None, description="null: the paper's units are this scale's")
     samplers: dict[Name, NamedSampler] = Field(
-        description="laid over workflow/samplers.yaml, in the scale's own units"
+        description="overrides workflow/samplers.yaml, in the scale's own units"
     )
-    algorithms: dict[Name, AnyNamedAlgorithm] = Field(description="laid over workflow/algorithms.yaml")
+    algorithms: dict[Name, AnyNamedAlgorithm] = Field(description="overrides workflow/algorithms.yaml")
     rollouts: Rollouts = Field(description="rollouts per prompt where an experiment does not say")
     learning_rates: dict[Rollouts, LearningRate] = Field(description="rollouts per prompt -> learning rate")
-    training: Training = Field(description="of every role without a recipe")
+    training: Training = Field(description="the training of every role without a recipe")
     recipes: dict[Name, Recipe] = Field({}, description="what differs for the roles that name one")
     decoders: dict[Name, Decoder] = Field(description="how evaluation samples may be drawn")
-    evaluation: Evaluation = Field(description="of every checkpoint, and of the base models")
+    evaluation: Evaluation = Field(description="the evaluation of every checkpoint and base model")
     inference: dict[Name, AnyStudy] = Field({}, description="study -> the responses it draws")
     keep_checkpoints: Literal["all", "last"] = Field(
         "all", description="last deletes a run's other checkpoints when they are evaluated"

@@ -185,8 +185,8 @@ class Verl(Strict):
     )
     seed_of: Literal["engine", "response"] = Field(
         "engine",
-        description="whether each vLLM engine or each response has a random stream; for each response vLLM draws row by "
-        "row",
+        description="whether each vLLM engine or each response has a random stream; for each response vLLM draws row "
+        "by row",
     )
     offload: bool = Field(
         False, description="keep parameters and optimiser in host memory while vLLM samples"

@@ -51,6 +51,7 @@ def test_a_cell_passes_with_real_rows_and_the_real_tokenizer(tokenizers, tmp_pat
         pytest.skip(f"{DATA}: no local copies of the real data sets; set EAD_REAL_DATA")
     plan = read_plan({"scale": "gpu1"})
     (first, _), *_ = covering_first(distinct(first_runs(plan).values(), plan.scale.verl))
+    assert first.run.sampler_definition.importance, "EAD with TIS shows most"
     choices = {
         "scale": "gpu1",
         "paths": {"real_data": str(DATA), "tokenizers": str(tokenizers)},
@@ -66,7 +67,7 @@ def test_a_cell_passes_with_real_rows_and_the_real_tokenizer(tokenizers, tmp_pat
             "2",
             "rehearse",
             "--config",
-            "select=sampler~ead_released_tis",
+            f"select=sampler~{first.run.sampler}",
         ),
     ]
     done = subprocess.run(command, capture_output=True, text=True)

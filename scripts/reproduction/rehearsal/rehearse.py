@@ -126,21 +126,24 @@ class Stage:
 
 
 def features(run: RunConfiguration) -> set[tuple[str, Any]]:
-    """Return what can make one configuration fail where another passes."""
+    """Return what can make one configuration fail where another passes; what is absent is none."""
     sampler, algorithm = run.sampler_definition, run.algorithm_definition
     schedule = sampler.schedule
     correction = sampler.importance
-    return {
+    found = {
         ("model", run.model),
         ("data set", cells.source_of(run)),
         ("n", run.n),
         ("loss", algorithm.loss),
-        ("reference policy", algorithm.kl_coefficient > 0),
         ("aggregation", algorithm.aggregation),
         ("sampler", (schedule["kind"], schedule.get("reading"), schedule.get("origin"))),
         ("trainer's temperature", sampler.logprob_temperature),
-        ("correction", correction and (correction.level, correction.cap)),
     }
+    if correction:
+        found.add(("correction", (correction.level, correction.cap)))
+    if algorithm.kl_coefficient > 0:
+        found.add(("reference policy", True))
+    return found
 
 
 def covering_first(found: Sequence[Cell]) -> list[tuple[Cell, bool]]:

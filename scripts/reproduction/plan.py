@@ -85,7 +85,7 @@ class Plan:
 
 
 def read_files(*paths: str | Path) -> dict[str, Any]:
-    """Return the values of configuration files, each laid over those before it.
+    """Return the values of configuration files, each overriding those before it.
 
     Snakemake reads the same files, by YAML 1.1, lets a repeated key win silently, and runs what a file holds as a
     template where ``__use_yte__`` asks for it; the workflow takes its values from here.
@@ -110,7 +110,7 @@ def read_plan(
 
     Args:
         values: of the configuration files (:func:`read_files`).
-        given: values of ``--config`` as Snakemake parsed them. They are laid over ``values``; those that concern this
+        given: values of ``--config`` as Snakemake parsed them. They override ``values``; those that concern this
             call only are taken out.
         workflow: folder with scales/, samplers.yaml and the other tables.
 

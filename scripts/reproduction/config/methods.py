@@ -77,7 +77,7 @@ class Samplers(Strict):
 
 
 def adapt_schedule(schedule_values: Mapping[str, Any], annealed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schedule with a role's ``annealed`` values laid over it, or over its parts, where it has such a curve.
+    """Return a schedule whose values, or those of its parts, a role's ``annealed`` overrides if it has such a curve.
 
     Raises ValueError for a key or a value that the schedule does not allow.
     """

@@ -1,4 +1,4 @@
-"""The tables of the workflow, read and laid over one another."""
+"""The tables of the workflow: read, and merged where one overrides another."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ def load_configuration(values: Mapping[str, Any], source: str = "config.yaml") -
 
 
 def load_scale(name: str, overrides: Mapping[str, Any] | None = None, workflow: Path | None = None) -> Scale:
-    """Read and validate a scale with ``overrides`` laid over it; see :func:`scale_values`."""
+    """Read and validate a scale with its ``overrides``; see :func:`scale_values`."""
     source = f"scales/{name}.yaml" + (" with config.yaml's overrides" if overrides else "")
     values = scale_values(name, overrides, workflow)
     # Every recipe repeats what is wrong with these, so they are looked at first.
@@ -42,10 +42,10 @@ class _Algorithms(Strict):
 def scale_values(
     name: str, overrides: Mapping[str, Any] | None = None, workflow: Path | None = None
 ) -> dict[str, Any]:
-    """Return ``{workflow}/scales/{name}.yaml`` over the shared methods, with ``overrides`` laid over both.
+    """Return ``{workflow}/scales/{name}.yaml`` over the shared methods; ``overrides`` override both.
 
     A role that is null is left out. The file's ``extends`` names a scale whose values it overrides in the same
-    way; a recipe's values are laid over the scale's default training and evaluation. The shared samplers are in
+    way; a recipe's values override the scale's default training and evaluation. The shared samplers are in
     the paper's units and are converted first; what the scale and ``overrides`` say is in the scale's own. A data set
     or a model that is named but not defined there is the entry of that name in the table of real ones.
     """

@@ -167,7 +167,7 @@ def _values_in(value: Any) -> Iterator[Any]:
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``override`` laid over it, mapping by mapping; lists and values are replaced."""
+    """Return ``base`` with the values of ``override``, merged mapping by mapping; lists and values are replaced."""
     merged = dict(base)
     for key, value in override.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)

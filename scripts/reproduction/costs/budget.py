@@ -184,7 +184,7 @@ class Schedule:
 
 
 def schedule(jobs: Sequence[Costed], units: int, *, of: Literal["gpus", "cores"]) -> Schedule:
-    """Run ``jobs`` on ``units`` GPUs or cores, in thought.
+    """Simulate ``jobs`` on ``units`` GPUs or cores.
 
     With GPUs, jobs that use none wait for nothing but their inputs. Raises ConfigurationError for a job that is larger
     than ``units``.

@@ -179,7 +179,7 @@ def main() -> int:
             return 1
     claims, crate = (json.loads(record.read_text(encoding="utf-8")) for record in (records[0], records[-1]))
     titles = {name: experiment.title for name, experiment in load_experiments().items()}
-    titles["claims"] = "Every verdict with its interval"
+    titles |= {"claims": "Every verdict with its interval", "cost": "How cost grows"}
     pictures, total = [], 0
     for path in sorted((arguments.reports / "figures").glob("*.png")):
         data = shrink(path)

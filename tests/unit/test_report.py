@@ -43,6 +43,12 @@ def test_percentage_points_are_recorded_as_shares():
     assert report.amount(float("inf"), "tokens") == "never"
 
 
+def test_figures_have_the_papers_names():
+    names = ["fig04", "fig11b", "table1", "propositions", "real_lm_fig01"]
+    labels = ["Figure 4", "Figure 11b", "Table 1", "propositions", "real_lm_fig01"]
+    assert [report.figure_label(name) for name in names] == labels
+
+
 def test_nothing_has_run_and_the_page_says_so_everywhere(tmp_path):
     values = collect(tmp_path)
     assert {row["status"] for row in values["runs"]} == {"not run"}

@@ -7,6 +7,7 @@ data cards, what was ingested into MLflow. What is absent is shown as not run, n
 
 import base64
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,6 +64,7 @@ def render(template: str, **values: Any) -> str:
         "amount": amount,
         "unit_label": unit_label,
         "anchor": anchor,
+        "figure_label": figure_label,
         "first_capital": lambda text: text[:1].upper() + text[1:],
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
     }
@@ -94,6 +96,12 @@ def amount(value: float | None, unit: str | None) -> str:
 def unit_label(unit: str | None) -> str:
     """The unit that ``amount`` shows: ``share of problems`` becomes ``% of problems``."""
     return "%" + unit.removeprefix("share") if unit and unit.startswith("share") else unit or ""
+
+
+def figure_label(name: str) -> str:
+    """The paper's name of a figure or table, ``Figure 7a`` for ``fig07a``; other names as they are."""
+    found = re.fullmatch(r"(fig|table)0?(\d+[a-z]?)", name)
+    return f"{'Figure' if found[1] == 'fig' else 'Table'} {found[2]}" if found else name
 
 
 def anchor(text: str) -> str:

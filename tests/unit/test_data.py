@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from ead import seeds
+from ead import seeds, verifier
 from reproduction.config import ConfigurationError
 from reproduction.data import SCHEMA, DatasetError, make_row, read_dataset, write_dataset
 from reproduction.data.adapters import (
@@ -147,7 +147,7 @@ def test_reading_names_a_duplicate_id_and_bytes_that_are_no_text(tmp_path):
         (r"\fbox{no}", "no"),
         (
             "\\boxed{\n\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}\n}",
-            "\n\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}\n",
+            "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}",
         ),
     ],
 )
@@ -157,7 +157,8 @@ def test_the_last_box_is_the_answer(solution, answer):
 
 @given(st.recursive(st.text("ab1 ", max_size=4), lambda inner: st.builds("{{{}}}{}".format, inner, inner)))
 def test_any_balanced_text_in_a_box_comes_back(content):
-    assert last_boxed(rf"\boxed{{no}} then \boxed{{{content}}} done") == content
+    solution = rf"\boxed{{no}} then \boxed{{{content}}} done"
+    assert last_boxed(solution) == content.strip() == verifier.last_boxed(solution)
 
 
 @pytest.mark.parametrize(("solution", "reason"), [("5", "no_answer"), (r"\boxed{5", "malformed_answer")])

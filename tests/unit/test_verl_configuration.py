@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reproduction.config import ConfigurationError, Verl, load_configuration, load_scale
+from reproduction.config import ConfigurationError, Verl, load_configuration, load_scale, verl_limits
 from reproduction.config.runs import expand, resolve
 from reproduction.engines.verl.configuration import (
     ROLLOUT,
@@ -238,7 +238,7 @@ def test_a_micro_batch_divides_the_share_of_a_gpu(paper):
 
     assert rows(gpus_per_node=8) == 4
     assert rows(gpus_per_node=8, max_prompt_tokens=200) == 4  # 5 fit, and do not divide 128
-    with pytest.raises(ConfigurationError, match="1024 responses does not divide among 7 GPUs"):
+    with pytest.raises(ConfigurationError, match=r"1024 responses .* does not divide among 7 GPUs"):
         rows(gpus_per_node=7)
     packed = configuration(run(paper), Verl(gpus_per_node=8, attention="flash_attention_2"), **PLACES)
     actor = packed["actor_rollout_ref"]["actor"]
@@ -273,3 +273,14 @@ def test_states_to_resume_from_have_their_own_interval(paper):
 def test_the_machine_is_no_part_of_a_runs_identity(paper):
     other = paper.model_copy(update={"verl": Verl(gpus_per_node=4)})
     assert run(other).hash == run(paper).hash
+
+
+@pytest.mark.parametrize("limit", ["learning_rate", "shares"])
+def test_the_scale_and_the_engine_ask_one_function_what_verl_cannot_do(limit, monkeypatch):
+    """Each had its own rules, which could come apart."""
+    machine, runs = runs_of("gpu1")
+    monkeypatch.setattr(verl_limits, limit, lambda *_: "verl is out of order")
+    with pytest.raises(ConfigurationError, match="verl is out of order"):
+        load_scale("gpu1")
+    with pytest.raises(ConfigurationError, match="verl is out of order"):
+        configuration(next(iter(runs.values())), machine, **PLACES)

@@ -30,6 +30,7 @@ from reproduction.config import (
     adapt_schedule,
     suggest,
     validate,
+    verl_limits,
 )
 from reproduction.tasks import AnyGeneratedData
 
@@ -211,7 +212,7 @@ def _possible(scale: Scale, sampler: str) -> bool:
     definition = scale.samplers.get(sampler)
     if scale.engine != "verl" or definition is None:  # an unknown sampler is explained by `resolve`
         return True
-    return definition.logprob_temperature == "one" or definition.schedule["kind"] == "fixed"
+    return verl_limits.temperature(definition) is not None
 
 
 def tracking_experiment(scale_name: str, figure: Shows | None) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, model_validator
 
 from reproduction.algorithms import Algorithm, AnyNamedAlgorithm, without_label
+from reproduction.config import verl_limits
 from reproduction.config.drawing import AnyStudy, Decoder, Evaluation, RealLanguageModel
 from reproduction.config.explain import suggest
 from reproduction.config.methods import NamedSampler, Style, adapt_schedule
@@ -367,21 +368,13 @@ class Scale(Strict):
 
     def _trainable_by_verl(self, where: str, training: Training) -> None:
         """Raise ValueError for what ``reproduction.engines.verl`` would refuse when the job has started."""
-        if training.decay != "constant":
-            raise ValueError(
-                f"{where}: the verl engine keeps the learning rate constant after its warm-up; allowed: "
-                f"decay = 'constant', found decay = {training.decay!r}"
-            )
+        if problem := verl_limits.learning_rate(training):
+            raise ValueError(f"{where}: {problem}")
         if training.checkpoint_every % (self.verl.resume_every or 1):
             raise ValueError(
                 f"{where}.checkpoint_every ({training.checkpoint_every}) must be a multiple of verl.resume_every "
                 f"({self.verl.resume_every})"
             )
-        gpus = self.verl.nodes * self.verl.gpus_per_node
         for n in self.learning_rates:
-            responses = training.mini_batch_prompts * n
-            if responses % gpus:
-                raise ValueError(
-                    f"{where}.mini_batch_prompts: a mini-batch of {responses} responses ({n} rollouts per prompt) "
-                    f"does not divide among {gpus} GPUs (verl.nodes x verl.gpus_per_node)"
-                )
+            if problem := verl_limits.shares(training, self.verl, n):
+                raise ValueError(f"{where}.mini_batch_prompts: {problem}")

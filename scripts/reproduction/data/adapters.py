@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from ead import verifier
 from ead.verifier import MAX_ANSWER_CHARACTERS, check_gold
 from reproduction.data.prompts import PROMPTS
 from reproduction.data.schema import control_character
@@ -184,20 +185,23 @@ def after_hashes(solution: Any) -> str:
 
 
 def last_boxed(solution: Any) -> str:
-    r"""MATH: the argument of the last ``\boxed`` (or ``\fbox``) of the solution."""
+    r"""MATH: the argument of the last ``\boxed`` (or ``\fbox``) of the solution, read as in responses.
+
+    A reference solution must be whole, so a last box that does not close is a mistake, where a response's last box
+    that does is taken.
+    """
     solution = _string(solution)
-    boxes = list(re.finditer(r"\\(?:boxed|fbox)\s*(?P<brace>\{)?", solution))
-    if not boxes:
+    start = max(solution.rfind("\\boxed"), solution.rfind("\\fbox"))
+    if start < 0:
         raise BadRow("no_answer", r"the solution has no \boxed{}")
-    start = boxes[-1].end()
-    if boxes[-1]["brace"] is None:  # \boxed 5: the argument is the next word, as far as the mathematics goes
-        return re.match(r"[^\s$]*", solution[start:])[0]
-    depth = 1
-    for bracket in re.finditer(r"\\.|[{}]", solution[start:], re.DOTALL):
-        depth += {"{": 1, "}": -1}.get(bracket[0], 0)
-        if depth == 0:
-            return solution[start : start + bracket.start()]
-    raise BadRow("malformed_answer", r"the last \boxed{ of the solution is not closed")
+    last = solution[start:]
+    # \boxed 5: TeX takes the next word, as far as the mathematics goes.
+    if bare := re.match(r"\\(?:boxed|fbox)\s*(?!\s|\{)(?P<word>[^\s$]*)", last):
+        return bare["word"]
+    found = verifier.last_boxed(last)
+    if found is None:
+        raise BadRow("malformed_answer", r"the last \boxed{ of the solution is not closed")
+    return found
 
 
 TAKES: dict[str, Callable[[Any], str]] = {

@@ -127,11 +127,7 @@ def definition_json(table, name):
 
 
 def dataset_file(name):
-    """Where a data set of the scale is written; real ones carry their name in workflow/datasets.yaml."""
-    definition = scale.datasets[name]
-    stem = definition.source if isinstance(definition, RealData) else name
-    folder = f"{RESULTS}/data" if isinstance(definition, RealData) else f"{SCALE}/data"
-    return f"{folder}/{stem}.parquet"
+    return str(layout.dataset_file(Path(RESULTS), configuration.scale, scale, name))
 
 
 def data_card(name):

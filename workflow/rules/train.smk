@@ -7,7 +7,9 @@ def run_parameters(wildcards):
 
 
 def state_folder(wildcards):
-    return f"{SCALE}/state/{run_of(wildcards).hash}"
+    return str(
+        layout.state_folder(Path(RESULTS), configuration.scale, run_of(wildcards))
+    )
 
 
 def validation_file(wildcards):

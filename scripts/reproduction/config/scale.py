@@ -209,6 +209,11 @@ class Verl(Strict):
     )
     models: dict[Name, VerlModel] = Field({}, description="model -> values that override those above")
 
+    @property
+    def gpus(self) -> int:
+        """GPUs of one training."""
+        return self.nodes * self.gpus_per_node
+
     def of(self, model: str) -> "Verl":
         """Return this with what ``model`` needs otherwise laid over it."""
         own = self.models.get(model, VerlModel()).model_dump(exclude_none=True)
@@ -368,7 +373,7 @@ class Scale(Strict):
 
     def _trainable_by_verl(self, where: str, training: Training) -> None:
         """Raise ValueError for what ``reproduction.engines.verl`` would refuse when the job has started."""
-        if problem := verl_limits.learning_rate(training):
+        if problem := verl_limits.learning_rate(training.decay):
             raise ValueError(f"{where}: {problem}")
         if training.checkpoint_every % (self.verl.resume_every or 1):
             raise ValueError(
@@ -376,5 +381,5 @@ class Scale(Strict):
                 f"({self.verl.resume_every})"
             )
         for n in self.learning_rates:
-            if problem := verl_limits.shares(training, self.verl, n):
+            if problem := verl_limits.shares(training.mini_batch_prompts, n, self.verl.gpus):
                 raise ValueError(f"{where}.mini_batch_prompts: {problem}")

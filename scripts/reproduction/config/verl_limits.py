@@ -1,27 +1,22 @@
 """What verl cannot do: the configuration asks before the first job, and the engine when it is told a run."""
 
-from typing import TYPE_CHECKING
-
 from ead.schedule import Fixed, from_config
 from reproduction.config.methods import Sampler
 
-if TYPE_CHECKING:  # the scale's model asks this module
-    from reproduction.config.scale import Training, Verl
 
-
-def learning_rate(training: "Training") -> str | None:
+def learning_rate(decay: str) -> str | None:
     """Return why verl cannot follow the learning rate; None where it can."""
-    if training.decay == "constant":
+    if decay == "constant":
         return None
     return (
         "the verl engine keeps the learning rate constant after its warm-up; allowed: decay = 'constant', found "
-        f"decay = {training.decay!r}"
+        f"decay = {decay!r}"
     )
 
 
-def shares(training: "Training", machine: "Verl", rollouts: int) -> str | None:
+def shares(mini_batch_prompts: int, rollouts: int, gpus: int) -> str | None:
     """Return why the GPUs cannot share a mini-batch of ``rollouts`` responses per prompt evenly, or None."""
-    gpus, responses = machine.nodes * machine.gpus_per_node, training.mini_batch_prompts * rollouts
+    responses = mini_batch_prompts * rollouts
     if responses % gpus == 0:
         return None
     return (

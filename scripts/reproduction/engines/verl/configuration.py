@@ -98,7 +98,8 @@ def configuration(
         ConfigurationError: verl has no such learning-rate schedule, loss or sampler.
     """
     machine, training, algorithm = machine.of(run.model), run.training, run.algorithm_definition
-    for problem in (verl_limits.learning_rate(training), verl_limits.shares(training, machine, run.n)):
+    shares = verl_limits.shares(training.mini_batch_prompts, run.n, machine.gpus)
+    for problem in (verl_limits.learning_rate(training.decay), shares):
         if problem:
             raise ConfigurationError(f"run {run.name}: {problem}")
     if dataset == validation:
@@ -317,7 +318,7 @@ def _trainer(run: RunConfiguration, machine: Verl, state: Path) -> dict[str, Any
 
 def _rows_per_micro_batch(run: RunConfiguration, machine: Verl) -> int:
     """Rows of a padded micro-batch: as many of the longest as its tokens allow, and a divisor of the mini-batch."""
-    gpus, responses = machine.nodes * machine.gpus_per_node, run.training.mini_batch_prompts * run.n
+    gpus, responses = machine.gpus, run.training.mini_batch_prompts * run.n
     most = max(1, run.training.micro_batch_tokens // _longest(run, machine))
     return max(rows for rows in range(1, most + 1) if (responses // gpus) % rows == 0)
 

@@ -44,7 +44,7 @@ def test_the_tutorial_does_what_it_says(checkout):
 
     page = (reports / "report.html").read_text(encoding="utf-8")
     assert 'id="C03"' in page and "my_figure" in page
-    verdicts = json.loads((reports / "claims.json").read_text(encoding="utf-8"))["verdicts"]
+    verdicts = json.loads((reports / "claims_so_far.json").read_text(encoding="utf-8"))["verdicts"]
     judged = {row["id"]: row["verdict"] for row in verdicts if row["primary"]}
     assert judged["C04"] != "not run"
 

@@ -35,3 +35,10 @@ def test_a_script_that_resolves_the_choices_again_has_its_tables_as_inputs():
     resolving = {name: body for name, body in RULES.items() if "=CHOICES" in body and "output:" in body}
     assert {"judge_claims", "tabulate_deviations", "write_report", "export_provenance"} <= resolving.keys()
     assert {name for name, body in resolving.items() if "TABLES" not in body} == set()
+
+
+def test_no_rule_plays_with_times():
+    """What a job reads where it exists is a parameter by its content, and no file is dated back."""
+    for path in (REPOSITORY / "workflow/rules").glob("*.smk"):
+        text = path.read_text(encoding="utf-8")
+        assert "st_mtime" not in text and "touch " not in text, path.name

@@ -104,6 +104,9 @@ def test_a_claim_stands_in_the_table_with_its_reason_and_is_escaped(tmp_path):
     assert "in the role of Llama-3.2-1B-Instruct" in line
     assert line.index("1.2 [−1.0, 3.0]") < line.index("−7.0")  # both readings in one row
     assert page.count("What would change it:") == 2 and "are 0.2 for it and 0.9 against it" in page
+    # `claims_so_far` writes under a name of its own, which the report shows where there is nothing else.
+    (tmp_path / "reports" / "claims.json").rename(tmp_path / "reports" / "claims_so_far.json")
+    assert 'id="C03"' in report.render("report.html", **collect(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from reproduction.config import (
     WarmStartModel,
 )
 from reproduction.figures import InferenceFigure
+from reproduction.files import sha256_of_file
 from reproduction.plan import SO_FAR, read_files, read_plan
 from reproduction.config.command_line import selected
 from reproduction.tasks import GeneratedData
@@ -132,6 +133,14 @@ def dataset_file(name):
 
 def data_card(name):
     return dataset_file(name).removesuffix(".parquet") + ".card.json"
+
+
+def content_of(path):
+    """A file that a job reads where it exists, as a parameter: the job runs again for another content, and starts none.
+
+    Nothing where there is no such file.
+    """
+    return [f"{path}@{sha256_of_file(Path(path))}"] if os.path.exists(path) else []
 
 
 def model_manifest(name):

@@ -9,8 +9,7 @@ def real_lm_records():
     """The published language model's evaluation where it has run: as a parameter, so that it never starts a job."""
     if not scale.real_lm:
         return []
-    manifest = Path(f"{SCALE}/evaluations/model~{scale.real_lm.model}/manifest.json")
-    return [f"{manifest}@{manifest.stat().st_mtime_ns}"] if manifest.exists() else []
+    return content_of(f"{SCALE}/evaluations/model~{scale.real_lm.model}/manifest.json")
 
 
 rule tabulate_deviations:

@@ -66,14 +66,15 @@ def also_shown():
     names |= {
         "claims.json",
         "figures/claims.png",
+        f"claims{SO_FAR}.json",
+        f"figures/claims{SO_FAR}.png",
         "deviations.json",
         "tables/real_lm.csv",
     }
     names -= {Path(path).relative_to(REPORTS).as_posix() for path in verdicts()}
     # Written with the figure of the same name.
     names -= {"deviations.json"} if "deviations" in configuration.experiments else set()
-    found = [path for name in sorted(names) if (path := Path(REPORTS, name)).exists()]
-    return [f"{path}@{path.stat().st_mtime_ns}" for path in found]
+    return [seen for name in sorted(names) for seen in content_of(f"{REPORTS}/{name}")]
 
 
 rule plot_cost:

@@ -124,7 +124,9 @@ def collect(
         results: the scale's results; ``reports`` the scale's reports, where the page will be.
         ingested: what ``ingest_runs.py`` reported, for the links to MLflow.
     """
-    claims = _json(reports / "claims.json")
+    # Those of `claims`, or of `claims_so_far` where that was all that was asked for.
+    judged = "claims" if (reports / "claims.json").exists() else "claims_so_far"
+    claims = _json(reports / f"{judged}.json")
     deviations = _json(reports / "deviations.json")
     runs = {
         name: run
@@ -144,7 +146,7 @@ def collect(
         "verdicts": VERDICTS,
         "claims": claims,
         "judged": _judged(claims, scale, experiments, models),
-        "claims_figure": _image(reports / "figures" / "claims.png"),
+        "claims_figure": _image(reports / "figures" / f"{judged}.png"),
         "sections": _by_section(drawn),
         "shown": [figure["name"] for figure in drawn if figure["name"] != "deviations"],
         "cost": _cost(scale, reports),

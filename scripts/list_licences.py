@@ -31,10 +31,10 @@ SHORT = {
 }
 HEADER = """# Licences
 
-The packages that `envs/*.txt` pin, as each says of itself: its SPDX expression, else its classifier, else its own
-words, else the licence file that it brings. `make licences` writes this page from the installed environments, and a
-test compares names and versions with the pinned lists. None of them is part of this repository, which is under
-Apache-2.0; they are installed beside it.
+This page lists the packages that `envs/*.txt` pin, each with the licence that it states: its SPDX expression, or
+else its classifier, its own words, or the licence file that it brings. `make licences` writes the page from the
+installed environments, and a test compares names and versions with the pinned lists. None of the packages is part
+of this repository, which is under Apache-2.0; they are installed beside it.
 """
 
 
@@ -123,8 +123,9 @@ def page(rows: list[tuple[str, str, str, str]]) -> str:
     silent = [row for row in rows if row[3] == "not stated"]
     text = HEADER + "\n## Copyleft\n\n"
     text += (
-        "These ask that changes to their own files are passed on (MPL), or that the whole work is (GPL) or can be\n"
-        "relinked (LGPL) where they are distributed with it. Nothing here changes or distributes them.\n\n"
+        "The licences of these packages set conditions for distributing them: to pass on changes to their own\n"
+        "files (MPL), to license the whole work alike (GPL), or to let others relink it (LGPL). This project neither\n"
+        "changes nor distributes them.\n\n"
     )
     text += lines(copyleft) if copyleft else "None.\n"
     if closed:

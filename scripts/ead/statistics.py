@@ -15,8 +15,8 @@ Two things vary: which problems the benchmark holds and which seeds were trained
 - the last factor gives the replicates Student's tails, because both variances are estimates; ``df`` is
   Satterthwaite's, ``S - 1`` where seeds dominate and ``P - 1`` where problems do.
 
-Seed-by-problem noise enters both parts, which errs on the wide side; ``docs/method.md`` has the measured
-coverage.
+Seed-by-problem noise enters both parts, which makes the interval somewhat too wide; ``docs/method.md`` has the
+measured coverage.
 """
 
 from dataclasses import dataclass

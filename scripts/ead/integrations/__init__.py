@@ -1,1 +1,1 @@
-"""One file per host library: EAD and TIS inside transformers, vLLM and verl."""
+"""One module per host library: EAD inside transformers, vLLM and SGLang; EAD and TIS inside verl and TRL."""

@@ -6,12 +6,12 @@ The server is started with ``--enable-custom-logit-processor``, and a request ca
     requests.post(f"{address}/generate", json={"text": ..., "sampling_params": {"temperature": 1.0,
         "custom_params": extra["custom_params"]}, "custom_logit_processor": extra["custom_logit_processor"]})
 
-The OpenAI-compatible endpoints take both in the body of the request. What travels is the name of
-:class:`AnnealedTemperature` and no code, so the server needs ``ead`` in its environment, and ends at the first such
-request where it is missing. A client needs ``ead`` alone: nothing here imports SGLang. With that flag a server runs
-whatever code a client sends, so keep it to 127.0.0.1.
+The OpenAI-compatible endpoints take both in the body of the request. The request carries the name of
+:class:`AnnealedTemperature` and no code. So the server needs ``ead`` in its environment; without it, the first such
+request ends the server. A client needs only ``ead``: nothing here imports SGLang. With that flag a server runs
+whatever code a client sends, so let it listen on 127.0.0.1 only.
 
-Position. SGLang tells a processor its request and nothing of the place in the response. Under overlap scheduling
+Position. SGLang tells a processor the request, but not the place in the response. Under overlap scheduling
 ``output_ids`` lacks the newest token, and the processor is also called on parts of a prompt, so neither of them can be
 counted. The position is taken from the number of decoding steps since the prompt was last read, which SGLang notes
 before each step, and the number of output tokens at that time; so it holds when a request is retracted and read anew.

@@ -13,8 +13,9 @@ A request asks for EAD with ``extra_args["ead"]``: a schedule as plain data (``S
 The OpenAI-compatible server takes the same data as a JSON string, because ``vllm_xargs`` holds no nested
 objects: ``{"temperature": 1.0, "vllm_xargs": {"ead": "{\\"kind\\": \\"annealed\\", \\"step\\": 120}"}}``.
 
-Runners. vLLM has two model runners with an interface each, and this class serves both. The first (V1) is all there is
-to 0.30 and where Triton is not; from 0.31 on the second (V2) is the default elsewhere.
+Runners. vLLM has two model runners with an interface each, and this class serves both. Up to 0.30, and wherever
+Triton is missing, only the first (V1) takes logits processors. From 0.31 on, the second (V2) is the default wherever
+Triton works.
 
 Position and order. A token's position is the request's ``position`` (0 if it names none) plus the number of its
 output tokens before it, also after preemption and for the tokens that speculative decoding tries. The first runner
@@ -35,8 +36,8 @@ A request without ``ead`` gets bit-identical logits whatever shares its batch. L
 annealed distribution, which importance weights need, are returned under
 ``logprobs_mode="processed_logprobs"``; vLLM's default is the distribution before EAD.
 
-A vLLM whose interface is another one than those two is left alone: a warning says so, its requests are served as if
-this package were not installed, and those that ask for EAD are refused.
+If a vLLM has neither of these two interfaces, this package does not interfere: it warns, requests are served as if it
+were not installed, and requests for EAD are refused.
 """
 
 import importlib

@@ -86,15 +86,9 @@ FILES: dict[str, tuple[str, str, list[type[BaseModel]]]] = {
         "figure -> the runs it needs and what it shows, one kind for each `analysis`",
         [
             figures.Figure,
-            figures.TrainingCurves,
             figures.Grid,
-            figures.DecoderMatrix,
-            figures.Schedules,
             figures.SchedulePanel,
-            figures.Propositions,
-            figures.Hyperparameters,
-            figures.InferenceFigure,
-            figures.DeviationsFigure,
+            *figures.KINDS.values(),
         ],
     ),
     "Data sets": (

@@ -13,6 +13,7 @@ from reproduction.claims import comparisons
 from reproduction.config import Configuration, ConfigurationError, load_scale
 from reproduction.config.runs import axes_of, expand
 from reproduction.figures import (
+    KINDS,
     TrainingCurves,
     analyses,
     decoder_matrix,
@@ -370,6 +371,23 @@ def test_every_figure_can_be_asked_for_at_every_scale(scale):
         assert experiment.estimation(definition, table, 0)["analysis"] == experiment.analysis
         assert experiment.drawing(name, definition, table)["title"] == experiment.title
         assert experiment.caption(definition, table)["scale"] == definition.description
+
+
+def test_two_scores_are_drawn_against_each_other(world):
+    """A kind of figure in one file: its entry, request, estimates and picture."""
+    experiment = load_experiments()["trade_off"]
+    request = experiment.estimation(world.scale, world.table, 0)
+    kind = KINDS[request.pop("analysis")]
+    table = kind.estimate(**request, runs=world.runs, evaluations=world.evaluations, partial=True)
+    drawn = experiment.drawing("trade_off", world.scale, world.table)
+    (axis,) = kind.plot(table, drawn).axes
+    marks = {bars.get_label(): bars.lines[0].get_xydata()[0] for bars in axis.containers}
+    assert set(marks) == {"base model", *(words["label"] for words in drawn["samplers"].values())}
+    name, words = next(iter(drawn["samplers"].items()))
+    of_sampler = table[table["sampler"] == name].set_index("metric")["value"]
+    assert marks[words["label"]] == pytest.approx(
+        [100 * of_sampler["pass_at_k"], 100 * of_sampler["worst_at_k"]]
+    )
 
 
 def test_a_decoder_that_checkpoints_are_not_evaluated_with_is_refused(world):

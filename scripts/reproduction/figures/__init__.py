@@ -7,6 +7,7 @@
 ``hyperparameters``   Table 1
 ``inference``         studies of decoding
 ``deviations``        what each reading changes
+``trade_off``         two scores against each other
 
 workflow/experiments.yaml has an entry for each figure; its ``analysis`` is the kind.
 """
@@ -38,6 +39,7 @@ from reproduction.figures.hyperparameters import Hyperparameters
 from reproduction.figures.inference import InferenceFigure
 from reproduction.figures.propositions import Propositions
 from reproduction.figures.schedules import SchedulePanel, Schedules
+from reproduction.figures.trade_off import TradeOff
 from reproduction.figures.training_curves import TrainingCurves, published_curves
 
 _KINDS = (
@@ -48,6 +50,7 @@ _KINDS = (
     Hyperparameters,
     InferenceFigure,
     DeviationsFigure,
+    TradeOff,
 )
 KINDS: dict[str, type[Figure]] = {
     kind.model_fields["analysis"].annotation.__args__[0]: kind for kind in _KINDS
@@ -121,6 +124,7 @@ __all__ = [
     "Propositions",
     "SchedulePanel",
     "Schedules",
+    "TradeOff",
     "TrainingCurves",
     "cost_caption",
     "figures_of",

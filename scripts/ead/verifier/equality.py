@@ -666,6 +666,9 @@ class _Comparison:
         if not isinstance(answer, Group):
             return gold.kind == "set" and len(gold.items) == 1 and self.same(gold.items[0], answer)
         kinds = {gold.kind, answer.kind}
+        for one, other in ((gold, answer), (answer, gold)):
+            if one.kind == "set" and len(one.items) == 1 and other.kind not in ("set", "list"):
+                return self.same(one.items[0], other)
         if kinds == {"set"}:
             return self.unordered(self.distinct(gold.items), self.distinct(answer.items))
         if kinds == {"list", "()"}:

@@ -106,6 +106,7 @@ _CHARACTERS = {
     **dict.fromkeys("÷∕⁄", "/"),
     **dict.fromkeys("，、﹐", ","),
     **dict.fromkeys("；", ";"),
+    **dict.fromkeys("∶", ":"),
     **dict.fromkeys("。．", "."),
     **dict.fromkeys("′ʹ＇’", "'"),
     **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\x00", ""),
@@ -120,7 +121,7 @@ _CHARACTERS = {
     "±": r" \pm ",
     "∓": r" \mp ",
     "≠": r" \ne ",
-    "≈": r" \approx ",
+    **dict.fromkeys("≈∼≃≅", r" \approx "),
     "∞": r"\infty ",
     "∪": r" \cup ",
     "∩": r" \cap ",
@@ -247,7 +248,7 @@ _FUNCTIONS = {
     "factorial": "factorial",
 }
 _CONSTANTS = {"pi": "pi", "infinity": "oo", "infty": "oo", "inf": "oo", "oo": "oo", "Infinity": "oo"}
-_WORD_UNITS = {"cm", "mm", "km", "kg", "mph", "kph", "kmh"}  # letters that nobody multiplies
+_WORD_UNITS = {"USD", "cm", "mm", "km", "kg", "mph", "kph", "kmh"}  # letters that nobody multiplies
 _LAYOUT = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|phantom(?:\s*\{[^{}]*\})?"
     r"|hspace\s*\*?\s*\{[^{}]*\}|(?:text)?color\s*\{[^{}]*\}|label\s*\{[^{}]*\})(?![a-zA-Z])\.?|\\!\s*"
@@ -507,6 +508,7 @@ _SYNONYMS = {
 
 _REALS = Group("()", (Apply("-", (Symbol("oo"),)), Symbol("oo")))
 _ALL_REALS = re.compile(r"(?:the set of |all )+real numbers|all reals", re.IGNORECASE)
+_NO_SOLUTION = re.compile(r"no (?:real )?solutions?", re.IGNORECASE)
 _MAGNITUDES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12,
                "百": 2, "千": 3, "万": 4, "百万": 6, "千万": 7, "亿": 8, "万亿": 12}  # fmt: skip
 _MAGNITUDE = re.compile(
@@ -520,12 +522,18 @@ _MAGNITUDE = re.compile(
 def read(text: str):
     """Return the tree of ``text``. Raises Unreadable."""
     text = text.strip(" \t\n\r`*")
-    if _ALL_REALS.fullmatch(text):
-        return _REALS
+    if (found := _phrase(text)) is not None:
+        return found
     text = in_latex(text)
     while len(text) > 2 and text[0] == text[-1] and text[0] in "\"'":
         text = text[1:-1]
     return _Parser(tokenise(text)).answer()
+
+
+def _phrase(text: str) -> Group | None:
+    if _ALL_REALS.fullmatch(text):
+        return _REALS
+    return Group("set", ()) if _NO_SOLUTION.fullmatch(text) else None
 
 
 def _opens(token: Token) -> bool:
@@ -622,6 +630,8 @@ class _Parser:
         while self.is_operator("cup"):
             self.take()
             parts.append(self.quantity())
+        if len(parts) > 1 and all(isinstance(part, Group) and part.kind == "set" for part in parts):
+            return Group("set", tuple(item for part in parts for item in part.items))
         return parts[0] if len(parts) == 1 else Group("union", tuple(parts))
 
     def quantity(self):
@@ -678,7 +688,8 @@ class _Parser:
             parts.append(str(token.written if token.written not in ("", "text") else token.value))
             self.at += 1
         text = " ".join(" ".join(parts).split())
-        return _REALS if _ALL_REALS.fullmatch(text) else Words(text)
+        found = _phrase(text)
+        return Words(text) if found is None else found
 
     # expressions
 
@@ -892,8 +903,15 @@ class _Parser:
                 raise Unreadable("empty braces")
             return found[0] if len(found) == 1 else Group("list", tuple(found))
         if token.value == "\\{":
+            name = self.peek()
+            built = name is not None and name.kind == "symbol" and self.is_operator("|", ":", ahead=1)
+            self.at += 2 * built  # {x | x > 3}
             found = self.inside(("\\}",))
             self.expect("\\}")
+            if built:
+                if len(found) != 1 or not isinstance(found[0], Relation):
+                    raise Unreadable("a set by several conditions")
+                return found[0]
             return Group("set", tuple(found))
         if token.value == "<|":
             found = self.inside(("|>",))

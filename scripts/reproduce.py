@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def reproduce(configuration, targets: list[str], cores: str) -> int:
-    """Run the targets, Snakemake's own report where the project's was written, and say where to look.
+    """Run the targets and say where to look.
 
     Named targets come before `all`: the report shows what is there when its own job is planned.
     """
@@ -59,18 +59,7 @@ def reproduce(configuration, targets: list[str], cores: str) -> int:
     if not last:
         return 0
     folder = Path(configuration.paths.reports) / configuration.scale
-    page, jobs = folder / "report.html", folder / "workflow_report.html"
-    if not jobs.exists() or jobs.stat().st_mtime < page.stat().st_mtime:
-        written = subprocess.run(
-            [*snakemake, "--report", str(jobs), "--quiet", "all", "--", *targets],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if written.returncode:
-            print(written.stderr, file=sys.stderr)
-            return written.returncode
-    claims = folder / "claims.json"
+    page, claims = folder / "report.html", folder / "claims.json"
     print(summary(json.loads(claims.read_text(encoding="utf-8")) if claims.exists() else None, page))
     return 0
 

@@ -46,7 +46,6 @@ NO_ARTEFACTS = (
     "progress",
     "state",
     "mlflow",
-    "workflow_report.html",
     "timings.parquet",
     *("cost.pdf", "cost.png", "cost.csv"),
 )

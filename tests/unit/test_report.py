@@ -149,3 +149,11 @@ def test_cards_of_generated_and_of_prepared_data_are_shown(tmp_path):
     page = report.render("report.html", **collect(tmp_path))
     assert "ab" * 32 + "</code> (file)" in page and "cd" * 32 + "</code> (rows)" in page
     assert '<td class="n">7</td><td>a &lt; b</td>' in page
+
+
+def test_the_papers_own_curves_stand_beside_a_figure_that_is_drawn(tmp_path):
+    (tmp_path / "reports" / "figures").mkdir(parents=True)
+    (tmp_path / "reports" / "figures" / "fig08.png").write_bytes(b"ours")
+    (tmp_path / "reports" / "figures" / "fig08.csv").write_text("problems\n20\n")
+    page = report.render("report.html", **collect(tmp_path))
+    assert page.count("The paper's own curves of") == 1 and "The paper's own curves of Figure 8" in page

@@ -136,8 +136,7 @@ def collect(
     models = _models(scale, results)
     rows = [_run(run, scale, results, _json(ingested)) for run in runs.values()]
     drawn = [
-        _figure(name, experiment, configuration, scale, reports, claims)
-        for name, experiment in experiments.items()
+        _figure(name, experiment, configuration, scale, reports) for name, experiment in experiments.items()
     ]
     return {
         "configuration": configuration,
@@ -202,7 +201,7 @@ def _judged(
     return list(judged.values())
 
 
-def _figure(name, experiment, configuration, scale, reports, claims) -> dict[str, Any]:
+def _figure(name, experiment, configuration, scale, reports) -> dict[str, Any]:
     image = _image(reports / "figures" / f"{name}.png")
     papers = (
         [] if scale.published_curves else figures.published_curves(name, {role: role for role in ROLE_LABELS})
@@ -214,7 +213,7 @@ def _figure(name, experiment, configuration, scale, reports, claims) -> dict[str
         "title": experiment.title,
         "section": experiment.section,
         "image": image,
-        "published": _data_address(published.png(papers, scale.samplers)) if papers else None,
+        "published": _data_address(published.png(papers, scale.samplers)) if papers and image else None,
         "alt": f"{experiment.title}. The numbers drawn are in figures/{name}.csv.",
         "sizes": _sizes(table) if image else None,
         "caption": _caption(name, experiment, scale, runs),
@@ -224,7 +223,6 @@ def _figure(name, experiment, configuration, scale, reports, claims) -> dict[str
             if (reports / "figures" / f"{name}.{suffix}").exists()
         ],
         "runs": list(runs),
-        "claims": [row for row in (claims or {"verdicts": []})["verdicts"] if row["figure"] == name],
     }
 
 

@@ -1,8 +1,8 @@
-"""Group advantages and the policy losses of DAPO, GRPO, Clip-Cov and KL-Cov.
+"""Group advantages and the policy losses of DAPO, GRPO, Dr. GRPO, GSPO, Clip-Cov and KL-Cov.
 
 Tensors have shape ``[batch, response]``; ``mask`` is true (or 1) at response tokens, and what stands outside
 it never matters. Losses are minimised. Semantics follow verl 0.9.1; ``tests/verl`` compares losses and
-gradients with it.
+gradients with it, and ``tests/hosts`` with TRL.
 """
 
 from collections.abc import Sequence
@@ -11,15 +11,17 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-Aggregation = Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean"]
-Kind = Literal["clip", "clip_cov", "kl_cov"]
+Aggregation = Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
+Kind = Literal["clip", "clip_cov", "kl_cov", "gspo"]
 
 _LOG_RATIO_LIMIT = 20.0  # exp(20) = 4.9e8; keeps a single wild token from overflowing the loss
 _STD_EPSILON = 1e-6  # D13
 _K3_LIMIT = 10.0
 
 
-def group_advantages(rewards: torch.Tensor, groups: Sequence | np.ndarray | torch.Tensor) -> torch.Tensor:
+def group_advantages(
+    rewards: torch.Tensor, groups: Sequence | np.ndarray | torch.Tensor, *, standardise: bool = True
+) -> torch.Tensor:
     """Return ``(R - mean) / (std + 1e-6)`` within each group, one value per response.
 
     ``std`` is the sample standard deviation (n - 1), as in the framework (D13). A group of equal rewards gets
@@ -28,6 +30,7 @@ def group_advantages(rewards: torch.Tensor, groups: Sequence | np.ndarray | torc
     Args:
         rewards: shape ``[batch]``.
         groups: the prompt each response belongs to, ``batch`` labels of any sortable type.
+        standardise: false returns ``R - mean`` (Dr. GRPO, Liu et al. 2025, section 3.2).
 
     Returns:
         Shape ``[batch]``, in the rewards' floating type (float32 for integers), without gradient.
@@ -58,11 +61,13 @@ def group_advantages(rewards: torch.Tensor, groups: Sequence | np.ndarray | torc
         return torch.zeros_like(count).index_add(0, index, per_response)
 
     deviation = values - (total(values) / count)[index]
-    std = (total(deviation.square()) / (count - 1)).sqrt()
-    # The mean of equal numbers may differ from them in the last bit, which a tiny std would blow up.
+    if standardise:
+        std = (total(deviation.square()) / (count - 1)).sqrt()
+        deviation = deviation / (std[index] + _STD_EPSILON)
+    # The mean of equal numbers may differ from them in the last bit, which a tiny std has blown up.
     low = torch.full_like(count, torch.inf).scatter_reduce(0, index, values, "amin")
     equal = (total((values > low[index]).double()) == 0)[index]
-    advantages = torch.where(equal, 0.0, deviation / (std[index] + _STD_EPSILON))
+    advantages = torch.where(equal, 0.0, deviation)
     return advantages.to(torch.promote_types(rewards.dtype, torch.float32))
 
 
@@ -84,6 +89,7 @@ def policy_loss(
     generator: torch.Generator | None = None,
     total_tokens: int | None = None,
     total_sequences: int | None = None,
+    max_tokens: int | None = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Return the policy-gradient loss of one (micro-)batch and its statistics.
 
@@ -96,6 +102,9 @@ def policy_loss(
       ``(A - mean A)(log pi - mean log pi)`` lies strictly within ``covariance_bounds``.
     - ``kl_cov`` (ibid.): ``-r A``, plus ``kl_coefficient |log r|`` on the ``covariance_share`` of tokens with
       the largest covariance.
+    - ``gspo`` (Zheng et al. 2025, section 4): that of ``clip`` with one ratio for all tokens of a response, the
+      geometric mean ``s = exp(mean of log r)``; a token's gradient is ``s A`` times that of its ``log pi``. With
+      ``seq-mean-token-mean`` and no weights this is the paper's loss of whole responses.
 
     Both shares are rounded down, to one token at least, and taken within the tensors of this call.
 
@@ -112,12 +121,14 @@ def policy_loss(
         covariance_share, covariance_bounds, kl_coefficient: see above.
         generator: source of ``clip_cov``'s random choice; required there.
         total_tokens, total_sequences: of the mini-batch this micro-batch is part of, see :func:`aggregate`.
+        max_tokens: the limit of a response, see :func:`aggregate`.
 
     Returns:
         The scalar loss, and statistics over the mask as floats: ``tokens``; ``clip_low_share`` and
         ``clip_high_share`` (tokens whose ratio the lower and the upper clip stopped; 0 for ``kl_cov``);
         ``dual_clip_share``; ``covariance_share`` (tokens that ``clip_cov`` or ``kl_cov`` chose);
-        ``approximate_kl`` (mean of ``log pi_old - log pi``); ``ratio_mean``, ``ratio_min`` and ``ratio_max``.
+        ``approximate_kl`` (mean of ``log pi_old - log pi``); ``ratio_mean``, ``ratio_min`` and ``ratio_max`` of the
+        ratios that the loss takes.
 
     Raises:
         ValueError: shapes differ, the mask is empty, an advantage or weight within it is not finite, an option is
@@ -136,9 +147,11 @@ def policy_loss(
 
     logprobs = _wide(logprobs)
     advantages = torch.where(mask, _wide(advantages.detach()), 0.0)
-    log_ratio = torch.where(mask, logprobs - _wide(old_logprobs.detach()), 0.0).clamp(
-        -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT
-    )
+    log_ratio = torch.where(mask, logprobs - _wide(old_logprobs.detach()), 0.0)
+    if kind == "gspo":
+        of_response = log_ratio.detach().sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+        log_ratio = torch.where(mask, logprobs - logprobs.detach() + of_response, 0.0)
+    log_ratio = log_ratio.clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
     ratio = log_ratio.exp()
     losses = -advantages * ratio
     stopped = dual_clipped = chosen = torch.zeros_like(mask)
@@ -167,7 +180,14 @@ def policy_loss(
 
     if weights is not None:
         losses = losses * torch.where(mask, _wide(weights.detach()), 0.0)
-    loss = aggregate(losses, mask, aggregation, total_tokens=total_tokens, total_sequences=total_sequences)
+    loss = aggregate(
+        losses,
+        mask,
+        aggregation,
+        total_tokens=total_tokens,
+        total_sequences=total_sequences,
+        max_tokens=max_tokens,
+    )
 
     with torch.no_grad():
         inside = ratio[mask]
@@ -193,33 +213,38 @@ def aggregate(
     *,
     total_tokens: int | None = None,
     total_sequences: int | None = None,
+    max_tokens: int | None = None,
 ) -> torch.Tensor:
     """Reduce token values to one number, in float32 at least.
 
     ``token-mean``: mean over all tokens (DAPO). ``seq-mean-token-sum``: sum over each response's tokens, then
     mean over responses. ``seq-mean-token-mean``: mean over each response's tokens, then over responses (GRPO
-    as first published). Responses without a token do not count.
+    as first published). ``seq-mean-token-sum-norm``: ``seq-mean-token-sum`` over ``max_tokens``, one number for all
+    responses (Dr. GRPO, Liu et al. 2025). Responses without a token do not count.
 
     A trainer that splits a mini-batch into micro-batches passes the mini-batch's number of tokens
     (``token-mean``) or of responses (the other modes); the micro-batches' results then sum to the
     mini-batch's.
 
     Raises:
-        ValueError: ``mode`` is unknown, or the mask is empty and no total is given.
+        ValueError: ``mode`` is unknown, the mask is empty and no total is given, or ``max_tokens`` is wanted and not
+            positive.
     """
     mask = mask.bool()
     per_sequence = torch.where(mask, _wide(values), 0.0).sum(dim=-1)
     lengths = mask.sum(dim=-1)
     if mode == "token-mean":
         total = lengths.sum() if total_tokens is None else total_tokens
-    elif mode in ("seq-mean-token-sum", "seq-mean-token-mean"):
+    elif mode in get_args(Aggregation):
         total = (lengths > 0).sum() if total_sequences is None else total_sequences
         if mode == "seq-mean-token-mean":
             per_sequence = per_sequence / lengths.clamp(min=1)
+        if mode == "seq-mean-token-sum-norm":
+            if max_tokens is None or max_tokens <= 0:
+                raise ValueError(f"{mode} wants max_tokens, the limit of a response, found {max_tokens!r}")
+            per_sequence = per_sequence / max_tokens
     else:
-        raise ValueError(
-            f"aggregation: found {mode!r}, allowed: token-mean, seq-mean-token-sum, seq-mean-token-mean"
-        )
+        raise ValueError(f"aggregation: found {mode!r}, allowed: {', '.join(get_args(Aggregation))}")
     if total <= 0:
         raise ValueError("mask selects no token and no positive total is given")
     return per_sequence.sum() / total

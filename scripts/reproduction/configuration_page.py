@@ -222,7 +222,9 @@ def _allowed(node: dict[str, Any], schema: dict[str, Any]) -> str:
 
 
 def _shown_bases(model: type[BaseModel]) -> list[type[BaseModel]]:
-    return [base for base in model.__mro__[1:] if base.__name__ in ANCHORS and issubclass(base, BaseModel)]
+    # An algorithm of the tables, which has a label, is named as the algorithm that it is; both are one table.
+    shown = ANCHORS.keys() - {model.__name__}
+    return [base for base in model.__mro__[1:] if base.__name__ in shown and issubclass(base, BaseModel)]
 
 
 def _about(model: type[BaseModel]) -> str:

@@ -158,7 +158,7 @@ def test_micro_batches_sum_to_the_mini_batch(seed, mode, sizes, dual_clip):
     assert shares / totals["total_tokens"] == pytest.approx(statistics["clip_high_share"], abs=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["clip", "clip_cov", "kl_cov"])
+@pytest.mark.parametrize("kind", ["clip", "clip_cov", "kl_cov", "gspo"])
 def test_what_stands_outside_the_mask_never_matters(kind):
     logprobs, old, advantages, mask = _batch(3)
     results = []
@@ -302,6 +302,67 @@ def test_kl_cov_penalises_the_tokens_of_largest_covariance():
     assert statistics["clip_low_share"] == statistics["clip_high_share"] == 0
 
 
+# GSPO and Dr. GRPO
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_gspo_is_the_paper_s_loss_of_whole_responses(seed):
+    """Zheng et al. 2025, equations 5 to 7, written out response by response."""
+    logprobs, old, advantages, mask = _batch(seed, spread=0.02)
+    mask[-1, 0] = True
+    advantages = advantages[:, :1].expand_as(old)
+    low, high = 3e-3, 4e-3
+    theirs = logprobs.clone().requires_grad_()
+    terms = []
+    for row, kept in enumerate(mask):
+        ratio = (theirs[row, kept] - old[row, kept]).mean().exp()
+        advantage = advantages[row, 0]
+        terms.append(torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage))
+    expected = -torch.stack(terms).mean()
+    expected.backward()
+    ours = logprobs.clone().requires_grad_()
+    loss, statistics = policy_loss(
+        ours,
+        old,
+        advantages,
+        mask,
+        kind="gspo",
+        clip_low=low,
+        clip_high=high,
+        aggregation="seq-mean-token-mean",
+    )
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-12)
+    assert 0 < statistics["clip_low_share"] + statistics["clip_high_share"] < 1
+
+
+def test_gspo_spares_a_response_that_one_wild_token_would_clip():
+    old = torch.zeros(1, 4)
+    logprobs = torch.tensor([[0.5, -0.5, 0.3, -0.3]])
+    options = {"clip_low": 0.1, "clip_high": 0.1}
+    arguments = (logprobs, old, torch.ones(1), torch.ones(1, 4))
+    assert policy_loss(*arguments, kind="gspo", **options)[1]["clip_high_share"] == 0
+    assert policy_loss(*arguments, kind="clip", **options)[1]["clip_high_share"] == 0.5
+
+
+def test_advantages_without_standard_deviation():
+    rewards = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.3, 0.3, 0.3])
+    advantages = group_advantages(rewards, [0, 0, 0, 0, 1, 1, 1], standardise=False)
+    assert advantages.tolist() == [0.75, -0.25, -0.25, -0.25, 0, 0, 0]
+
+
+def test_dr_grpo_gives_every_token_the_same_weight_whatever_its_response_and_batch():
+    """Liu et al. 2025: neither a response's length nor the other responses' lengths scale a token's gradient."""
+    leaf = torch.zeros(2, 6, requires_grad=True)
+    mask = torch.tensor([[1] * 6, [1] * 2 + [0] * 4])
+    arguments = {"clip_low": 0.2, "clip_high": 0.2, "aggregation": "seq-mean-token-sum-norm"}
+    loss, _ = policy_loss(leaf, torch.zeros(2, 6), torch.ones(2), mask, max_tokens=10, **arguments)
+    loss.backward()
+    assert loss.item() == pytest.approx(-8 / (2 * 10))
+    assert leaf.grad[mask.bool()].tolist() == pytest.approx([-1 / 20] * 8)
+
+
 # Aggregation and the KL penalty
 
 
@@ -314,6 +375,10 @@ def test_aggregations_by_hand():
     assert aggregate(values, mask, "token-mean", total_tokens=8).item() == pytest.approx(2)
     assert aggregate(values, mask, "seq-mean-token-sum", total_sequences=4).item() == pytest.approx(4)
     assert aggregate(values, torch.zeros_like(mask), "token-mean", total_tokens=8).item() == 0
+    normed = "seq-mean-token-sum-norm"
+    assert aggregate(values, mask, normed, max_tokens=4).item() == pytest.approx((6 + 10) / 2 / 4)
+    with pytest.raises(ValueError, match="wants max_tokens, the limit of a response, found None"):
+        aggregate(values, mask, normed)
     with pytest.raises(ValueError, match="mask selects no token"):
         aggregate(values, torch.zeros_like(mask), "token-mean")
     with pytest.raises(ValueError, match="aggregation: found 'mean'"):
@@ -346,7 +411,7 @@ def test_kl_penalty_gradient_and_limits():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "ppo"}, "loss kind: found 'ppo', allowed: clip, clip_cov, kl_cov"),
+        ({"kind": "ppo"}, "loss kind: found 'ppo', allowed: clip, clip_cov, kl_cov, gspo"),
         ({"aggregation": "sum"}, "aggregation: found 'sum'"),
         ({"clip_low": -0.1}, "clip_low must be within"),
         ({"clip_low": 1.1}, "clip_low must be within"),

@@ -18,6 +18,7 @@ from ead.objective import aggregate, group_advantages, kl_penalty, policy_loss
 
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-6}
 MODES = ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean"]
+LIMIT = 30  # of a response, for Dr. GRPO
 SEEDS = range(5)
 
 
@@ -35,7 +36,7 @@ def _weights(seed, shape):
     return 2 * torch.rand(shape, generator=torch.Generator().manual_seed(seed + 1000))
 
 
-def _actor(**policy_loss_options):
+def _actor(clip_ratio_c=3.0, **policy_loss_options):
     return FSDPActorConfig(
         strategy="fsdp",
         rollout_n=4,
@@ -43,7 +44,7 @@ def _actor(**policy_loss_options):
         clip_ratio=0.2,
         clip_ratio_low=0.2,
         clip_ratio_high=0.28,
-        clip_ratio_c=3.0,
+        clip_ratio_c=clip_ratio_c,
         policy_loss=PolicyLossConfig(**policy_loss_options),
     )
 
@@ -205,6 +206,87 @@ def test_kl_cov(seed, mode, weighted):
         logprobs,
     )
     _assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_gspo(seed, mode, weighted):
+    logprobs, old, advantages, mask = _batch(seed, spread=0.9)
+    weights = _weights(seed, old.shape) if weighted else None
+    theirs = _with_gradient(
+        lambda leaf: core_algos.compute_policy_loss_gspo(
+            old, leaf, advantages, mask, mode, _actor(), rollout_is_weights=weights
+        ),
+        logprobs,
+    )
+    ours = _with_gradient(
+        lambda leaf: policy_loss(
+            leaf,
+            old,
+            advantages,
+            mask,
+            kind="gspo",
+            clip_low=0.2,
+            clip_high=0.28,
+            aggregation=mode,
+            weights=weights,
+        ),
+        logprobs,
+    )
+    _assert_same(ours, theirs)
+    statistics, expected = ours[1], theirs[1]
+    clipped = statistics["clip_low_share"] + statistics["clip_high_share"]
+    assert clipped == pytest.approx(expected["actor/pg_clipfrac"], abs=1e-6) and clipped > 0
+    assert statistics["approximate_kl"] == pytest.approx(expected["actor/ppo_kl"], abs=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_dr_grpo(seed, weighted):
+    """From rewards to the gradient, as verl does with the keys that reproduction.algorithms.dr_grpo gives it."""
+    logprobs, old, _, mask = _batch(seed, spread=0.9)
+    weights = _weights(seed, old.shape) if weighted else None
+    groups = np.repeat(np.arange(6), 4)
+    rewards = (torch.rand(24, generator=torch.Generator().manual_seed(seed)) < 0.4).float()
+    placed = torch.zeros_like(mask)
+    placed[:, 0] = rewards
+    advantages = group_advantages(rewards, groups, standardise=False)
+    expected, _ = core_algos.compute_grpo_outcome_advantage(
+        placed, mask, groups.astype(object), norm_adv_by_std_in_grpo=False
+    )
+    torch.testing.assert_close(advantages.unsqueeze(-1) * mask, expected, **TOLERANCE)
+    mode, config = "seq-mean-token-sum-norm", _actor(clip_ratio_c=1e9)
+    config.global_batch_info["loss_scale_factor"] = LIMIT
+    theirs = _with_gradient(
+        lambda leaf: core_algos.compute_policy_loss_vanilla(
+            old, leaf, expected, mask, mode, config, rollout_is_weights=weights
+        ),
+        logprobs,
+    )
+    ours = _with_gradient(
+        lambda leaf: policy_loss(
+            leaf,
+            old,
+            advantages,
+            mask,
+            clip_low=0.2,
+            clip_high=0.28,
+            aggregation=mode,
+            max_tokens=LIMIT,
+            weights=weights,
+        ),
+        logprobs,
+    )
+    _assert_same(ours, theirs)
+
+
+def test_verls_constant_of_dr_grpo_is_the_batchs_width_unless_it_is_told():
+    """Hence the key loss_scale_factor: a micro-batch is as wide as its longest response."""
+    values, _, _, mask = _batch(0)
+    told = core_algos.agg_loss(values, mask, "seq-mean-token-sum-norm", loss_scale_factor=LIMIT)
+    untold = core_algos.agg_loss(values, mask, "seq-mean-token-sum-norm")
+    assert untold * mask.shape[1] == pytest.approx(told * LIMIT)
 
 
 def test_a_wild_token_differs_in_the_covariance_losses():

@@ -59,6 +59,8 @@ def resolved(algorithm, sampler, role="qwen_1_5b"):
         ("grpo", "ead", "qwen_1_5b"),
         ("entropy_mech", "ead", "qwen_1_5b"),
         ("entropy_mech_kl", "ead", "qwen_1_5b"),
+        ("gspo", "ead_tis", "qwen_1_5b"),
+        ("dr_grpo", "ead_tis", "qwen_1_5b"),
     ],
 )
 @pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
@@ -87,5 +89,10 @@ def test_verl_accepts_every_kind_of_run(defaults, tmp_path, algorithm, sampler, 
     assert actor.optim.lr == run.learning_rate and tuple(actor.optim.betas) == run.training.betas
     assert actor.engine.mixed_precision["param_dtype"] == "bf16"
     assert rollout.logprobs_mode == "processed_logprobs" and rollout.calculate_log_probs
+    # Dr. GRPO: a constant divides the sums over tokens, and groups are not standardised.
+    unnormalised = run.algorithm == "dr_grpo"
+    assert actor.loss_scale_factor == (run.training.max_new_tokens if unnormalised else None)
+    assert config.algorithm.norm_adv_by_std_in_grpo == (not unnormalised)
+    assert actor.loss_agg_mode == run.algorithm_definition.aggregation
     correction = run.sampler_definition.importance
     assert config.algorithm.rollout_correction.rollout_is == (correction.level if correction else None)

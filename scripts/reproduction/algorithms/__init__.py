@@ -3,8 +3,10 @@
 ``clip``       PPO's clipped loss: GRPO, DAPO
 ``clip_cov``   EntropyMech's Clip-Cov
 ``kl_cov``     EntropyMech's KL-Cov
+``gspo``       GSPO's ratio of a whole response
+``dr_grpo``    Dr. GRPO, without normalisation by length and by standard deviation
 
-workflow/algorithms.yaml has an entry for each that the paper compares; its ``loss`` is the key here.
+workflow/algorithms.yaml has an entry for each; its ``loss`` is the key here.
 """
 
 from typing import Annotated, Union
@@ -14,10 +16,12 @@ from pydantic import Field, create_model
 from reproduction.algorithms.algorithm import Algorithm, MiniBatch
 from reproduction.algorithms.clip import Clip
 from reproduction.algorithms.clip_cov import ClipCov
+from reproduction.algorithms.dr_grpo import DrGRPO
+from reproduction.algorithms.gspo import GSPO
 from reproduction.algorithms.kl_cov import KLCov
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
-    kind.model_fields["loss"].annotation.__args__[0]: kind for kind in (Clip, ClipCov, KLCov)
+    kind.model_fields["loss"].annotation.__args__[0]: kind for kind in (Clip, ClipCov, KLCov, GSPO, DrGRPO)
 }
 """``loss`` -> the model of its configuration."""
 NAMED: dict[str, type[Algorithm]] = {

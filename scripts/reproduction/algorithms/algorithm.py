@@ -80,6 +80,7 @@ class Algorithm(Strict):
             weights=weights,
             total_tokens=whole.tokens,
             total_sequences=whole.sequences,
+            max_tokens=whole.max_new_tokens,
             **self.loss_options(generator),
         )
 
@@ -91,8 +92,14 @@ class Algorithm(Strict):
         """Return the part of the mini-batch's number that a micro-batch's token values ``[batch, response]`` are."""
         from ead import objective
 
-        totals = {"total_tokens": whole.tokens, "total_sequences": whole.sequences}
-        return objective.aggregate(values, mask, self.aggregation, **totals)
+        return objective.aggregate(
+            values,
+            mask,
+            self.aggregation,
+            total_tokens=whole.tokens,
+            total_sequences=whole.sequences,
+            max_tokens=whole.max_new_tokens,
+        )
 
     def verl(self) -> dict[str, Any]:
         """Return the keys of verl's configuration that state this algorithm, laid over those of every run."""

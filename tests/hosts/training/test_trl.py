@@ -15,7 +15,7 @@ from trl.trainer import grpo_trainer
 
 from ead.importance import truncated_weights
 from ead.integrations.trl import AnnealedGRPOTrainer
-from ead.objective import policy_loss
+from ead.objective import group_advantages, policy_loss
 from ead.schedule import Annealed, Fixed, Switched
 from goodness_of_fit import assert_sampled_from, position_p_values
 
@@ -151,6 +151,63 @@ def test_the_loss_is_the_packages_with_these_weights_also_on_a_batch_used_again_
         unweighted, _ = policy_loss(**arguments)
         assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
         assert abs(loss.item() - unweighted.item()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "standardise", "options"),
+    [
+        (
+            {
+                "loss_type": "grpo",
+                "importance_sampling_level": "sequence",
+                "epsilon": 3e-4,
+                "epsilon_high": 4e-4,
+            },
+            True,
+            {"kind": "gspo", "aggregation": "seq-mean-token-mean", "clip_low": 3e-4, "clip_high": 4e-4},
+        ),
+        (
+            {"loss_type": "dr_grpo", "scale_rewards": "none"},
+            False,
+            {
+                "aggregation": "seq-mean-token-sum-norm",
+                "max_tokens": POSITIONS,
+                "clip_low": 0.2,
+                "clip_high": 0.2,
+            },
+        ),
+    ],
+    ids=["gspo", "dr_grpo"],
+)
+def test_gspo_and_dr_grpo_train_with_ead_and_their_losses_are_the_packages(
+    distorting_model, tmp_path, changes, standardise, options
+):
+    rewarded = []
+
+    def remembered(completion_ids, **_):
+        rewarded.append(reward(completion_ids))
+        return rewarded[-1]
+
+    args = settings(tmp_path, num_iterations=2, max_steps=2, **changes)
+    trainer = Watched(str(distorting_model), remembered, args, PROMPTS, schedule=SCHEDULE)
+    trainer.train()
+    (rewards,), groups = rewarded, torch.arange(16) // 8
+    advantages = group_advantages(torch.tensor(rewards, dtype=torch.float64), groups, standardise=standardise)
+    assert len(trainer.losses) == 2
+    for inputs, logprobs, loss in trainer.losses:
+        # TRL adds 1e-4 to the standard deviation, ours 1e-6; and it shuffles the rows.
+        found = inputs["advantages"].double()
+        torch.testing.assert_close(found.sort().values, advantages.sort().values, rtol=2e-3, atol=1e-6)
+        expected, statistics = policy_loss(
+            logprobs=logprobs,
+            old_logprobs=inputs["old_per_token_logps"].double(),
+            advantages=found,
+            mask=inputs["completion_mask"],
+            weights=inputs["importance_sampling_ratio"].double(),
+            **options,
+        )
+        assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    assert statistics["ratio_max"] > 1  # the second time the batch is not on policy
 
 
 def test_samples_follow_the_schedule_at_every_position(distorting_model, tmp_path):

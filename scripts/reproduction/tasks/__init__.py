@@ -1,6 +1,7 @@
 """Tasks, a file each: problems, how their answers are graded, and how those of a synthetic task are generated.
 
 ``countdown``         chain Countdown, generated
+``grid``              paths on a grid with walls, generated
 ``math``              an answer in mathematical notation, compared by the verifier
 ``multiple_choice``   the letter of an answer
 """
@@ -9,10 +10,12 @@ from typing import Annotated, Union
 
 from pydantic import Field
 
-from reproduction.tasks import countdown, math, multiple_choice
+from reproduction.tasks import countdown, grid, math, multiple_choice
 from reproduction.tasks.problem import GeneratedData, GeneratedTask, Problem, Task
 
-TASKS: dict[str, Task] = {task.style: task for task in (countdown.TASK, math.TASK, multiple_choice.TASK)}
+TASKS: dict[str, Task] = {
+    task.style: task for task in (countdown.TASK, grid.TASK, math.TASK, multiple_choice.TASK)
+}
 """Style -> task."""
 GENERATED: dict[str, GeneratedTask] = {
     style: task for style, task in TASKS.items() if isinstance(task, GeneratedTask)

@@ -14,7 +14,6 @@ target earns nothing.
 """
 
 import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -150,18 +149,15 @@ def generate_problems(
 def dataset_rows(problems: Sequence[Problem], dataset: str, part: str) -> list[dict]:
     """Return the problems in the schema of ``reproduction.data``."""
     return [
-        {
-            "data_source": dataset,
-            "prompt": [{"role": "user", "content": problem.prompt}],
-            "ability": "math",
-            "reward_model": {"style": "countdown", "ground_truth": str(problem.target)},
-            "extra_info": {
-                "id": problem.id,
-                "index": index,
-                "split": part,
-                "details": json.dumps({"numbers": problem.numbers}),
-            },
-        }
+        tasks.row(
+            problem,
+            dataset=dataset,
+            style="countdown",
+            answer=str(problem.target),
+            index=index,
+            split=part,
+            details={"numbers": problem.numbers},
+        )
         for index, problem in enumerate(problems)
     ]
 

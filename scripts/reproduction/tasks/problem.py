@@ -1,6 +1,7 @@
 """What a task is: problems, how their answers are graded, and, where problems are generated, how they are."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -72,6 +73,37 @@ class Question(Protocol):
     def prompt(self) -> str:
         """The words of the user's message, separated by spaces."""
         ...
+
+    @property
+    def id(self) -> str:
+        """Its unique name."""
+        ...
+
+
+def row(
+    question: Question,
+    *,
+    dataset: str,
+    style: str,
+    answer: str,
+    index: int,
+    split: str,
+    details: Mapping[str, Any],
+    ability: str = "math",
+) -> dict[str, Any]:
+    """Return a generated problem in the schema of ``reproduction.data``; ``details`` is what ``read`` needs of it."""
+    return {
+        "data_source": dataset,
+        "prompt": [{"role": "user", "content": question.prompt}],
+        "ability": ability,
+        "reward_model": {"style": style, "ground_truth": answer},
+        "extra_info": {
+            "id": question.id,
+            "index": index,
+            "split": split,
+            "details": json.dumps(details),
+        },
+    }
 
 
 class Teacher(Protocol):

@@ -1,6 +1,9 @@
 """Train one run and publish its folder: manifest, resolved configuration, metrics, checkpoints.
 
-    python scripts/train.py sampler~ead/n~4     without Snakemake, from config.yaml and the same tables
+    python scripts/train.py sampler~ead/n~4 --scale mini
+
+trains the run with these parts of its readable name, by config.yaml and the tables, as the workflow would. Synthetic
+problems and the base model are made first where they are not there. The workflow itself gives everything by options.
 
 The trainer works in its private state folder, from its last state if it was interrupted. What is declared to
 Snakemake appears only when the run has ended, the manifest last.
@@ -12,6 +15,8 @@ import importlib
 import json
 import logging
 import os
+import shutil
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -21,21 +26,24 @@ from filelock import FileLock
 from reproduction import layout
 from reproduction.cluster import ray
 from reproduction.cluster.timings import cpu_seconds
-from reproduction.config import ConfigurationError, Verl
-from reproduction.config.command_line import selected
-from reproduction.config.runs import RunConfiguration, tracking_experiment
+from reproduction.config import ConfigurationError, RealData, Verl, WarmStartModel
+from reproduction.config.runs import RunConfiguration, canonical, named, tracking_experiment
 from reproduction.engines import Result
+from reproduction.files import sha256_of_file
 from reproduction.tracking import RunDescription, RunStream, Store
 from reproduction.training import records
 from reproduction.training.model_card import model_card
 from reproduction.training.run_folder import mark_sources, mark_started, publish
 from reproduction.versions import code_version
 
+SCRIPTS = Path(__file__).parent
 STREAM_AFTER_S = 60.0  # most trainings of the default scale are over by then
 
 
 def main() -> None:
-    arguments = read_arguments(sys.argv[1:])
+    if sys.argv[1:] and not sys.argv[1].startswith("-"):
+        sys.exit(train_by_name())
+    arguments = read_arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if (arguments.nodes or 1) > 1 and not ray.is_on_cluster():
         logging.info("Ray on %d nodes", arguments.nodes)
@@ -67,26 +75,17 @@ def main() -> None:
     logging.info("%s after %d steps", result.status, result.steps)
 
 
-def read_arguments(given: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "name",
-        nargs="?",
-        help="parts of a run's name, such as sampler~ead/n~4: everything else is then read from config.yaml and the "
-        "tables, as the workflow does; without it all of the following is given",
+def read_arguments() -> argparse.Namespace:
+    """Return what the rule gives."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    of_rule = parser.add_argument_group("as the rule gives them")
-    of_rule.add_argument("--run", help="JSON of reproduction.config.runs.RunConfiguration")
-    of_rule.add_argument("--model", type=Path, help="manifest of the model to start from")
-    of_rule.add_argument("--dataset", type=Path, help="training problems, Parquet")
-    of_rule.add_argument("--output", type=Path, help="manifest; the run folder is its parent")
-    of_rule.add_argument("--state", type=Path, help="the trainer's private folder")
-    of_rule.add_argument("--scale", help="the run's scale, to look up which figures show it")
-    of_rule.add_argument(
-        "--tracking-folder",
-        type=Path,
-        help="local MLflow store; of another database its artifacts, of a server its locks",
-    )
+    parser.add_argument("--run", required=True, help="JSON of reproduction.config.runs.RunConfiguration")
+    parser.add_argument("--model", type=Path, required=True, help="manifest of the model to start from")
+    parser.add_argument("--dataset", type=Path, required=True, help="training problems, Parquet")
+    parser.add_argument("--output", type=Path, required=True, help="manifest; the run folder is its parent")
+    parser.add_argument("--state", type=Path, required=True, help="the trainer's private folder")
+    parser.add_argument("--scale", required=True, help="the run's scale, to look up which figures show it")
     parser.add_argument(
         "--overrides", type=json.loads, default={}, help="JSON of the overrides of that scale (config.yaml)"
     )
@@ -96,6 +95,12 @@ def read_arguments(given: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--tracking-uri", help="MLflow server or database; without it the local store is used"
     )
+    parser.add_argument(
+        "--tracking-folder",
+        type=Path,
+        required=True,
+        help="local MLflow store; of another database its artifacts, of a server its locks",
+    )
     parser.add_argument("--progress", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     verl = parser.add_argument_group("for runs of the engine verl")
@@ -103,64 +108,110 @@ def read_arguments(given: list[str]) -> argparse.Namespace:
     verl.add_argument("--validation", type=Path, help="problems that verl validates on, Parquet")
     verl.add_argument("--gpus", type=int, help="GPUs per node, where they are not as --machine says")
     verl.add_argument("--nodes", type=int, help="nodes, where they are not as --machine says")
-    arguments = parser.parse_args(given)
-    required = ("run", "model", "dataset", "output", "state", "scale", "tracking_folder")
-    missing = [key for key in required if getattr(arguments, key) is None]
-    if arguments.name is None:
-        if missing:
-            parser.error(f"give the name of a run, or --{', --'.join(missing).replace('_', '-')}")
-        return arguments
-    if len(missing) < len(required):
-        parser.error("a name says everything that the rule's arguments say: give one or the other")
+    return parser.parse_args()
+
+
+def train_by_name() -> int | str:
+    """Make what the named run wants, then train it in a process that is given what the workflow gives it."""
+    from reproduction.plan import read_files, read_plan  # not part of the code that a training depends on
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "name", help="parts of a run's name; the others are their defaults: DAPO, EAD, the first seed"
+    )
+    parser.add_argument("--scale", help="in the place of config.yaml's")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        found = as_the_rule_gives_them(arguments.name)
-    except (ConfigurationError, FileNotFoundError) as error:
-        parser.error(str(error))
-    return parser.parse_args([*found, *(argument for argument in given if argument != arguments.name)])
+        plan = read_plan(read_files("config.yaml"), {"scale": arguments.scale} if arguments.scale else {})
+        configuration, scale = plan.configuration, plan.scale
+        run = named(configuration, scale, arguments.name)
+        results = Path(configuration.paths.results)
+        here = (results, configuration.scale)
+        output = layout.run_manifest(*here, run.name)
+        if output.exists():
+            found = json.loads(output.read_text(encoding="utf-8"))["configuration_hash"]
+            if found == run.hash:
+                logging.info("%s: has run already", output.parent)
+                return 0
+            logging.info("%s: of another configuration (%s) and trained anew", output.parent, found)
+            shutil.rmtree(output.parent)
+        options = {
+            "run": run.to_json(),
+            "dataset": _dataset(run.training.dataset, plan),
+            "output": output,
+            "state": layout.state_folder(*here, run),
+            "scale": configuration.scale,
+            "overrides": canonical(configuration.overrides),
+            "tracking-folder": results / "mlflow",
+        }
+        if configuration.tracking.uri:
+            options["tracking-uri"] = configuration.tracking.uri
+        if scale.engine == "verl":
+            options["machine"] = scale.verl.model_dump_json()
+            options["validation"] = _dataset(scale.evaluation_of(run.model).dataset, plan)
+        options["model"] = _model(run.model, plan)
+    except ConfigurationError as error:
+        return str(error)
+    logging.info("%s", output.parent)
+    _call("train", options, *([] if configuration.tracking.stream else ["--no-stream"]))
+    return 0
 
 
-def as_the_rule_gives_them(name: str) -> list[str]:
-    """Return the arguments of rule ``train`` for the run that ``name`` selects from config.yaml and the tables.
+def _dataset(name: str, plan) -> Path:
+    """Return the problems of a data set; those of a synthetic one are made where they are not as defined."""
+    definition, root_seed = plan.scale.datasets[name], plan.configuration.root_seed
+    file = layout.dataset_file(
+        Path(plan.configuration.paths.results), plan.configuration.scale, plan.scale, name
+    )
+    if isinstance(definition, RealData):
+        return _from_outside(file)
+    card = layout.data_card(file)
+    expected = {"definition": definition.model_dump(mode="json"), "root_seed": root_seed}
+    if not file.exists() or not _holds(card, expected):
+        made = {"name": name, "definition": definition.model_dump_json(), "root-seed": root_seed}
+        _call("generate_problems", {**made, "output": file, "card": card})
+    return file
 
-    Raises:
-        ConfigurationError: a mistake in those files, or the name is that of no run, or of several.
-        FileNotFoundError: the run's base model or data set has not been made; says which command makes it.
-    """
-    from reproduction.plan import read_files, read_plan
 
-    plan = read_plan(read_files("config.yaml"))
-    configuration, scale = plan.configuration, plan.scale
-    found = selected(plan.runs, name)
-    if len(found) > 1:
-        raise ConfigurationError(
-            f"{name}: the name of {len(found)} runs, give more of it: {', '.join(found)}"
-        )
-    run = plan.runs[found[0]]
-    results = Path(configuration.paths.results)
-    place = (results, configuration.scale, scale)
-    problems = {"dataset": run.training.dataset}
-    if run.engine == "verl":
-        problems["validation"] = scale.evaluation_of(run.model).dataset
-    files = {"model": layout.model_manifest(*place, run.model)}
-    files |= {key: layout.dataset_file(*place, dataset) for key, dataset in problems.items()}
-    for file in files.values():
-        if not file.exists():
-            raise FileNotFoundError(f"{file} has not been made: snakemake {file}")
-    values = {
-        **files,
-        "run": run.to_json(),
-        "output": layout.run_manifest(results, configuration.scale, run.name),
-        "state": layout.state_folder(results, configuration.scale, run),
-        "scale": configuration.scale,
-        "overrides": json.dumps(configuration.overrides),
-        "tracking-folder": results / "mlflow",
-    }
-    if configuration.tracking.uri:
-        values["tracking-uri"] = configuration.tracking.uri
-    if run.engine == "verl":
-        values["machine"] = scale.verl.model_dump_json()
-    arguments = [word for key, value in values.items() for word in (f"--{key}", str(value))]
-    return arguments if configuration.tracking.stream else [*arguments, "--no-stream"]
+def _model(name: str, plan) -> Path:
+    """Return the manifest of a base model; one that is trained here is made where it is not as defined."""
+    definition, root_seed = plan.scale.models[name], plan.configuration.root_seed
+    manifest = layout.model_manifest(
+        Path(plan.configuration.paths.results), plan.configuration.scale, plan.scale, name
+    )
+    if not isinstance(definition, WarmStartModel):
+        return _from_outside(manifest)
+    dataset = _dataset(definition.dataset, plan)
+    expected = {"definition": definition.model_dump(mode="json"), "dataset_sha256": sha256_of_file(dataset)}
+    if not _holds(manifest, expected):
+        made = {"name": name, "definition": definition.model_dump_json(), "root-seed": root_seed}
+        _call("train_base_model", {**made, "dataset": dataset, "output": manifest})
+    return manifest
+
+
+def _from_outside(file: Path) -> Path:
+    if not file.exists():
+        raise ConfigurationError(f"{file}: no such file; `snakemake --cores all {file}` makes it")
+    return file
+
+
+def _holds(file: Path, expected: dict) -> bool:
+    if not file.exists():
+        return False
+    values = json.loads(file.read_text(encoding="utf-8"))
+    return {key: values.get(key) for key in expected} == expected
+
+
+def _call(script: str, options: dict, *flags: str) -> None:
+    """Run a script beside this one; what it says of an error is on the screen already."""
+    logging.info("%s", script)
+    given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    done = subprocess.run([sys.executable, str(SCRIPTS / f"{script}.py"), *given, *flags], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 def describe(run: RunConfiguration, scale: str, overrides: dict) -> RunDescription:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from pages import EXTEND, TUTORIAL, extensions
+from pages import EXTEND, TUTORIAL, additions
 from reproduction.config import REPOSITORY, merge
 
 
@@ -117,14 +117,19 @@ def checkout(tmp_path) -> Path:
 
 @pytest.fixture
 def extended_checkout(checkout) -> Path:
-    """A copy of the checkout in which each table has the entries that docs/extend.md and docs/tutorial.md add to it."""
+    """A copy of the checkout with what docs/extend.md and docs/tutorial.md add to it: entries of tables, and code."""
     for page in (EXTEND, TUTORIAL):
-        for table, entry in extensions(page).items():
-            add_entry(checkout, table, entry)
+        for path, text in additions(page):
+            add(checkout / path, text)
     return checkout
 
 
 def add_entry(checkout: Path, table: str, entry: str) -> None:
     """Append an entry to a table, as a reader does."""
-    with (checkout / "workflow" / f"{table}.yaml").open("a", encoding="utf-8") as file:
-        file.write(f"\n{entry}")
+    add(checkout / "workflow" / f"{table}.yaml", entry)
+
+
+def add(path: Path, text: str) -> None:
+    """Append to a file, or make it."""
+    before = f"{path.read_text(encoding='utf-8')}\n\n" if path.exists() else ""
+    path.write_text(before + text, encoding="utf-8")

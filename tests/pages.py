@@ -43,6 +43,20 @@ def extensions(page: Path = EXTEND) -> dict[str, str]:
     return entries
 
 
+def additions(page: Path = EXTEND) -> list[tuple[str, str]]:
+    """Return what a page adds to the project, in order: path, and the text that ends or is that file.
+
+    A block's first line is a comment with the path, as ``# workflow/samplers.yaml``; a remark may follow a comma.
+    """
+    found = []
+    for language, block in all_blocks(page):
+        comment, _, text = block.partition("\n")
+        path = re.fullmatch(r"# ((?:scripts|workflow)/[\w/]+\.(?:py|yaml))(?:,.*)?", comment)
+        if language in ("python", "yaml") and path:
+            found.append((path[1], text))
+    return found
+
+
 def commands(page: Path) -> list[list[str]]:
     """Return the commands of a page's blocks as words, without remarks (after # or two spaces) and without paths."""
     return [words for block in blocks(page) for words in commands_of(block)]

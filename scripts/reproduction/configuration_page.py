@@ -93,7 +93,7 @@ FILES: dict[str, tuple[str, str, list[type[BaseModel]]]] = {
     ),
     "Data sets": (
         "workflow/datasets.yaml",
-        "real data sets and where they come from",
+        "real data sets and where they come from; an entry with a `kind` is a generated one, as a scale's `datasets`",
         [table.DatasetEntry, table.LocalSource, table.HubSource, table.Columns],
     ),
     "Models": (

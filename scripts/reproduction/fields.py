@@ -1,5 +1,8 @@
 """What the typed models of the YAML files are made of: names, numbers with bounds, the error of a mistake."""
 
+import importlib
+import pkgutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +52,12 @@ def unique(values: list) -> list:
 
 
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], AfterValidator(unique), Field(min_length=1)]
+
+
+def defined_in(package: str, path: Iterable[str], name: str) -> list[Any]:
+    """Return what the modules of a package define as ``name``, in the order of their names."""
+    modules = [importlib.import_module(f"{package}.{found.name}") for found in pkgutil.iter_modules(path)]
+    return [getattr(module, name) for module in modules if hasattr(module, name)]
 
 
 class ConfigurationError(ValueError):

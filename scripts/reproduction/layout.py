@@ -23,6 +23,11 @@ def dataset_file(results: Path, scale_name: str, scale: Scale, name: str) -> Pat
     return results / scale_name / "data" / f"{name}.parquet"
 
 
+def data_card(dataset: Path) -> Path:
+    """Return what describes the problems in ``dataset``."""
+    return dataset.with_name(f"{dataset.stem}.card.json")
+
+
 def run_manifest(results: Path, scale_name: str, run: str) -> Path:
     """Return the manifest of a run, by its name; the run's folder is its parent."""
     return results / scale_name / "runs" / run / "manifest.json"

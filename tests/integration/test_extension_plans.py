@@ -1,11 +1,14 @@
-"""The four entries of docs/extend.md in one checkout: Snakemake plans what the page says they give."""
+"""What docs/extend.md adds, in one checkout: Snakemake plans what the page says, and a training runs with its code."""
 
+import json
 import os
+import subprocess
+import sys
 
 import pytest
 import yaml
 
-from pages import EXTEND, blocks
+from pages import EXTEND, additions, blocks, commands
 
 
 @pytest.fixture
@@ -46,3 +49,33 @@ def test_a_local_copy_that_is_not_there_is_missed_by_what_needs_it_alone(extende
     )
     assert done.returncode != 0
     assert "data/math500.jsonl: no such file. Copy it there from" in done.stdout + done.stderr
+
+
+def test_a_training_runs_with_the_task_the_algorithm_and_the_formula_of_the_page(extended_checkout):
+    """Each is one file, or the end of one, and its entry."""
+    assert [path for path, _ in additions(EXTEND) if path.endswith(".py")] == [
+        "scripts/ead/schedule.py",
+        "scripts/reproduction/tasks/sorting.py",
+        "scripts/reproduction/algorithms/rloo.py",
+    ]
+    (choices,) = (text for text in blocks(EXTEND, "yaml") if text.startswith("# config.yaml"))
+    (extended_checkout / "config.yaml").write_text(choices + "tracking: {stream: false}\n")
+    (command,) = (
+        words for words in commands(EXTEND) if words[0] == "python" and "algorithm~rloo" in words[2]
+    )
+    done = subprocess.run(
+        [sys.executable, *command[1:]],
+        cwd=extended_checkout,
+        env={**os.environ, "PYTHONPATH": str(extended_checkout / "scripts"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    run = "results/mini/runs/model~tiny/algorithm~rloo/sampler~ead_quadratic/n~4/seed~0"
+    folder = extended_checkout / run
+    assert json.loads((folder / "manifest.json").read_text())["status"] == "finished"
+    written = yaml.safe_load((folder / "config.yaml").read_text())
+    assert written["dataset_definition"]["kind"] == written["model_dataset"]["kind"] == "sorting"
+    assert written["algorithm_definition"]["loss"] == "rloo"
+    assert written["sampler_definition"]["schedule"]["kind"] == "quadratic"

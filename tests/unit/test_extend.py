@@ -190,6 +190,34 @@ def _with_columns(columns: str) -> str:
     return yaml.safe_dump(entry)
 
 
+def test_a_generated_data_set_is_an_entry_that_a_scale_takes_as_its_own(tables):
+    name = tables.add("datasets", "small_grid: {kind: grid, split: train, size: 4, walls: 3}")
+    assert name not in load_datasets(tables.file("datasets"))  # of the real ones
+    scale = load_scale("mini", {"models": {"tiny": {"dataset": name}}, "training": {"dataset": name}})
+    assert scale.datasets[name].size == 4
+    runs = expand(Configuration(scale="mini"), scale, load_experiments()["fig04"])
+    run = next(run for run in runs.values() if run.model == "tiny")
+    assert run.dataset_definition == run.model_dataset == scale.datasets[name]
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (
+            "{kind: gird, split: train}",
+            "datasets.yaml: datasets.mine.kind: Input should be 'countdown' or 'grid'",
+        ),
+        ("{kind: grid, split: train, sise: 4}", "unknown key 'datasets.mine.sise' (did you mean 'size'?)"),
+        ("{kind: grid, split: train, size: 4, walls: 9}", "walls (9) must be at most half of the 16 cells"),
+    ],
+)
+def test_a_mistake_in_a_generated_data_set_is_explained(tables, entry, words):
+    tables.add("datasets", f"mine: {entry}")
+    with pytest.raises(ConfigurationError) as caught:
+        load_datasets(tables.file("datasets"))
+    assert words in str(caught.value)
+
+
 def test_an_algorithm_is_an_entry(tables):
     name = tables.add("algorithms")
     scale = load_scale("mini")

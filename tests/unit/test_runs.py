@@ -6,8 +6,8 @@ import os
 import pytest
 
 from reproduction import config
-from reproduction.config import Configuration, ConfigurationError, Scale
-from reproduction.config.runs import expand, resolve
+from reproduction.config import Configuration, ConfigurationError, Scale, load_scale
+from reproduction.config.runs import expand, named, resolve
 from reproduction.figures import figures_of, load_experiments
 from reproduction.versions import code_version
 
@@ -178,3 +178,51 @@ def test_a_git_that_is_killed_is_not_taken_for_a_folder_without_one(tmp_path, mo
     program.write_text("#!/bin/sh\nexit 128\n")
     assert code_version() == {"commit": "unknown", "modified": False}
     code_version.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("sampler~ead/n~4", "model~tiny/algorithm~dapo/sampler~ead/n~4/seed~0"),
+        ("seed~3/algorithm~gspo", "model~tiny/algorithm~gspo/sampler~ead/n~4/seed~3"),
+        ("model~hard/n~8", "model~hard/algorithm~dapo/sampler~ead/n~8/seed~0"),
+        (
+            "model~small/algorithm~grpo/sampler~tau1.0/n~16/seed~1/",
+            "model~small/algorithm~grpo/sampler~tau1.0/n~16/seed~1",
+        ),
+    ],
+)
+def test_a_run_is_found_by_parts_of_its_name(name, found):
+    assert named(Configuration(scale="mini"), load_scale("mini"), name).name == found
+
+
+def test_a_run_found_by_its_name_is_the_one_that_a_figure_shows():
+    configuration, scale = Configuration(scale="mini"), load_scale("mini")
+    for experiment in load_experiments().values():
+        for name, run in expand(configuration, scale, experiment).items():
+            assert named(configuration, scale, name).hash == run.hash
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("sampler~eda", "unknown sampler 'eda' (did you mean 'ead'?); known: tau0.6"),
+        ("algorithm~gpso", "unknown algorithm 'gpso' (did you mean 'gspo'?)"),
+        ("model~tniy", "unknown model 'tniy' (did you mean 'tiny'?); known: tiny, small, medium, hard"),
+        (
+            "smapler~ead",
+            "unknown axis 'smapler' (did you mean 'sampler'?); known: model, algorithm, sampler, n, seed",
+        ),
+        ("ead", "'ead' is no part of a run's name; write axis~value, as sampler~ead"),
+        ("", "'' is no part of a run's name"),
+        ("n~", "'n~' is no part of a run's name"),
+        ("n~4/n~8", "n stands there more than once"),
+        ("n~5", "no learning rate for n = 5; known: 4, 8, 16 (learning_rates)"),
+        ("n~-4", "n must be a whole number, found '-4'"),
+        ("seed~one", "seed must be a whole number, found 'one'"),
+    ],
+)
+def test_a_mistake_in_a_name_is_explained(name, words):
+    with pytest.raises(ConfigurationError) as caught:
+        named(Configuration(scale="mini"), load_scale("mini"), name)
+    assert words in str(caught.value)

@@ -132,7 +132,7 @@ def dataset_file(name):
 
 
 def data_card(name):
-    return dataset_file(name).removesuffix(".parquet") + ".card.json"
+    return str(layout.data_card(Path(dataset_file(name))))
 
 
 def content_of(path):

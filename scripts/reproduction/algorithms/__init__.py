@@ -6,7 +6,8 @@
 ``gspo``       GSPO's ratio of a whole response
 ``dr_grpo``    Dr. GRPO, without normalisation by length and by standard deviation
 
-workflow/algorithms.yaml has an entry for each; its ``loss`` is the key here.
+A file that defines ``ALGORITHM`` is one; nothing else lists it. workflow/algorithms.yaml has an entry for each; its
+``loss`` is the key here.
 """
 
 from typing import Annotated, Union
@@ -14,14 +15,11 @@ from typing import Annotated, Union
 from pydantic import Field, create_model
 
 from reproduction.algorithms.algorithm import Algorithm, MiniBatch
-from reproduction.algorithms.clip import Clip
-from reproduction.algorithms.clip_cov import ClipCov
-from reproduction.algorithms.dr_grpo import DrGRPO
-from reproduction.algorithms.gspo import GSPO
-from reproduction.algorithms.kl_cov import KLCov
+from reproduction.fields import defined_in
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
-    kind.model_fields["loss"].annotation.__args__[0]: kind for kind in (Clip, ClipCov, KLCov, GSPO, DrGRPO)
+    kind.model_fields["loss"].annotation.__args__[0]: kind
+    for kind in defined_in(__name__, __path__, "ALGORITHM")
 }
 """``loss`` -> the model of its configuration."""
 NAMED: dict[str, type[Algorithm]] = {

@@ -30,3 +30,6 @@ class Clip(Algorithm):
     def verl(self) -> dict[str, Any]:
         """See :class:`Algorithm`."""
         return self._verl("vanilla", clip_ratio_c=self.dual_clip or NO_DUAL_CLIP)
+
+
+ALGORITHM = Clip

@@ -36,3 +36,6 @@ class ClipCov(Algorithm):
     def verl(self) -> dict[str, Any]:
         """See :class:`Algorithm`."""
         return self._verl("clip_cov", clip_ratio_c=NO_DUAL_CLIP)
+
+
+ALGORITHM = ClipCov

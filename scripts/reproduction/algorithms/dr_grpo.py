@@ -38,3 +38,6 @@ class DrGRPO(Algorithm):
             "vanilla", clip_ratio_c=NO_DUAL_CLIP, loss_scale_factor="${data.max_response_length}"
         )
         return {**actor, "algorithm": {"norm_adv_by_std_in_grpo": False}}
+
+
+ALGORITHM = DrGRPO

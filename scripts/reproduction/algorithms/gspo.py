@@ -25,3 +25,6 @@ class GSPO(Algorithm):
     def verl(self) -> dict[str, Any]:
         """See :class:`Algorithm`."""
         return self._verl("gspo")
+
+
+ALGORITHM = GSPO

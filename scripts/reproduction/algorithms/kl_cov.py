@@ -27,3 +27,6 @@ class KLCov(Algorithm):
     def verl(self) -> dict[str, Any]:
         """See :class:`Algorithm`."""
         return self._verl("kl_cov", clip_ratio_c=NO_DUAL_CLIP)
+
+
+ALGORITHM = KLCov

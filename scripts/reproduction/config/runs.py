@@ -174,6 +174,54 @@ def resolve(
     return validate(RunConfiguration, values, "run")
 
 
+# What `scripts/train.py` takes where a name does not say: the paper's method on the recipe that it released (D11).
+DEFAULT_ALGORITHM, DEFAULT_SAMPLER = "dapo", "ead"
+
+
+def named(configuration: Configuration, scale: Scale, name: str) -> RunConfiguration:
+    """Return the run whose readable name has every part of ``name``: ``sampler~ead/n~4``.
+
+    What ``name`` leaves out: the model is that of the scale's first role, the algorithm DAPO, the sampler EAD, n the
+    scale's, the seed the first of ``configuration``.
+
+    Raises:
+        ConfigurationError: a part is no ``axis~value``, or its axis or value is unknown here.
+    """
+    given: dict[str, str] = {}
+    for part in name.strip("/").split("/"):
+        axis, tilde, value = part.partition("~")
+        if not tilde or not value:
+            raise ConfigurationError(
+                f"{name}: {part!r} is no part of a run's name; write axis~value, as sampler~ead"
+            )
+        if axis not in AXES:
+            raise ConfigurationError(f"{name}: unknown axis {axis!r}{suggest(axis, AXES)}")
+        if axis in given:
+            raise ConfigurationError(f"{name}: {axis} stands there more than once")
+        given[axis] = value
+    roles = {role.model: key for key, role in scale.roles.items()}
+    known = {"model": roles, "algorithm": scale.algorithms, "sampler": scale.samplers}
+    for axis, table in known.items():
+        if axis in given and given[axis] not in table:
+            raise ConfigurationError(f"{name}: unknown {axis} {given[axis]!r}{suggest(given[axis], table)}")
+    for axis in ("n", "seed"):
+        if axis in given and not given[axis].isdecimal():
+            raise ConfigurationError(f"{name}: {axis} must be a whole number, found {given[axis]!r}")
+    role = roles[given["model"]] if "model" in given else next(iter(scale.roles))
+    n, rates = int(given.get("n", scale.rollouts_of(role))), scale.learning_rates_of(role)
+    if n not in rates:
+        raise ConfigurationError(f"{name}: no learning rate for n = {n}{suggest(n, rates)} (learning_rates)")
+    return resolve(
+        configuration,
+        scale,
+        role=role,
+        algorithm=given.get("algorithm", DEFAULT_ALGORITHM),
+        sampler=given.get("sampler", DEFAULT_SAMPLER),
+        rollouts=n,
+        seed=int(given.get("seed", configuration.seeds[0])),
+    )
+
+
 class Shows(Protocol):
     """What shows runs: an entry of workflow/experiments.yaml (``reproduction.figures``)."""
 

@@ -13,6 +13,7 @@ from reproduction.config.methods import Samplers, SharedSampler
 from reproduction.config.scale import Scale, ScheduleUnits, Training
 from reproduction.config.yaml_files import merge, read_yaml
 from reproduction.fields import SAMPLERS_FILE, SCALES, WORKFLOW, ConfigurationError, Name, Strict
+from reproduction.tasks import is_generated
 
 
 def load_configuration(values: Mapping[str, Any], source: str = "config.yaml") -> Configuration:
@@ -47,7 +48,7 @@ def scale_values(
     A role that is null is left out. The file's ``extends`` names a scale whose values it overrides in the same
     way; a recipe's values override the scale's default training and evaluation. The shared samplers are in
     the paper's units and are converted first; what the scale and ``overrides`` say is in the scale's own. A data set
-    or a model that is named but not defined there is the entry of that name in the table of real ones.
+    or a model that is named but not defined there is the entry of that name in the table of data sets or models.
     """
     workflow = workflow or WORKFLOW
     folder = workflow / "scales"
@@ -86,6 +87,8 @@ def scale_values(
             absent = [name for name in _named(values, key) if name not in defined]
             published = read_yaml(workflow / f"{section}.yaml") if absent else {}
             taken = {name: {"kind": kind, "source": name} for name in absent if name in published}
+            if section == "datasets":
+                taken |= {name: published[name] for name in taken if is_generated(published[name])}
             values[section] = {**defined, **taken}
     return values
 

@@ -1,4 +1,7 @@
-"""The table of real data sets, workflow/datasets.yaml: sources pinned by revision and checksum."""
+"""The table of data sets, workflow/datasets.yaml: real ones, with sources pinned by revision and checksum.
+
+An entry with a ``kind`` is a generated one (``reproduction.tasks``); a scale takes it as its own.
+"""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +21,7 @@ from reproduction.config import (
 )
 from reproduction.data.adapters import ADAPTERS, TAKES, Adapter
 from reproduction.data.prompts import PROMPTS
+from reproduction.tasks import AnyGeneratedData, is_generated
 
 TABLE = REPOSITORY / "workflow" / "datasets.yaml"
 
@@ -164,9 +168,17 @@ class _Table(Strict):
     datasets: dict[Name, DatasetEntry]
 
 
+class _GeneratedTable(Strict):
+    datasets: dict[Name, AnyGeneratedData]
+
+
 def load_datasets(path: Path = TABLE) -> dict[str, DatasetEntry]:
-    """Read and validate the table. Raises ``ConfigurationError`` naming every wrong key."""
-    return validate(_Table, {"datasets": read_yaml(Path(path))}, Path(path).name).datasets
+    """Read and validate the table; return its real data sets. Raises ``ConfigurationError`` naming a wrong key."""
+    real, generated = {}, {}
+    for name, entry in read_yaml(Path(path)).items():
+        (generated if is_generated(entry) else real)[name] = entry
+    validate(_GeneratedTable, {"datasets": generated}, Path(path).name)
+    return validate(_Table, {"datasets": real}, Path(path).name).datasets
 
 
 def find_dataset(name: str, table: dict[str, DatasetEntry]) -> DatasetEntry:

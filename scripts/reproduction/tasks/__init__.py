@@ -4,18 +4,19 @@
 ``grid``              paths on a grid with walls, generated
 ``math``              an answer in mathematical notation, compared by the verifier
 ``multiple_choice``   the letter of an answer
+
+A file that defines ``TASK`` is one; nothing else lists it.
 """
 
-from typing import Annotated, Union
+from collections.abc import Mapping
+from typing import Annotated, Any, Union
 
 from pydantic import Field
 
-from reproduction.tasks import countdown, grid, math, multiple_choice
+from reproduction.fields import defined_in
 from reproduction.tasks.problem import GeneratedData, GeneratedTask, Problem, Task
 
-TASKS: dict[str, Task] = {
-    task.style: task for task in (countdown.TASK, grid.TASK, math.TASK, multiple_choice.TASK)
-}
+TASKS: dict[str, Task] = {task.style: task for task in defined_in(__name__, __path__, "TASK")}
 """Style -> task."""
 GENERATED: dict[str, GeneratedTask] = {
     style: task for style, task in TASKS.items() if isinstance(task, GeneratedTask)
@@ -26,4 +27,19 @@ AnyGeneratedData = Annotated[
 ]
 """A data set of any of the generated tasks."""
 
-__all__ = ["GENERATED", "TASKS", "AnyGeneratedData", "GeneratedData", "GeneratedTask", "Problem", "Task"]
+
+def is_generated(entry: Any) -> bool:
+    """Whether an entry of workflow/datasets.yaml, as it is written, is a generated data set: it has a ``kind``."""
+    return isinstance(entry, Mapping) and "kind" in entry
+
+
+__all__ = [
+    "GENERATED",
+    "TASKS",
+    "AnyGeneratedData",
+    "GeneratedData",
+    "GeneratedTask",
+    "Problem",
+    "Task",
+    "is_generated",
+]

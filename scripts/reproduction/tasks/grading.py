@@ -6,14 +6,20 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ead.verifier import Verdict, Verifier
-from reproduction.tasks import TASKS, Problem, Task, multiple_choice
+from reproduction import tasks
+from reproduction.tasks import multiple_choice
+from reproduction.tasks.problem import Problem, Task
 
-# What the files of data sets may say; multiple choice is told by its ability.
-STYLES = tuple(style for style in TASKS if style != multiple_choice.ABILITY)
+
+def styles() -> list[str]:
+    """Return what the files of data sets may say; multiple choice is told by its ability."""
+    return [style for style in tasks.TASKS if style != multiple_choice.ABILITY]
 
 
 def task_of(problem: Problem) -> Task:
-    return TASKS[multiple_choice.ABILITY if problem.ability == multiple_choice.ABILITY else problem.style]
+    return tasks.TASKS[
+        multiple_choice.ABILITY if problem.ability == multiple_choice.ABILITY else problem.style
+    ]
 
 
 def problems_of(frame: pd.DataFrame) -> list[Problem]:
@@ -32,10 +38,11 @@ def problems_of(frame: pd.DataFrame) -> list[Problem]:
         )
         for row in frame.itertuples()
     ]
+    known = styles()
     for problem in problems:
-        if problem.style not in STYLES:
+        if problem.style not in known:
             raise ValueError(
-                f"problem {problem.id!r}: no grader for style {problem.style!r}; known: {', '.join(STYLES)}"
+                f"problem {problem.id!r}: no grader for style {problem.style!r}; known: {', '.join(known)}"
             )
     return problems
 

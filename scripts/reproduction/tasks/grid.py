@@ -11,9 +11,10 @@ That is the structure in which a low temperature late in a response pays.
 """
 
 import itertools
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +32,7 @@ TEMPLATE = ("Let", "us", "try", ":")
 WORDS = ("Grid", "start", "goal", "moves", "walls", "by", ",", ".", "yes", "no", "?", "\\boxed{", "}")
 CELLS = tuple(f"{row}{column}" for row in range(LARGEST) for column in range(LARGEST))
 VOCABULARY = (*map(str, range(MOST_MOVES + 1)), *CELLS, *TEMPLATE, *WORDS, *MOVES)
-PATIENCE = 10_000  # draws in a row without a new problem
+PATIENCE = 2000  # draws in a row without a new problem
 
 Cell = tuple[int, int]
 
@@ -72,12 +73,7 @@ class Problem:
 
     def free(self, cell: Cell) -> dict[str, Cell]:
         """Return move -> the cell that it leads to, for the moves that stay on the grid and off the walls."""
-        reached = {move: (cell[0] + down, cell[1] + right) for move, (down, right) in MOVES.items()}
-        return {
-            move: (row, column)
-            for move, (row, column) in reached.items()
-            if 0 <= row < self.size and 0 <= column < self.size and (row, column) not in self.walls
-        }
+        return {move: to for move, to in _moves_from(self.size)[cell].items() if to not in self.walls}
 
     def solved_by(self, moves: list[str]) -> bool:
         """Whether ``moves`` are a path from start to goal that is not too long."""
@@ -91,14 +87,26 @@ class Problem:
 
 def distances(size: int, walls: tuple[Cell, ...], start: Cell) -> dict[Cell, int]:
     """Return the moves from ``start`` to each cell that can be reached."""
-    here = Problem(size, walls, start, start, 0)
-    found, front = {start: 0}, [start]
-    for distance in itertools.count(1):
-        front = sorted({to for cell in front for to in here.free(cell).values()} - found.keys())
-        if not front:
-            return found
-        found |= dict.fromkeys(front, distance)
-    raise AssertionError("unreachable")
+    found, waiting, moves = {start: 0}, deque([start]), _moves_from(size)
+    while waiting:
+        cell = waiting.popleft()
+        for to in moves[cell].values():
+            if to not in found and to not in walls:
+                found[to] = found[cell] + 1
+                waiting.append(to)
+    return found
+
+
+@cache
+def _moves_from(size: int) -> dict[Cell, dict[str, Cell]]:
+    """Return for each cell of a grid without walls: move -> the cell that it leads to."""
+    cells = list(itertools.product(range(size), repeat=2))
+    reached = {
+        (r, c): {move: (r + down, c + right) for move, (down, right) in MOVES.items()} for r, c in cells
+    }
+    return {
+        cell: {move: to for move, to in moves.items() if to in reached} for cell, moves in reached.items()
+    }
 
 
 def demonstrate(problem: Problem, teacher: tasks.Teacher, rng: np.random.Generator) -> str:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -55,6 +56,7 @@ def test_a_training_runs_with_the_task_the_algorithm_and_the_formula_of_the_page
     """Each is one file, or the end of one, and its entry."""
     assert [path for path, _ in additions(EXTEND) if path.endswith(".py")] == [
         "scripts/ead/schedule.py",
+        "scripts/reproduction/figures/last_step.py",
         "scripts/reproduction/tasks/sorting.py",
         "scripts/reproduction/algorithms/rloo.py",
     ]
@@ -79,3 +81,12 @@ def test_a_training_runs_with_the_task_the_algorithm_and_the_formula_of_the_page
     assert written["dataset_definition"]["kind"] == written["model_dataset"]["kind"] == "sorting"
     assert written["algorithm_definition"]["loss"] == "rloo"
     assert written["sampler_definition"]["schedule"]["kind"] == "quadratic"
+
+
+def test_a_figure_of_a_new_kind_is_drawn(extended):
+    """The file of the page, its entry, its target: two trainings, an estimate, a picture."""
+    extended.run("fig_entropy_left")
+    drawn = pd.read_csv(extended.folder / "reports/mini/figures/fig_entropy_left.csv")
+    assert sorted(drawn["sampler"]) == ["ead", "tau1.0"] and (drawn["value"] > 0).all()
+    for suffix in ("png", "pdf"):
+        assert (extended.folder / f"reports/mini/figures/fig_entropy_left.{suffix}").stat().st_size > 0

@@ -9,7 +9,8 @@
 ``deviations``        what each reading changes
 ``trade_off``         two scores against each other
 
-workflow/experiments.yaml has an entry for each figure; its ``analysis`` is the kind.
+A file that defines ``FIGURE`` is one; nothing else lists it. workflow/experiments.yaml has an entry for each figure,
+whose ``analysis`` is the kind.
 """
 
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ from reproduction.config import (
     validate,
 )
 from reproduction.config.runs import RunConfiguration, expand
-from reproduction.fields import Name, Strict
+from reproduction.fields import Name, Strict, defined_in
 from reproduction.figures.decoder_matrix import DecoderMatrix
 from reproduction.figures.deviations import DeviationsFigure
 from reproduction.figures.figure import Figure, Grid, model_label
@@ -42,21 +43,12 @@ from reproduction.figures.schedules import SchedulePanel, Schedules
 from reproduction.figures.trade_off import TradeOff
 from reproduction.figures.training_curves import TrainingCurves, published_curves
 
-_KINDS = (
-    TrainingCurves,
-    DecoderMatrix,
-    Schedules,
-    Propositions,
-    Hyperparameters,
-    InferenceFigure,
-    DeviationsFigure,
-    TradeOff,
-)
 KINDS: dict[str, type[Figure]] = {
-    kind.model_fields["analysis"].annotation.__args__[0]: kind for kind in _KINDS
+    kind.model_fields["analysis"].annotation.__args__[0]: kind
+    for kind in defined_in(__name__, __path__, "FIGURE")
 }
 """``analysis`` -> the kind of figure."""
-AnyFigure = Annotated[Union[_KINDS], Field(discriminator="analysis")]  # noqa: UP007
+AnyFigure = Annotated[Union[tuple(KINDS.values())], Field(discriminator="analysis")]  # noqa: UP007
 
 
 class Experiments(Strict):

@@ -153,3 +153,6 @@ def _draw(axis, rows: pd.DataFrame, samplers: Mapping, decoders: Mapping[str, st
     axis.axhline(0.5, color="white", linewidth=2)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
+
+
+FIGURE = DecoderMatrix

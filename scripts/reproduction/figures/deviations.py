@@ -104,3 +104,6 @@ def _sizes(frame: pd.DataFrame) -> str:
         f"{seeds} training seed{'s' if seeds > 1 else ''}, {problems} problems x {samples} samples at the final "
         "checkpoint; 95% intervals,\npaired by problem; a mark is filled where its interval excludes zero"
     )
+
+
+FIGURE = DeviationsFigure

@@ -108,3 +108,6 @@ class Hyperparameters(Figure):
     def estimate(*, rows: list[dict[str, str]], **_) -> pd.DataFrame:
         """See :class:`Figure`."""
         return pd.DataFrame(rows)
+
+
+FIGURE = Hyperparameters

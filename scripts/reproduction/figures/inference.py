@@ -385,3 +385,6 @@ def _draw_majority(study: MajorityStudy, estimates: pd.DataFrame, decoders: Mapp
         title="decoder",
     )
     return figure
+
+
+FIGURE = InferenceFigure

@@ -190,3 +190,6 @@ def plot(table: pd.DataFrame, request: Mapping[str, Any]) -> Picture:
         figure, request["title"], "lines: means over random distributions; bands: the least and the greatest"
     )
     return figure
+
+
+FIGURE = Propositions

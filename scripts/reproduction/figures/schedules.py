@@ -161,3 +161,6 @@ def plot(table: pd.DataFrame, request: Mapping[str, Any]) -> Picture:
         axis.set_ylabel("temperature τ")
     head(figure, request["title"])
     return figure
+
+
+FIGURE = Schedules

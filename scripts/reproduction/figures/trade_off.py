@@ -116,3 +116,6 @@ def _mark(axis, scores: pd.Series, request: Mapping[str, Any], words: Mapping[st
         elinewidth=0.8,
         label=words["label"],
     )
+
+
+FIGURE = TradeOff

@@ -414,3 +414,6 @@ def _notes(estimates: pd.DataFrame, request: Mapping[str, Any]) -> list[str]:
     if request["absent"]:
         notes.append(f"not run at this scale: {', '.join(request['absent'])}")
     return [line for note in notes for line in textwrap.wrap(note, 114)]
+
+
+FIGURE = TrainingCurves

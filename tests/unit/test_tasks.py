@@ -8,6 +8,7 @@ from ead import seeds
 from reproduction.config import load_scale
 from reproduction.tasks import GENERATED, TASKS, AnyGeneratedData
 from reproduction.tasks.grading import Grader, problems_of, task_of
+from reproduction.training import warmstart
 
 TEACHER = load_scale("mini").models["tiny"]
 
@@ -47,6 +48,15 @@ def test_train_and_test_share_no_problem(style):
     parts = [some_rows(GENERATED[style], part, None)[2] for part in ("train", "test")]
     train, test = ({row["extra_info"]["id"] for row in rows} for rows in parts)
     assert train and test and not train & test
+
+
+@pytest.mark.parametrize("style", GENERATED)
+def test_each_word_has_one_token(style):
+    """A repeated word once left ids that the model's embedding had no row for."""
+    ids = warmstart.token_ids(GENERATED[style].vocabulary)
+    assert sorted(ids.values()) == list(range(len(ids)))
+    with pytest.raises(ValueError, match="the task's vocabulary holds 'yes' more than once"):
+        warmstart.token_ids(["yes", "no", "yes"])
 
 
 def test_each_style_is_of_one_task():

@@ -1,10 +1,11 @@
 """Paths on a small grid with walls: early tokens choose a route, later ones execute it, move by move.
 
-A problem gives walls, a start, a goal and the most moves that a path may have. Cells are named by row and column, from
-``00`` at the top left. A response names a cell to go by, walks, and boxes the moves of its last attempt::
+A problem gives walls, a start, a goal and the most moves that a path may have. A cell is named by the letter of its row
+and the number of its column, from ``a0`` at the top left. A response names a cell to go by, walks, and boxes the moves
+of its last attempt::
 
-    Grid 5 start 00 goal 22 moves 6 walls 11 13 ?
-    Let us try : by 20 : down 10 , down 20 , right 21 , right 22 yes \\boxed{ down down right right }
+    Grid 5 start a0 goal c2 moves 6 walls b1 b3 ?
+    Let us try : by c0 : down b0 , down c0 , right c1 , right c2 yes \\boxed{ down down right right }
 
 Many routes lead to most goals, so the first choice spreads responses without harm; a slip in a late move spoils one.
 That is the structure in which a low temperature late in a response pays.
@@ -30,15 +31,17 @@ LARGEST = 8
 MOST_MOVES = 40
 TEMPLATE = ("Let", "us", "try", ":")
 WORDS = ("Grid", "start", "goal", "moves", "walls", "by", ",", ".", "yes", "no", "?", "\\boxed{", "}")
-CELLS = tuple(f"{row}{column}" for row in range(LARGEST) for column in range(LARGEST))
-VOCABULARY = (*map(str, range(MOST_MOVES + 1)), *CELLS, *TEMPLATE, *WORDS, *MOVES)
 PATIENCE = 2000  # draws in a row without a new problem
 
 Cell = tuple[int, int]
 
 
 def name_of(cell: Cell) -> str:
-    return f"{cell[0]}{cell[1]}"
+    return f"{'abcdefgh'[cell[0]]}{cell[1]}"
+
+
+CELLS = map(name_of, itertools.product(range(LARGEST), repeat=2))
+VOCABULARY = (*map(str, range(MOST_MOVES + 1)), *CELLS, *TEMPLATE, *WORDS, *MOVES)
 
 
 @dataclass(frozen=True)

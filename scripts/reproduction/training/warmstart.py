@@ -25,8 +25,16 @@ IGNORED = -100  # torch's cross-entropy skips labels with this value
 
 
 def token_ids(vocabulary: Sequence[str]) -> dict[str, int]:
-    """Return word -> token id: the padding, the end of a sequence, then the task's words in order."""
-    return {word: index for index, word in enumerate([PAD, EOS, *vocabulary])}
+    """Return word -> token id: the padding, the end of a sequence, then the task's words in order.
+
+    Raises ValueError for a word that stands there more than once: ids would have gaps.
+    """
+    words = [PAD, EOS, *vocabulary]
+    ids = {word: index for index, word in enumerate(words)}
+    if len(ids) < len(words):
+        repeated = next(word for index, word in enumerate(words) if ids[word] != index)
+        raise ValueError(f"the task's vocabulary holds {repeated!r} more than once")
+    return ids
 
 
 def write_tokenizer(folder: Path, vocabulary: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -20,11 +21,12 @@ from reproduction.config import WORKFLOW, Verl, load_configuration, load_scale, 
 from reproduction.config.runs import resolve
 from reproduction.data import make_row, write_dataset
 from reproduction.engines import prompts_of_step
+from reproduction.engines.verl import workers
 from reproduction.engines.verl.configuration import MARK, ROLLOUT, VALIDATION
 from reproduction.engines.verl.workers import Problems, PublishCheckpoint, VerifierReward
 from reproduction.models.tokenizer import Tokenizer
 from reproduction.tasks import countdown
-from reproduction.training import warmstart
+from reproduction.training import contract, warmstart
 from verl import DataProto
 
 
@@ -176,3 +178,33 @@ def test_verl_and_vllm_find_their_ends_of_the_socket():
     assert (
         ours == f"ipc:///tmp/ead-{os.getuid()}/verl-0123456789abcdef/rl-colocate-zmq-0-replica-0-rank-0.sock"
     )
+
+
+def test_a_step_records_what_the_contract_says(run):
+    """Else a column that a claim reads would be missing when the training is over."""
+    rows, tokens = 2 * run.n, 5
+    mask = torch.arange(tokens) < torch.tensor([5, 3, 1, 4] * (rows // 4))[:, None]
+    logprobs = torch.log(torch.full((rows, tokens), 0.5))
+    rewards = torch.zeros(rows, tokens)
+    rewards[0, 0] = 1.0
+    frame = pd.DataFrame(
+        {
+            "problem": np.repeat(["a", "b"], run.n),
+            "place": np.repeat([0, 1], run.n),
+            "status": ["ok"] * (rows - 1) + ["no_answer"],
+            "finished": [True] * (rows - 1) + [False],
+        }
+    )
+    tensors = {"response_mask": mask, "rm_scores": rewards, "entropy": torch.full((rows, tokens), 0.7)}
+    tensors |= {"old_log_probs": logprobs, "rollout_log_probs": logprobs - 0.1}
+    rollouts = workers._Rollouts(run, 3, frame, tensors)
+    reported = ("pg_loss", "grad_norm", "lr", "ppo_kl", "pg_clipfrac", "pg_clipfrac_lower", "kl_loss")
+    update = workers._update_metrics({f"actor/{name}": 0.25 for name in reported}, run)
+    values = {"step": 3, **rollouts.metrics(), **update}
+    contract.check("verl", values)
+    assert values["reward_mean"] == pytest.approx(1 / rows)
+    assert (values["solved_by_any"], values["equal_reward_groups"]) == (0.5, 0.5)
+    assert values["truncated_share"] == values["verdicts_no_answer"] == pytest.approx(1 / rows)
+    assert values["entropy"] == pytest.approx(0.7)
+    groups = rollouts.groups()
+    assert set(groups) == {"step", "problem", *contract.BY_PROMPT} and groups["problem"] == ["a", "b"]

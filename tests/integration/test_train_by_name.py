@@ -40,7 +40,7 @@ def files_of(folder):
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("manifest.json", "timings.parquet")
+        if path.is_file() and path.name not in ("manifest.json", "timings.parquet", ".snakemake_timestamp")
     }
 
 

@@ -10,7 +10,7 @@ from reproduction.data.adapters import Adapter, BadRow, Problem, Skip
 from reproduction.data.prompts import PROMPTS
 from reproduction.data.schema import SCHEMA, DatasetError, make_row, write_dataset
 from reproduction.data.sources import SourceFile, SourceRow, describe, hub_files, local_files, read_rows
-from reproduction.data.table import DatasetEntry
+from reproduction.data.table import DatasetEntry, HubSource, LocalSource
 from reproduction.files import sha256_of_file, write_json
 
 
@@ -56,23 +56,7 @@ def prepare_dataset(
             f"{name}: problems of more than {entry.max_problem_tokens} tokens are left out, which wants a tokenizer: "
             f"give that of {entry.tokenizer} (--tokenizer), or keep problems of any length (--any-length)"
         )
-    if real_data is not None and entry.local is not None:
-        source = entry.local
-        files = local_files(source, real_data)
-        origin = {
-            "kind": "local",
-            "origin": source.origin,
-            "files": [{"name": file.name, "sha256": file.sha256} for file in files],
-        }
-    elif entry.hub is not None:
-        source = entry.hub
-        revision, files = hub_files(source, cache=cache, accept_unpinned=accept_unpinned)
-        origin = describe(source, revision, files)
-    else:
-        raise DatasetError(
-            f"{name}: the table has only a local copy ({entry.local.file}); set paths.real_data to its folder"
-        )
-
+    source, files, origin = _source(name, entry, real_data, cache, accept_unpinned)
     reader, dropped = source.reader, Dropped()
     problems, read = _select(name, entry, read_rows(files, reader.columns), reader, dropped)
     if source.rows is not None and read != source.rows:
@@ -120,6 +104,26 @@ def prepare_dataset(
     write_dataset(rows, output)
     write_json(card, facts)
     return facts
+
+
+def _source(
+    name: str,
+    entry: DatasetEntry,
+    real_data: str | Path | None,
+    cache: str | Path | None,
+    accept_unpinned: bool,
+) -> tuple[LocalSource | HubSource, Sequence[SourceFile], dict[str, Any]]:
+    """Return the source that is used, its files, and what the card says of it."""
+    if real_data is not None and entry.local is not None:
+        local = local_files(entry.local, real_data)
+        named = [{"name": file.name, "sha256": file.sha256} for file in local]
+        return entry.local, local, {"kind": "local", "origin": entry.local.origin, "files": named}
+    if entry.hub is not None:
+        revision, files = hub_files(entry.hub, cache=cache, accept_unpinned=accept_unpinned)
+        return entry.hub, files, describe(entry.hub, revision, files)
+    raise DatasetError(
+        f"{name}: the table has only a local copy ({entry.local.file}); set paths.real_data to its folder"
+    )
 
 
 def check_local_copy(name: str, entry: DatasetEntry, real_data: str | Path) -> None:

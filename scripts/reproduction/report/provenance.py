@@ -218,18 +218,7 @@ def export(
                 evaluated[run.name] = _evaluation(crate, run, results, recorded[run.name], data, scale)
             inputs += [entity for entity in (recorded[run.name], evaluated[run.name]) if entity]
         drawn += _figure(crate, name, experiment.title, inputs, results, reports)
-    others = [
-        crate.file(reports / name, about)
-        for name, about in (
-            ("claims.json", "verdicts on the claims, with effects and intervals"),
-            ("claims.csv", "verdicts, as a table"),
-            ("deviations.json", "what each deviation D01-D20 changes in numbers"),
-            ("deviations.csv", "the same as a table"),
-            ("deviations.html", "the same as a page"),
-        )
-        if (reports / name).exists()
-    ]
-    others += [crate.file(path, f"table {path.stem}") for path in sorted((reports / "tables").glob("*.*"))]
+    others = _verdicts_and_tables(crate, reports)
     evidence = [entity for entity in evaluated.values() if entity]
     crate.action("tabulate", "Judge claims, compute deviations and tables", evidence, others)
     written = crate.file(page, "the report")
@@ -248,6 +237,23 @@ def export(
         kind = entity.type if isinstance(entity.type, str) else entity.type[0]
         kinds[kind] = kinds.get(kind, 0) + 1
     return kinds
+
+
+def _verdicts_and_tables(crate: Crate, reports: Path) -> list[Any]:
+    """Return the entities of what is computed beside the figures, where it is there."""
+    others = [
+        crate.file(reports / name, about)
+        for name, about in (
+            ("claims.json", "verdicts on the claims, with effects and intervals"),
+            ("claims.csv", "verdicts, as a table"),
+            ("deviations.json", "what each deviation D01-D20 changes in numbers"),
+            ("deviations.csv", "the same as a table"),
+            ("deviations.html", "the same as a page"),
+        )
+        if (reports / name).exists()
+    ]
+    others += [crate.file(path, f"table {path.stem}") for path in sorted((reports / "tables").glob("*.*"))]
+    return others
 
 
 def _training(crate: Crate, run: RunConfiguration, results: Path, data: Mapping, scale: Scale) -> Any:

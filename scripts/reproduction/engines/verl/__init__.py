@@ -117,13 +117,7 @@ def train(
     loops = agent_loops(run, machine, state=state)
     write_text(folder / "agent_loops.yaml", dump_yaml(loops))
 
-    for name in RECORDS:
-        records.truncate(state / name, done)
-    steps = len(list(records.read(state / "metrics.jsonl")))
-    if steps != done:
-        raise StateMismatch(
-            f"{state}: verl's checkpoint is of step {done}, the records have {steps} steps; remove the folder"
-        )
+    _cut_records(state, done)
     _check_gpus(folder / "checkpoints" / f"global_step_{done}", machine)
     if done in run.training.checkpoints:
         dtype = values["ead"]["checkpoint_dtype"]
@@ -140,6 +134,17 @@ def train(
     write_json(ended, asdict(result))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # 12 bytes per parameter, of no further use
     return result
+
+
+def _cut_records(state: Path, done: int) -> None:
+    """Leave the records of the ``done`` steps that verl goes on from."""
+    for name in RECORDS:
+        records.truncate(state / name, done)
+    steps = len(list(records.read(state / "metrics.jsonl")))
+    if steps != done:
+        raise StateMismatch(
+            f"{state}: verl's checkpoint is of step {done}, the records have {steps} steps; remove the folder"
+        )
 
 
 def _fitting(

@@ -38,9 +38,11 @@ def test_the_tutorial_does_what_it_says(checkout):
     assert set(drawn["sampler"]) == {"tau1.0", "ead", "my_ead"}
 
     client = MlflowClient(f"sqlite:///{checkout}/results/mlflow/mlflow.db")
-    (experiment,) = [found for found in client.search_experiments() if found.name == "mini-tutorial"]
-    (hotter,) = client.search_runs([experiment.experiment_id], 'params.tau_max = "1.4" and params.seed = "0"')
-    assert hotter.data.params["sampler"] == "my_ead"
+    (experiment,) = [found for found in client.search_experiments() if found.name == "mini-fig04-samplers"]
+    hotter = client.search_runs([experiment.experiment_id], 'params.tau_max = "1.4"')
+    assert [run.data.params["sampler"] for run in hotter] == ["my_ead", "my_ead"]  # the training and its parent
+    both = client.search_runs([experiment.experiment_id], 'params.seed = "0"')
+    assert {run.data.params["sampler"] for run in both} >= {"my_ead", "ead"}
 
     page = (reports / "report.html").read_text(encoding="utf-8")
     assert 'id="C03"' in page and "my_figure" in page

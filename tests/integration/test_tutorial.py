@@ -40,7 +40,10 @@ def test_the_tutorial_does_what_it_says(checkout):
     client = MlflowClient(f"sqlite:///{checkout}/results/mlflow/mlflow.db")
     (experiment,) = [found for found in client.search_experiments() if found.name == "mini-fig04-samplers"]
     hotter = client.search_runs([experiment.experiment_id], 'params.tau_max = "1.4"')
-    assert [run.data.params["sampler"] for run in hotter] == ["my_ead", "my_ead"]  # the training and its parent
+    assert [run.data.params["sampler"] for run in hotter] == [
+        "my_ead",
+        "my_ead",
+    ]  # the training and its parent
     both = client.search_runs([experiment.experiment_id], 'params.seed = "0"')
     assert {run.data.params["sampler"] for run in both} >= {"my_ead", "ead"}
 

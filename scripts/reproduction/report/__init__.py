@@ -146,6 +146,7 @@ def collect(
         "claims": claims,
         "judged": _judged(claims, scale, experiments, models),
         "claims_figure": _image(reports / "figures" / f"{judged}.png"),
+        "claims_files": f"figures/{judged}",
         "sections": _by_section(drawn),
         "shown": [figure["name"] for figure in drawn if figure["name"] != "deviations"],
         "cost": _cost(scale, reports),

@@ -64,6 +64,19 @@ def test_every_recorded_report_is_graded_right(verifier):
         ("The answer is 3.", "3.5", False),
         ("The answer is $\\{1, 2\\}$", "1,2", True),
         ("<answer>5</answer>", "5", True),
+        ("The answer is $5$ or maybe $6$.", "5", False),
+        ("The answer is $5$, possibly $6$.", "5", False),
+        ("The answer is `5` or 6", "5", False),
+        ("The answer is 5 (or 6)", "5", False),
+        ("The answer is 5 (wrong)", "5", False),
+        ("The answer is definitely not ever 5", "5", False),
+        ("The answer is one of the numbers 3, 4, 5", "5", False),
+        ("answer: 3 4 5", "5", False),
+        ("The answer is $x=3$ or $x=4$.", "3,4", True),
+        ("So the answer is 42 apples.", "42", True),
+        (r"\boxed{6, \boxed{5}}", "5", False),
+        (r"\boxed{5 \text{ or } \boxed{6}}", "6", False),
+        (r"\boxed{\boxed{5}}", "5", True),
     ],
 )
 def test_others_of_the_same_kinds(verifier, response, gold, right):
@@ -82,6 +95,22 @@ def test_equal_and_different_answers_of_many_notations(verifier):
         [f"So \\boxed{{{answer}}}" for _, answer, _ in rows], [gold for gold, *_ in rows]
     )
     assert [row for row, v in zip(rows, verdicts, strict=True) if v.correct != row[2]] == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        r"x=\sqrt[(9^{10^9})]{-2}=5",
+        r"x = \sqrt[((9^{10^9})^{10^9})]{-2} = 5",
+        r"x=\max(i,2)=5",
+        r"9^{4000} \cdot 9^{2000}",
+        r"\min(x,i)",
+    ],
+)
+def test_an_answer_that_cannot_be_evaluated_is_wrong_and_touches_no_other(verifier, answer):
+    rows = [f"\\boxed{{{text}}}" for text in ("5", answer, "4")]
+    verdicts = verifier.grade(rows, ["5"] * 3)
+    assert [(v.status, v.correct) for v in verdicts] == [("ok", True), ("ok", False), ("ok", False)]
 
 
 @pytest.mark.parametrize("kind", PAIRS)

@@ -324,6 +324,8 @@ def _grade_carefully(response: str, gold: str) -> tuple[Verdict | None, _Item | 
         decision = careful.decide(gold, answer, exact=True)
     except (NeedsNumerics, careful.NeedsAlgebra):
         return None, (gold, answer)
+    except (ArithmeticError, MemoryError, TypeError, ValueError):
+        return None, (gold, answer)  # a fault of one row costs that row only: its process reports it
     return Verdict(
         decision.correct, "ok", answer, _vote(decision.correct, answer, decision.canonical, gold)
     ), None

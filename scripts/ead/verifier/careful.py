@@ -13,10 +13,14 @@ _BEYOND = re.compile(
     r"\\begin|\\(?:int|sum|prod|lim|setminus|cap|bigcap|forall|exists|bmod|pmod|det|iint|oint|infty)(?![a-zA-Z])"
 )
 _LETTERED = re.compile(r"(?i:(?:option|choice)\s+)?\(?([A-Z])(?:[).:](?:\s+(?=\S)|$)|$)")
+_DIGITS = re.compile(r"[0-9]+")
 _CAPITAL = re.compile(r"[A-Z]")
 _LETTER = re.compile(r"\(?[A-Z]\)?")
 _ANOTHER = re.compile(r"(?<![A-Za-z])[A-Z]\)|^(?:and|or)\b|(?:^|and|or|[,/&;])\s*\(?[A-Z](?![A-Za-z])")
-_DECIMAL_COMMA = re.compile(r"-?[0-9]+,[0-9]+")
+_OTHER_CHOICE = re.compile(
+    r"(?<![A-Za-z\\])[A-J](?:(?![A-Za-z])|[A-J])|\b(?:not|but|perhaps|maybe|either|neither|or)\b"
+)
+_DECIMAL_COMMA = re.compile(r"-?[0-9]+,(?![0-9]{3}$)[0-9]+")  # 2,500 is a whole number
 _SPACES = re.compile(r"\s+|\\[,;:! ]|~")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox|textit|textrm)\s*\{([^{}]*)\}")
 
@@ -66,7 +70,9 @@ def decide(gold: str, answer: str, *, exact: bool) -> Decision:
     if (choice := _choice(answer)) is not None:
         letter, rest = choice
         if _LETTER.fullmatch(without_text(gold)):  # B) 12, option B
-            correct = letter in without_text(gold) and not _ANOTHER.search(rest)
+            correct = (
+                letter in without_text(gold) and not _ANOTHER.search(rest) and not _OTHER_CHOICE.search(rest)
+            )
             return Decision(correct, None if correct else vote(answer, exact=exact))
         if rest and decide(gold, rest, exact=exact).correct:
             return Decision(True, None)
@@ -88,6 +94,8 @@ def decide(gold: str, answer: str, *, exact: bool) -> Decision:
 
 def same_text(gold: str, answer: str) -> bool:
     """Compare what no notation fits: white space, the commands for text and, in words, capitals do not count."""
+    if _DIGITS.findall(without_text(gold)) != _DIGITS.findall(without_text(answer)):  # 5\, 6 is not 56
+        return False
     one, other = plain_text(gold), plain_text(answer)
     return one == other or (len(one) > 3 and one.lower() == other.lower())
 

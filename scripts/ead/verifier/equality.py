@@ -35,6 +35,7 @@ from ead.verifier.notation import (
 RELATIVE_PRECISION = Fraction(1, 10**6)
 _BINARY_NOISE = Fraction(1, 10**12)
 _MAX_BITS = 20_000
+_MAX_PRINTED_BITS = 4_000  # Python prints no decimal of more than 4,300 digits
 _MAX_POWER = 10**9
 _MAX_ITEMS = 60
 _CONSTANTS = {"pi", "e", "i", "oo"}
@@ -93,7 +94,7 @@ def _label(tree) -> str | None:
     if isinstance(tree, Symbol):
         return None if tree.name in ("pi", "oo") else tree.name
     if isinstance(tree, Words):
-        return tree.text
+        return None if _qualified(tree.text) else tree.text
     if isinstance(tree, Quantity):
         head = _label(tree.value)
         return None if head is None else f"{head} {tree.unit}"
@@ -152,10 +153,10 @@ def _interval(relation: Relation):
     return _label(sides[at]), Group(opening + closing, (low, high))
 
 
-def _plain(tree):
+def _plain(tree, exact: bool):
     """Return (label or None, value) of one answer."""
     if isinstance(tree, Quantity) and isinstance(tree.value, Relation):
-        return _plain(tree.value)
+        return _plain(tree.value, exact)
     if not isinstance(tree, Relation):
         return None, tree
     if "~" in tree.operators:  # what is approximated counts, or what a name is approximately
@@ -163,7 +164,7 @@ def _plain(tree):
         if at == 0 and len(tree.operators) == 1 and _label(tree.sides[0]) is not None:
             return _label(tree.sides[0]), tree.sides[1]
         kept = Relation(tree.operators[:at], tree.sides[: at + 1])
-        return _plain(kept if at else tree.sides[0])
+        return _plain(kept if at else tree.sides[0], exact)
     if all(operator == "=" for operator in tree.operators):
         label = _label(tree.sides[0])
         sides = tree.sides if label is None else tree.sides[1:]
@@ -172,7 +173,7 @@ def _plain(tree):
             for side in sides
             if not isinstance(side, Group | Words | Matrix | Based) and not _symbols(_bare(side))
         ]
-        comparison = _Comparison(exact=False)
+        comparison = _Comparison(exact)
         consistent = all(comparison.same(left, right) for left, right in pairwise(known))
         if consistent and (label is not None or len(known) == len(sides)):
             return label, tree.sides[-1]
@@ -237,7 +238,57 @@ _QUALIFIERS = {
     ),
     *("minus", "half", "halves", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"),
     *("hundredth", "thousandth", "millionth", "hundred", "thousand", "million", "billion", "trillion"),
+    *("eleventh", "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "twentieth", "twentieths"),
+    *(
+        "thirtieth",
+        "fortieth",
+        "fiftieth",
+        "sixtieth",
+        "quadrillion",
+        "quintillion",
+        "dozen",
+        "score",
+        "gross",
+    ),
+    *(
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+    ),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty", "thirty"),
+    *("forty", "fifty", "sixty", "seventy", "eighty", "ninety", "double", "triple", "twice", "thrice"),
+    *(
+        "square",
+        "squared",
+        "cubed",
+        "cubic",
+        "factorial",
+        "pi",
+        "root",
+        "sqrt",
+        "ln",
+        "log",
+        "exp",
+        "sin",
+        "cos",
+    ),
+    *("tan", "over", "divided", "plus", "times", "mod", "modulo", "base", "power", "infinity", "percent"),
+    *("false", "isn", "aren", "never", "maybe", "perhaps", "possibly", "either", "neither", "nor", "but"),
+    *("alternatively", "versus", "vs", "rather", "instead", "approximately", "negative"),
 }
+# Spellings that lose their last letter as plurals do.
+_QUALIFIERS |= {word.removesuffix("s") for word in _QUALIFIERS if len(word) > 3}
+_CHANGING_LETTERS = frozenset("eiπ")
 _UNIT_WORD = re.compile(r"平方|立方|[^\W\d_]+|[0-9]*\.?[0-9]+|[$€£¥₹/-]")
 
 
@@ -266,13 +317,15 @@ def _unit(text: str) -> tuple[dict[str, int], set[str]]:
         elif word != "-" and lower not in _FILLERS:
             others.add(single if len(word) > 3 else word)
         minus = word == "-"
+    if power != 1:  # squared, and no unit behind it
+        others.add("squared")
     return powers, others
 
 
 def _units_agree(one: str, other: str) -> bool:
     """Return whether two units are the same, or one says no more than the other: triangles, right triangles."""
     (powers, words), (other_powers, other_words) = _unit(one), _unit(other)
-    if (words ^ other_words) & _QUALIFIERS:
+    if (words ^ other_words) & (_QUALIFIERS | _CHANGING_LETTERS):
         return False
     known, other_known = set(powers.items()), set(other_powers.items())
     if powers and other_powers and not words and not other_words and "degree" not in {*powers, *other_powers}:
@@ -284,7 +337,7 @@ def _units_agree(one: str, other: str) -> bool:
 
 
 def _qualified(unit: str) -> bool:
-    return bool(_unit(unit)[1] & _QUALIFIERS)
+    return bool(_unit(unit)[1] & (_QUALIFIERS | _CHANGING_LETTERS))
 
 
 def _letters(tree) -> str | None:
@@ -360,6 +413,53 @@ def _rational(name: str, values: list[Fraction]) -> Fraction | None:
     return None
 
 
+_PRIMES = (2**61 - 1, 2**89 - 1)
+_MAX_RESIDUE_STEPS = 10**5
+
+
+def _residue(tree, prime: int) -> int | None:
+    """Return a rational number modulo ``prime``, or None for what is not certainly one."""
+    value = fraction(tree)
+    if value is not None:
+        if value.denominator % prime == 0:
+            return None
+        return value.numerator * pow(value.denominator, -1, prime) % prime
+    if isinstance(tree, Number):
+        power = pow(10, abs(tree.exponent), prime)
+        return tree.digits * (power if tree.exponent >= 0 else pow(power, -1, prime)) % prime
+    if not isinstance(tree, Apply):
+        return None
+    if tree.name in ("^", "factorial", "binomial"):
+        return _residue_of_large(tree, prime)
+    if tree.name not in ("-", "+", "*", "/"):
+        return None
+    parts = [_residue(part, prime) for part in tree.arguments]
+    if None in parts or (tree.name == "/" and parts[1] == 0):
+        return None
+    if tree.name == "-":
+        return -parts[0] % prime
+    if tree.name == "+":
+        return sum(parts) % prime
+    return parts[0] * (parts[1] if tree.name == "*" else pow(parts[1], -1, prime)) % prime
+
+
+def _residue_of_large(tree, prime: int) -> int | None:
+    if tree.name == "^":
+        base, power = _residue(tree.arguments[0], prime), fraction(tree.arguments[1])
+        if base is None or power is None or power.denominator != 1 or (base == 0 and power <= 0):
+            return None
+        return pow(base, int(power), prime)
+    sizes = [fraction(part) for part in tree.arguments]
+    if any(size is None or size.denominator != 1 or not 0 <= size <= _MAX_RESIDUE_STEPS for size in sizes):
+        return None
+    if tree.name == "binomial":
+        return comb(*map(int, sizes)) % prime
+    product = 1
+    for number in range(2, int(sizes[0]) + 1):
+        product = product * number % prime
+    return product
+
+
 def _written_decimal(tree) -> tuple[Number, int] | None:
     """Return (number, sign) if the tree is one number that was written as a decimal."""
     sign = 1
@@ -408,7 +508,7 @@ class _Evaluation:
         values = [self(part) for part in tree.arguments]
         try:
             return self.apply(tree.name, values)
-        except (ZeroDivisionError, OverflowError, ValueError) as error:
+        except (ArithmeticError, TypeError, ValueError) as error:  # max of complex numbers is a TypeError
             raise _Outside from error
 
     def apply(self, name: str, values: list):
@@ -471,6 +571,8 @@ class _Evaluation:
         return base**exponent
 
     def root(self, base, index):
+        if abs(index) > _MAX_POWER:
+            raise Unreadable("a root out of reach")
         if _is_real(base) and base < 0:
             if _is_real(index) and index == int(index) and int(index) % 2:
                 return -self.power(-base, 1 / self.context.mpf(index))
@@ -536,37 +638,47 @@ class _Comparison:
     def __init__(self, exact: bool):
         self.exact = exact
 
+    def plain(self, tree):
+        return _plain(tree, self.exact)
+
     def same(self, gold, answer) -> bool:
         golds, answers = _spread(gold), _spread(answer)
         if len(golds) == 1 and len(answers) == 1:
             return self.same_item(golds[0], answers[0])
         if len(golds) == 1:
-            _, inside = _plain(golds[0])
+            _, inside = self.plain(golds[0])
             if isinstance(inside, Group) and inside.kind == "set":
-                return self.unordered(inside.items, answers)
+                return self.one_name(answers) and self.unordered(inside.items, answers)
             if isinstance(inside, Group) and inside.kind == "union" and self.unordered(inside.items, answers):
                 return True
             if isinstance(inside, Group) and inside.kind == "()" and self.same_named(inside, answers):
                 return True
-            return all(self.same_item(golds[0], item) for item in answers)
+            return self.one_name(answers) and all(self.same_item(golds[0], item) for item in answers)
         if len(answers) == 1:
-            _, inside = _plain(answers[0])
+            _, inside = self.plain(answers[0])
             if isinstance(inside, Group) and inside.kind in ("set", "union"):
-                return self.unordered(golds, inside.items)
+                return self.one_name(golds) and self.unordered(golds, inside.items)
             return isinstance(inside, Group) and inside.kind == "()" and self.same_named(inside, golds)
-        labels = [{_plain(item)[0] for item in items} for items in (golds, answers)]
+        labels = [{self.plain(item)[0] for item in items} for items in (golds, answers)]
         if {None} in labels and max(map(len, labels)) > 1:  # a = 1, b = 2 and 1, 2
-            return self.ordered([_plain(item)[1] for item in golds], [_plain(item)[1] for item in answers])
-        if all(isinstance(_plain(item)[1], Group) for item in golds) and len(self.distinct(golds)) == len(
-            golds
-        ):
+            return self.ordered(*([self.plain(item)[1] for item in items] for items in (golds, answers)))
+        groups = all(isinstance(self.plain(item)[1], Group) for item in golds)
+        if groups and len(self.distinct(golds)) == len(golds):
             answers = self.distinct(answers)
         return self.unordered(golds, answers)
 
+    def one_name(self, items) -> bool:
+        """x = 1, x = 2 are the values of one name; x = 1, y = 2 are no set of two values."""
+        return len({label for label, _ in map(self.plain, items)}) == 1
+
     def same_named(self, point, named) -> bool:
         """x = 1, y = 2 is the point (1, 2). Without names 1, 2 is a set of answers, and (1, 2) may be an interval."""
-        plain = [_plain(item) for item in named]
-        return all(label for label, _ in plain) and self.ordered(point.items, [value for _, value in plain])
+        plain = [self.plain(item) for item in named]
+        labels = [label for label, _ in plain]
+        letters = all(label and len(label) == 1 for label in labels)
+        if letters and labels != sorted(labels):  # b = 1, a = 2: the point (a, b) is (2, 1)
+            plain.sort(key=lambda pair: pair[0])
+        return all(labels) and self.ordered(point.items, [value for _, value in plain])
 
     def ordered(self, golds, answers) -> bool:
         return len(golds) == len(answers) and all(map(self.same, golds, answers))
@@ -587,8 +699,8 @@ class _Comparison:
     def same_item(self, gold, answer) -> bool:
         if gold == answer:
             return True
-        gold_label, gold_value = _plain(gold)
-        answer_label, answer_value = _plain(answer)
+        gold_label, gold_value = self.plain(gold)
+        answer_label, answer_value = self.plain(answer)
         if gold_label is not None and answer_label is not None and gold_label != answer_label:
             return self.same_relation(gold, answer)
         if isinstance(gold_value, Relation) or isinstance(answer_value, Relation):
@@ -733,11 +845,15 @@ class _Comparison:
             return _is_rounding(coarse, exact_gold + exact_answer - other, other) and coarse.exponent < 0
         if written_gold:
             return _is_rounding(written_gold[0], exact_gold, exact_answer)
-        if written_answer:
+        if written_answer and (exact_gold.denominator != 1 or exact_answer.denominator != 1):
             return _is_rounding(written_answer[0], exact_answer, exact_gold)
-        return False
+        return False  # a whole number is not rounded: 1e9 is not 1000000007
 
     def same_number(self, gold, answer) -> bool:
+        if not _written_decimal(gold) and not _written_decimal(answer):
+            residues = [(_residue(gold, prime), _residue(answer, prime)) for prime in _PRIMES]
+            if all(None not in pair for pair in residues):  # rational numbers too long to write out
+                return all(one == other for one, other in residues)
         try:
             pairs = [
                 (_Evaluation(context, {}, real=False)(gold), _Evaluation(context, {}, real=False)(answer))
@@ -805,7 +921,7 @@ class _Comparison:
 
     def proportional(self, one, other, positive: bool) -> bool:
         names = sorted(_symbols(one))
-        factor = None
+        factor, compared = None, 0
         for number in _points(one, other):
             point = {name: _at(name, number) for name in names}
             try:
@@ -815,11 +931,12 @@ class _Comparison:
                 ]
             except (_Outside, ZeroDivisionError):
                 continue
+            compared += 1
             if factor is None:
                 factor = ratios
             elif not _agree(*zip(factor, ratios, strict=True)):
                 return False
-        return factor is not None and factor[1] != 0 and not (positive and not factor[1].real > 0)
+        return compared >= 2 and factor[1] != 0 and not (positive and not factor[1].real > 0)
 
 
 def _is_negative(tree) -> bool:
@@ -865,7 +982,7 @@ def canonical(tree, *, exact: bool = False) -> str:
 
 
 def _canonical_item(tree, exact: bool) -> str:
-    _, tree = _plain(tree)
+    _, tree = _plain(tree, exact)
     tree = _bare(tree)
     if isinstance(tree, Words):
         text = _letters(tree)
@@ -901,7 +1018,8 @@ def _canonical_item(tree, exact: bool) -> str:
         return "-" + canonical(tree.arguments[0], exact=exact)
     value = fraction(tree)
     if value is not None:
-        return str(value)
+        long = value.numerator.bit_length() + value.denominator.bit_length() > _MAX_PRINTED_BITS
+        return f"{value.numerator:#x}/{value.denominator:#x}" if long else str(value)
     if isinstance(tree, Number):
         digits, exponent = _stripped(tree)
         return f"{digits}e{exponent}"

@@ -78,6 +78,12 @@ _NUMBER = re.compile(
 )
 _HOPE = re.compile(r"\s*I hope it is correct.*$", re.DOTALL)
 _BARE_LATEX = re.compile(r"(?!.*[$])(?=.*\\[a-zA-Z])(?:\\[a-zA-Z]++|[^\\a-zA-Z]|[a-zA-Z](?![a-zA-Z]{2}))*+")
+_WHOLE_SENTENCE_END = re.compile(r"\n|[.。!?](?=\s|$)")
+_HEDGED = re.compile(
+    r"\b(?:or|maybe|perhaps|possibly|not|never|wrong|incorrect|either|neither)\b|\bone of\b", re.IGNORECASE
+)
+_ASIDE = re.compile(r"`|\(\s*or\b")
+_INNER_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 _SENTENCE_END = re.compile(r"\n|[.。!?](?=\s|$)|\s\(")
 
 
@@ -162,7 +168,7 @@ def _boxes(response: str) -> list[tuple[int, int, str]] | None:
                 content = response[begin : token.start()].strip()
                 while found and found[-1][0] > start:
                     found.pop()
-                found.append((start, token.end(), last_boxed(content) or content))
+                found.append((start, token.end(), _without_boxes(content)))
         elif text.endswith("{"):
             openings.append((token.start(), token.end()))
         else:
@@ -175,7 +181,23 @@ def _boxes(response: str) -> list[tuple[int, int, str]] | None:
     return found
 
 
+def _without_boxes(content: str) -> str:
+    """Return the content of a box without the boxes in it: all of it is the answer, not what an inner box holds."""
+    inner = last_boxed(content)
+    if inner is None:
+        return content
+    opening = _BOX.match(content)
+    if opening and content[opening.end() :].strip()[1:-1].strip() == inner:
+        return inner
+    return _INNER_BOX.sub("", content)
+
+
 def _from_sentence(rest: str) -> list[str]:
+    whole = _WHOLE_SENTENCE_END.split(rest, maxsplit=1)[0].strip(" *`")
+    words = set(re.findall(r"[a-z]{2,}", _FORMULA.sub("", whole).lower()))
+    several = not re.search(r"[^\W\d_]", whole) and len(_NUMBER.findall(whole)) > 1
+    if several or (_HEDGED.search(whole) and (words - {"or", "and"} or _ASIDE.search(whole))):
+        return [whole]  # 5 or maybe 6; 3 4 5
     if formula := _FORMULA.match(rest):
         contents = [_content(formula)]
         while (joint := _AND_FORMULA.match(rest, formula.end())) and (

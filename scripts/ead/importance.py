@@ -104,7 +104,13 @@ def check_behaviour_logprobs(
     """
     log_ratio, mask = _log_ratio(old_logprobs, behaviour_logprobs, mask)
     temperatures = torch.as_tensor(temperatures, dtype=log_ratio.dtype, device=log_ratio.device)
-    temperatures = temperatures.expand_as(log_ratio)
+    try:
+        temperatures = temperatures.expand_as(log_ratio)
+    except RuntimeError:
+        raise ValueError(
+            f"temperatures have the shape {tuple(temperatures.shape)}, the log-probabilities {tuple(log_ratio.shape)}: "
+            "one temperature per position of a response is needed, [response] or [batch, response]"
+        ) from None
     uncertain = mask & (old_logprobs.to(log_ratio.dtype) < _CERTAIN)
     difference = log_ratio.abs()
     annealed = difference[uncertain & ((1 / temperatures - 1).abs() >= _FAR_FROM_ONE)]

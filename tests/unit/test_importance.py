@@ -212,3 +212,5 @@ def test_the_check_of_behaviour_logprobs_sees_raw_ones(noise):
         check_behaviour_logprobs(old, raw, mask, temperatures)
     assert check_behaviour_logprobs(old, processed, mask, temperatures) > 0.1
     assert math.isnan(check_behaviour_logprobs(old, raw, mask, torch.ones(40)))
+    with pytest.raises(ValueError, match="one temperature per position of a response is needed"):
+        check_behaviour_logprobs(old, processed, mask, torch.ones(39))

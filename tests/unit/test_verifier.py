@@ -638,6 +638,8 @@ def test_bad_settings(arguments, message):
 @pytest.mark.parametrize(
     ("responses", "answers", "message"),
     [
+        ("a", ["1"], "responses is a string"),
+        (["a"], "1", "answers is a string"),
         (["a"], [], "1 responses but 0 answers"),
         (["a", None], ["1", "2"], "response 1 is NoneType"),
         (["a", "b"], ["1", 2], "answer 1 is int"),

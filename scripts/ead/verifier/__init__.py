@@ -139,9 +139,13 @@ class Verifier:
 
         A gold answer that ``check_gold`` objects to gives its rows the status ``error``.
 
-        Raises ValueError, naming the row, for lists of different lengths and entries that are not strings;
+        Raises ValueError, naming the row, for lists of different lengths, a string in place of a list and entries
+        that are not strings;
         RuntimeError when no grading process can be kept alive.
         """
+        for kind, texts in (("responses", responses), ("answers", answers)):
+            if isinstance(texts, str):
+                raise ValueError(f"{kind} is a string: a list with one text per response is needed")
         responses, answers = list(responses), list(answers)
         if len(responses) != len(answers):
             raise ValueError(

@@ -4,6 +4,7 @@
 - A decimal equals a number that it is the rounding of, to the digits shown, if the two differ by at most
   RELATIVE_PRECISION of their size: 0.333333 is 1/3, 0.3333 is not, whatever the number's magnitude. A number written
   without a point is never a rounding. Sixteen digits of binary arithmetic may differ in the last ones.
+- A whole number is never rounded: 1e9 is not 1000000007. Integers too long to write out are compared modulo primes.
 - Other expressions are equal if their values are, to 100 of 200 digits: of the numbers, or of the functions at six
   points, as far as both are real there. Two different analytic functions agree at no such point.
 - Percent, degrees, units and labels (``x =``) count only where both sides have them; 50% is 50 and 0.5.

@@ -8,7 +8,7 @@ of its last attempt::
     Let us try : by c0 : down b0 , down c0 , right c1 , right c2 yes \\boxed{ down down right right }
 
 Many routes lead to most goals, so the first choice spreads responses without harm; a slip in a late move spoils one.
-That is the structure in which a low temperature late in a response pays.
+In a structure like this a low temperature late in a response may pay; that was not measured on this task.
 """
 
 import itertools

@@ -1,4 +1,7 @@
-"""The tutorial, line by line, at the mini scale and with one model: a minute or two, in `make test-seams`."""
+"""The tutorial, line by line, at the mini scale and with one model, in `make test-seams`.
+
+Its last block, the rest of Figure 4, is left out: other tests train that much.
+"""
 
 import json
 import os
@@ -21,7 +24,7 @@ def test_the_tutorial_does_what_it_says(checkout):
     (checkout / "config.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
     reports = checkout / "reports" / "mini"
     seen = []
-    for language, block in all_blocks(TUTORIAL):
+    for language, block in all_blocks(TUTORIAL)[:-1]:
         if language == "yaml":
             comment, _, entry = block.partition("\n")
             add_entry(checkout, comment.removeprefix("# workflow/").removesuffix(".yaml"), entry)
@@ -30,9 +33,9 @@ def test_the_tutorial_does_what_it_says(checkout):
                 seen.append(run(checkout, words))
     # The training by name; then the figure, for which that one is not trained again.
     assert [said.count("rule train:") for said in (seen[1], seen[3])] == [1, 2]
-    assert manifests(checkout) >= {"ead", "my_ead", "tau1.0", "ead_tis"}
+    assert manifests(checkout) >= {"ead", "my_ead", "tau1.0"}
 
-    for picture in ("fig03", "fig04_so_far", "my_figure", "fig04"):
+    for picture in ("fig03", "fig04_so_far", "my_figure"):
         assert (reports / "figures" / f"{picture}.png").is_file(), picture
     drawn = pd.read_csv(reports / "figures" / "my_figure.csv")
     assert set(drawn["sampler"]) == {"tau1.0", "ead", "my_ead"}
@@ -51,7 +54,7 @@ def test_the_tutorial_does_what_it_says(checkout):
     assert 'id="C03"' in page and "my_figure" in page
     verdicts = json.loads((reports / "claims_so_far.json").read_text(encoding="utf-8"))["verdicts"]
     judged = {row["id"]: row["verdict"] for row in verdicts if row["primary"]}
-    assert judged["C04"] != "not run"
+    assert judged["C03"] == "not run"  # it compares three fixed temperatures on two models
 
 
 def run(checkout, words) -> str:

@@ -229,6 +229,7 @@ def test_two_trainings_that_start_at_once_share_one_store_one_experiment_and_one
             "parameters": 0,
             "artifacts": 0,
             "datasets": 0,
+            "models": 0,
             "status": ["FINISHED", "FINISHED"],
         }
     (parent,) = site.runs("cell")

@@ -7,7 +7,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
-.PHONY: help reproduce real-lm mlflow test env-gpu test-env-gpu verl-smoke test-seams test-vllm test-hosts test-paper test-slurm test-rehearsal test-smoke bench gallery lint format config pins licences audit clean
+.PHONY: help reproduce real-lm mlflow test env-gpu test-env-gpu verl-smoke test-seams test-vllm test-hosts test-paper test-tutorial test-slurm test-rehearsal test-smoke bench gallery lint format config pins licences audit clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,8 +92,7 @@ test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready .venv-host-train
 	@# The tests with Slurm wait for it most of the time, so the others run beside them.
 	$(BIN)/python -m pytest tests/slurm > .slurm-tests.log 2>&1 & slurm=$$!; failed=0; \
 	$(BIN)/python -m pytest --numprocesses 2 tests/integration/test_resume.py \
-		tests/integration/test_inference_figures.py tests/integration/test_commands.py \
-		tests/integration/test_tutorial.py || failed=1; \
+		tests/integration/test_inference_figures.py tests/integration/test_commands.py || failed=1; \
 	.venv-verl-cpu/bin/python -m pytest tests/verl --ignore tests/verl/test_rehearsal.py || failed=1; \
 	.venv-host-training/bin/python -m pytest tests/hosts/training || failed=1; \
 	.venv-checks/bin/python -m pytest tests/browser tests/hosts/package || failed=1; \
@@ -102,6 +101,9 @@ test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready .venv-host-train
 # Longer than a change should wait for: about ten minutes on two idle cores, and many more on busy ones.
 test-paper: .venv/ready  ## every run and figure at the mini scale
 	$(BIN)/python -m pytest tests/integration/test_paper.py
+
+test-tutorial: .venv/ready  ## every command of the tutorial but those of its last block, at the mini scale
+	$(BIN)/python -m pytest tests/integration/test_tutorial.py
 
 test-slurm: .venv/ready  ## the workflow on a real Slurm, interrupted in every way (as root)
 	tests/slurm/install_slurm.sh

@@ -1,4 +1,4 @@
-"""The tutorial, line by line, at the mini scale and with one model, in `make test-seams`.
+"""The tutorial, line by line, at the mini scale and with one model: `make test-tutorial`.
 
 Its last block, the rest of Figure 4, is left out: other tests train that much.
 """

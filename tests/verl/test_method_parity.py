@@ -56,6 +56,37 @@ def _with_gradient(loss_of, logprobs):
     return loss.detach(), statistics, leaf.grad
 
 
+def _losses(verls, config, logprobs, old, advantages, mask, mode, weights, *, theirs=None, **options):
+    """Return our loss and verl's, each with statistics and gradient; ``theirs`` are advantages in verl's form."""
+    expected = _with_gradient(
+        lambda leaf: verls(
+            old,
+            leaf,
+            advantages if theirs is None else theirs,
+            mask,
+            mode,
+            config,
+            rollout_is_weights=weights,
+        ),
+        logprobs,
+    )
+    ours = _with_gradient(
+        lambda leaf: policy_loss(
+            leaf,
+            old,
+            advantages,
+            mask,
+            clip_low=0.2,
+            clip_high=0.28,
+            aggregation=mode,
+            weights=weights,
+            **options,
+        ),
+        logprobs,
+    )
+    return ours, expected
+
+
 def _assert_same(ours, theirs):
     torch.testing.assert_close(ours[0], theirs[0], **TOLERANCE)
     torch.testing.assert_close(ours[2], theirs[2], **TOLERANCE)
@@ -108,25 +139,16 @@ def test_advantages_differ_for_equal_rewards_that_are_no_binary_fractions():
 def test_clipped_loss(seed, mode, weighted):
     logprobs, old, advantages, mask = _batch(seed, spread=0.9)
     weights = _weights(seed, old.shape) if weighted else None
-    theirs = _with_gradient(
-        lambda leaf: core_algos.compute_policy_loss_vanilla(
-            old, leaf, advantages, mask, mode, _actor(), rollout_is_weights=weights
-        ),
+    ours, theirs = _losses(
+        core_algos.compute_policy_loss_vanilla,
+        _actor(),
         logprobs,
-    )
-    ours = _with_gradient(
-        lambda leaf: policy_loss(
-            leaf,
-            old,
-            advantages,
-            mask,
-            clip_low=0.2,
-            clip_high=0.28,
-            dual_clip=3.0,
-            aggregation=mode,
-            weights=weights,
-        ),
-        logprobs,
+        old,
+        advantages,
+        mask,
+        mode,
+        weights,
+        dual_clip=3.0,
     )
     _assert_same(ours, theirs)
     statistics, expected = ours[1], theirs[1]
@@ -146,28 +168,19 @@ def test_clip_cov(seed, mode, weighted):
     weights = _weights(seed, old.shape) if weighted else None
     config = _actor(clip_cov_ratio=0.05, clip_cov_lb=0.3, clip_cov_ub=3.0)
     torch.manual_seed(seed)
-    theirs = _with_gradient(
-        lambda leaf: core_algos.compute_policy_loss_clip_cov(
-            old, leaf, advantages, mask, mode, config, rollout_is_weights=weights
-        ),
+    ours, theirs = _losses(
+        core_algos.compute_policy_loss_clip_cov,
+        config,
         logprobs,
-    )
-    ours = _with_gradient(
-        lambda leaf: policy_loss(
-            leaf,
-            old,
-            advantages,
-            mask,
-            kind="clip_cov",
-            clip_low=0.2,
-            clip_high=0.28,
-            covariance_share=0.05,
-            covariance_bounds=(0.3, 3.0),
-            generator=torch.Generator().manual_seed(seed),
-            aggregation=mode,
-            weights=weights,
-        ),
-        logprobs,
+        old,
+        advantages,
+        mask,
+        mode,
+        weights,
+        kind="clip_cov",
+        covariance_share=0.05,
+        covariance_bounds=(0.3, 3.0),
+        generator=torch.Generator().manual_seed(seed),
     )
     _assert_same(ours, theirs)
     # verl's "clip fraction" is the share of dropped tokens here
@@ -183,27 +196,18 @@ def test_kl_cov(seed, mode, weighted):
     logprobs, old, advantages, mask = _batch(seed)
     weights = _weights(seed, old.shape) if weighted else None
     config = _actor(kl_cov_ratio=0.05, ppo_kl_coef=0.7)
-    theirs = _with_gradient(
-        lambda leaf: core_algos.compute_policy_loss_kl_cov(
-            old, leaf, advantages, mask, mode, config, rollout_is_weights=weights
-        ),
+    ours, theirs = _losses(
+        core_algos.compute_policy_loss_kl_cov,
+        config,
         logprobs,
-    )
-    ours = _with_gradient(
-        lambda leaf: policy_loss(
-            leaf,
-            old,
-            advantages,
-            mask,
-            kind="kl_cov",
-            clip_low=0.2,
-            clip_high=0.28,
-            covariance_share=0.05,
-            kl_coefficient=0.7,
-            aggregation=mode,
-            weights=weights,
-        ),
-        logprobs,
+        old,
+        advantages,
+        mask,
+        mode,
+        weights,
+        kind="kl_cov",
+        covariance_share=0.05,
+        kl_coefficient=0.7,
     )
     _assert_same(ours, theirs)
 
@@ -214,25 +218,16 @@ def test_kl_cov(seed, mode, weighted):
 def test_gspo(seed, mode, weighted):
     logprobs, old, advantages, mask = _batch(seed, spread=0.9)
     weights = _weights(seed, old.shape) if weighted else None
-    theirs = _with_gradient(
-        lambda leaf: core_algos.compute_policy_loss_gspo(
-            old, leaf, advantages, mask, mode, _actor(), rollout_is_weights=weights
-        ),
+    ours, theirs = _losses(
+        core_algos.compute_policy_loss_gspo,
+        _actor(),
         logprobs,
-    )
-    ours = _with_gradient(
-        lambda leaf: policy_loss(
-            leaf,
-            old,
-            advantages,
-            mask,
-            kind="gspo",
-            clip_low=0.2,
-            clip_high=0.28,
-            aggregation=mode,
-            weights=weights,
-        ),
-        logprobs,
+        old,
+        advantages,
+        mask,
+        mode,
+        weights,
+        kind="gspo",
     )
     _assert_same(ours, theirs)
     statistics, expected = ours[1], theirs[1]
@@ -258,25 +253,17 @@ def test_dr_grpo(seed, weighted):
     torch.testing.assert_close(advantages.unsqueeze(-1) * mask, expected, **TOLERANCE)
     mode, config = "seq-mean-token-sum-norm", _actor(clip_ratio_c=1e9)
     config.global_batch_info["loss_scale_factor"] = LIMIT
-    theirs = _with_gradient(
-        lambda leaf: core_algos.compute_policy_loss_vanilla(
-            old, leaf, expected, mask, mode, config, rollout_is_weights=weights
-        ),
+    ours, theirs = _losses(
+        core_algos.compute_policy_loss_vanilla,
+        config,
         logprobs,
-    )
-    ours = _with_gradient(
-        lambda leaf: policy_loss(
-            leaf,
-            old,
-            advantages,
-            mask,
-            clip_low=0.2,
-            clip_high=0.28,
-            aggregation=mode,
-            max_tokens=LIMIT,
-            weights=weights,
-        ),
-        logprobs,
+        old,
+        advantages,
+        mask,
+        mode,
+        weights,
+        theirs=expected,
+        max_tokens=LIMIT,
     )
     _assert_same(ours, theirs)
 

@@ -31,14 +31,6 @@ class DecoderMatrix(OfRuns):
         yield from super().mistakes(where, scale, samplers)
         yield from unknown(f"{where}.metrics", "metric", self.metrics, METRICS)
 
-    def reads_evaluations(self) -> bool:
-        """See :class:`Figure`."""
-        return True
-
-    def records(self) -> list[str]:
-        """See :class:`Figure`."""
-        return ["manifest.json"]
-
     def estimation(
         self, scale: Scale, runs: Mapping[str, RunConfiguration], root_seed: int
     ) -> dict[str, Any]:

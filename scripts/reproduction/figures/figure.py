@@ -140,6 +140,14 @@ class OfRuns(Figure):
                     text = f"no learning rate for {n} rollouts per prompt; learning_rates has {rates}"
                     yield f"{where}.runs.rollouts: {text}"
 
+    def reads_evaluations(self) -> bool:
+        """See :class:`Figure`; a kind that reads what trainings record says otherwise."""
+        return True
+
+    def records(self) -> list[str]:
+        """See :class:`Figure`."""
+        return ["manifest.json"]
+
     def models(self, scale: Scale) -> dict[str, str]:
         """Return model -> role of the models that it shows, in the order of the entry."""
         roles = dict.fromkeys(role for grid in self.runs for role in grid.role)

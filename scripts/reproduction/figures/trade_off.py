@@ -31,14 +31,6 @@ class TradeOff(OfRuns):
         yield from unknown(f"{where}.across", "metric", [self.across], METRICS)
         yield from unknown(f"{where}.up", "metric", [self.up], METRICS)
 
-    def reads_evaluations(self) -> bool:
-        """See :class:`Figure`."""
-        return True
-
-    def records(self) -> list[str]:
-        """See :class:`Figure`."""
-        return ["manifest.json"]
-
     def estimation(
         self, scale: Scale, runs: Mapping[str, RunConfiguration], root_seed: int
     ) -> dict[str, Any]:

@@ -326,10 +326,9 @@ def _grade_carefully(response: str, gold: str) -> tuple[Verdict | None, _Item | 
         return _NO_ANSWER, None
     try:
         decision = careful.decide(gold, answer, exact=True)
-    except (NeedsNumerics, careful.NeedsAlgebra):
+    # A fault of one row costs that row only: its process reports it.
+    except (NeedsNumerics, careful.NeedsAlgebra, ArithmeticError, MemoryError, TypeError, ValueError):
         return None, (gold, answer)
-    except (ArithmeticError, MemoryError, TypeError, ValueError):
-        return None, (gold, answer)  # a fault of one row costs that row only: its process reports it
     return Verdict(
         decision.correct, "ok", answer, _vote(decision.correct, answer, decision.canonical, gold)
     ), None

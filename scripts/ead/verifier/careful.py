@@ -16,9 +16,10 @@ _LETTERED = re.compile(r"(?i:(?:option|choice)\s+)?\(?([A-Z])(?:[).:](?:\s+(?=\S
 _DIGITS = re.compile(r"[0-9]+")
 _CAPITAL = re.compile(r"[A-Z]")
 _LETTER = re.compile(r"\(?[A-Z]\)?")
-_ANOTHER = re.compile(r"(?<![A-Za-z])[A-Z]\)|^(?:and|or)\b|(?:^|and|or|[,/&;])\s*\(?[A-Z](?![A-Za-z])")
-_OTHER_CHOICE = re.compile(
-    r"(?<![A-Za-z\\])[A-J](?:(?![A-Za-z])|[A-J])|\b(?:not|but|perhaps|maybe|either|neither|or)\b"
+# Behind a choice: another letter, or a word that takes the choice back.
+_ANOTHER = re.compile(
+    r"(?<![A-Za-z])[A-Z]\)|^and\b|(?:^|and|or|[,/&;])\s*\(?[A-Z](?![A-Za-z])"
+    r"|(?<![A-Za-z\\])[A-J](?:(?![A-Za-z])|[A-J])|\b(?:not|but|perhaps|maybe|either|neither|or)\b"
 )
 _DECIMAL_COMMA = re.compile(r"-?[0-9]+,(?![0-9]{3}$)[0-9]+")  # 2,500 is a whole number
 _SPACES = re.compile(r"\s+|\\[,;:! ]|~")
@@ -70,9 +71,7 @@ def decide(gold: str, answer: str, *, exact: bool) -> Decision:
     if (choice := _choice(answer)) is not None:
         letter, rest = choice
         if _LETTER.fullmatch(without_text(gold)):  # B) 12, option B
-            correct = (
-                letter in without_text(gold) and not _ANOTHER.search(rest) and not _OTHER_CHOICE.search(rest)
-            )
+            correct = letter in without_text(gold) and not _ANOTHER.search(rest)
             return Decision(correct, None if correct else vote(answer, exact=exact))
         if rest and decide(gold, rest, exact=exact).correct:
             return Decision(True, None)

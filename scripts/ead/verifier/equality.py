@@ -239,7 +239,7 @@ _QUALIFIERS = {
     ),
     *("minus", "half", "halves", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"),
     *("hundredth", "thousandth", "millionth", "hundred", "thousand", "million", "billion", "trillion"),
-    *("eleventh", "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "twentieth", "twentieths"),
+    *("eleventh", "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "twentieth"),
     *(
         "thirtieth",
         "fortieth",

@@ -84,7 +84,7 @@ _HEDGED = re.compile(
 )
 _ASIDE = re.compile(r"`|\(\s*or\b")
 _INNER_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
-_SENTENCE_END = re.compile(r"\n|[.。!?](?=\s|$)|\s\(")
+_SENTENCE_END = re.compile(rf"{_WHOLE_SENTENCE_END.pattern}|\s\(")
 
 
 def read_answers(response: str) -> list[str]:

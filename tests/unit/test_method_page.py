@@ -10,7 +10,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "method.md"
 
 def test_the_page_runs_and_states_what_it_returns(capsys):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     names: dict = {}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
@@ -28,6 +28,11 @@ def test_the_page_runs_and_states_what_it_returns(capsys):
     assert largest == pytest.approx(2.5)
     difference = stated("check_behaviour_logprobs(old, behaviour, mask, temperatures)", "0.80 nats")
     assert difference == pytest.approx(0.80, abs=0.01)
+    verdicts = "[(v.correct, v.status, v.extracted) for v in verdicts]"
+    said = "[(True, 'ok', '0.5'), (False, 'no_answer', None)]"
+    assert stated(verdicts, said) == [(True, "ok", "0.5"), (False, "no_answer", None)]
+    empty = "the gold answer is '': it may not be empty"
+    assert stated('check_gold("")', f'"{empty}"') == empty
     votes = 'majority_at_k(["4", "4", "5", None], [True, True, False, False], k=[1, 2, 4])'
     assert stated(votes, "0.5, 0.667, 1.0") == pytest.approx([0.5, 0.667, 1.0], abs=1e-3)
     both = stated("pass_at_k(16, 1, 16), resampled_best_at_k(np.eye(1, 16)[0], 16)", "1.0 and 0.644")

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 LAPTOP = {"width": 1366, "height": 768}
 
@@ -89,9 +89,10 @@ def test_the_table_of_claims_fits_its_column(opened):
 
 def test_a_claim_can_be_cited_and_says_what_would_change_its_verdict(opened, report):
     page, _, _ = opened
+    page.goto("about:blank")
     page.goto(f"{report.as_uri()}#C04")
     claim = page.locator("#C04")
-    assert claim.bounding_box()["y"] < LAPTOP["height"]
+    expect(claim).to_be_in_viewport()  # it waits: a browser scrolls when it draws next
     assert "What would change it" in claim.inner_text() and "in the role of" in claim.inner_text()
 
 
@@ -101,8 +102,10 @@ def test_the_schedule_works_within_the_report(opened):
     frame.locator("#tau_max-slider").focus()
     page.keyboard.press("ArrowRight")
     assert frame.locator("#tau_max").input_value() == "1.25"
-    inner = frame.locator("html").evaluate("html => html.scrollHeight")
-    assert page.locator("iframe.schedule").bounding_box()["height"] >= inner  # no bar of its own
+    page.wait_for_function(  # no bar of its own
+        "(f => f.clientHeight >= f.contentDocument.documentElement.scrollHeight)"
+        "(document.querySelector('iframe.schedule'))"
+    )
     assert errors == []
 
 

@@ -29,5 +29,8 @@ def environment(machine: Verl) -> dict[str, str]:
             "GLOO_SOCKET_IFNAME": "lo",
             "TORCHDYNAMO_DISABLE": "1",  # compiling costs minutes, and tiny models gain nothing
             "OMP_NUM_THREADS": "1",
+            # Memory stays with the process: logits of 150,000 tokens come and go, and every page would be zeroed anew.
+            "MALLOC_MMAP_MAX_": "0",
+            "MALLOC_TRIM_THRESHOLD_": str(2**40),
         }
     return {**values, "VERL_USE_EXTERNAL_MODULES": ",".join(modules)}

@@ -22,7 +22,7 @@ from PIL import Image
 
 from ead.schedule import Annealed
 from reproduction.claims import load_claims
-from reproduction.claims.words import models_in_words
+from reproduction.claims.words import models_in_words, rule_in_words
 from reproduction.config import load_scale
 from reproduction.figures import load_experiments
 from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, set_style
@@ -30,6 +30,7 @@ from reproduction.files import atomic_path, write_text
 from reproduction.report import VERDICTS, amount, number, unit_label
 
 MARKS = ("<!-- verdicts, by `make gallery` -->", "<!-- end of verdicts -->")
+RULE = "../../docs/claims.md"  # from the gallery
 MAX_BYTES = 150_000  # of one picture
 MAX_TOTAL_BYTES = 3_000_000
 WIDTHS = (1350, 1200, 1050, 900, 750)  # pixels; the first that fits is taken
@@ -79,11 +80,14 @@ def page(claims: dict, pictures: list[tuple[str, str]], crate: dict[str, dict]) 
         "",
         "## Verdicts",
         "",
+        *textwrap.wrap(f"{rule_in_words(claims)} [How a claim is judged]({RULE}) explains the rule.", 118),
+        "",
         "A verdict concerns the models that were trained, not the paper's: each stands in the role of one of them.",
         "Where the paper leaves a choice open, a claim has a verdict for each reading, and the first one counts.",
-        "The same as data: [claims.csv](claims.csv).",
+        "The table is also a file: [claims.csv](claims.csv).",
         "",
-        "| id | claim, or another reading of it | tested on | verdict | effect | 95% interval | unit | n | seeds |",
+        "| id | claim, or another reading of it | tested on | verdict | effect | 95% interval | unit | units resampled "
+        "| seeds |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in claims["verdicts"]:
@@ -92,7 +96,8 @@ def page(claims: dict, pictures: list[tuple[str, str]], crate: dict[str, dict]) 
         models = models_in_words(declared[row["id"]], scale, experiments)
         cells = [row["id"], row["claim"], models] if row["primary"] else [row["id"], row["reading_label"], ""]
         cells += [row["verdict"], amount(row["effect"], unit), interval]
-        cells += [unit_label(unit), number(row["problems"]), number(row["seeds"])]
+        size = "–" if row["problems"] is None else f"{number(row['problems'])} {row['sample_unit']}"
+        cells += [unit_label(unit), size, number(row["seeds"])]
         lines.append(f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |")
     lines += ["", "## Figures", ""]
     for name, title in pictures:

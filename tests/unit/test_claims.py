@@ -586,4 +586,23 @@ def test_the_forest_plot_shows_the_intervals_of_the_verdicts(right_judged, right
     assert (row["low"], row["high"]) == pytest.approx((100 * verdict["low"], 100 * verdict["high"]))
     figure = plotting.forest(right_judged, drawn)
     labels = [label.get_text() for axis in figure.axes for label in axis.get_yticklabels()]
-    assert len(labels) == len(drawn) and {"C01", "C20", "C03, released sampler (D01)"} <= set(labels)
+    assert len(labels) == len(drawn) and {
+        "C01  Entropy falls with position",
+        "C03  EAD beats every fixed τ (Pass@16)",
+        "C03, released sampler (D01)",
+    } <= set(labels)
+
+
+def test_the_page_on_claims_states_the_numbers_of_the_table():
+    page = " ".join((REPOSITORY / "docs" / "claims.md").read_text(encoding="utf-8").split())
+    claims = load_claims()
+    gain = claims.margins["pass_gain"]
+    assert (
+        f"For Pass@16 it is {100 * gain.value:g} point, and {100 * gain.at('cpu'):g} points at the `cpu`"
+        in page
+    )
+    assert f"a {claims.confidence:.0%} **interval**".replace("%", " %") in page
+    assert f"the {len(claims.primary_family)} statistical claims" in page
+    assert f"is at most {claims.alpha:g}: each comparison" in page
+    assert f"failed on more than {claims.gates.errors:.0%}".replace("%", " %") in page
+    assert claims.gates.timeouts == claims.gates.errors and claims.gates.truncated_share == 0.5

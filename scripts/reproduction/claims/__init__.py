@@ -27,7 +27,7 @@ claims.json holds ``schema`` (1), ``scale``, ``description``, ``seeds``, ``root_
 force at this scale, ``counts`` {verdict: number of primary verdicts} and ``verdicts``, a list in the order of
 claims.yaml, each claim's primary reading first. A verdict has:
 
-- ``id``, ``claim``, ``figure``, ``reading``, ``reading_label``, ``primary``
+- ``id``, ``title``, ``claim``, ``figure``, ``reading``, ``reading_label``, ``primary``
 - ``quantity``, ``test``: what is measured and what must hold, in words
 - ``verdict``, ``reason``: a sentence or two
 - ``effect``, ``low``, ``high``, ``unit``, ``boundary``, ``margin``, ``minimum_detectable_effect``, ``problems``,

@@ -101,6 +101,7 @@ def _row(claims: Claims, name: str, reading_name: str, evidence: Evidence) -> di
     }
     row = {
         "id": name,
+        "title": claim.title,
         "claim": claim.claim,
         "figure": claim.figure,
         "reading": reading_name,

@@ -170,6 +170,7 @@ Test = Annotated[
 class Claim(Strict):
     """One sentence of the paper; it holds if all its tests do."""
 
+    title: str = Field(min_length=1, max_length=40, description="the claim in a few words, for the figure")
     claim: str = Field(min_length=1)
     figure: Name
     readings: list[Name] = Field(min_length=1, description="the first is the primary one")

@@ -129,6 +129,17 @@ def _all(roles: Sequence[str], algorithms: Sequence[str] = ("dapo",)) -> str:
     return ", ".join(roles) + ("" if list(algorithms) == ["dapo"] else f" under {' and '.join(algorithms)}")
 
 
+def rule_in_words(claims: Mapping[str, Any]) -> str:
+    """Return how a verdict is reached, for readers of claims.json (``claims``); docs/claims.md says it at length."""
+    family = claims["family"]
+    return (
+        f"A claim is reproduced if the results support it at level {claims['alpha']:g} after {family['correction']}'s "
+        f"correction over {family['size']} claims, and not reproduced if they contradict it at that level: every "
+        "interval that it needs then lies beyond a boundary that was declared, with its margin, before the results. "
+        "Otherwise it is inconclusive. It is not run if a result that it needs is missing."
+    )
+
+
 def what_would_change(row: Mapping[str, Any], claims: Mapping[str, Any]) -> str:
     """Return what evidence would change a verdict: ``row`` is one of claims.json, ``claims`` the whole file."""
     if row["verdict"] == "not run":

@@ -19,7 +19,7 @@ VERDICT_MARKS = {
 }
 ROW_HEIGHT = 0.19  # inches
 _COLUMNS = [
-    *("id", "claim", "reading", "reading_label", "primary", "figure", "verdict", "unit", "panel"),
+    *("id", "title", "claim", "reading", "reading_label", "primary", "figure", "verdict", "unit", "panel"),
     *("effect", "low", "high", "boundary", "margin", "minimum_detectable_effect"),
     *("problems", "samples", "seeds", "sample_unit", "p", "p_adjusted", "p_against", "p_against_adjusted"),
 ]
@@ -114,7 +114,10 @@ def _draw_panel(axis, name: str, part: pd.DataFrame) -> None:
         )
     axis.set_yticks(
         range(len(part)),
-        [row.id if row.primary else f"{row.id}, {row.reading_label}" for row in part.itertuples()],
+        [
+            f"{row.id}  {row.title}" if row.primary else f"{row.id}, {row.reading_label}"
+            for row in part.itertuples()
+        ],
     )
     for label, primary in zip(axis.get_yticklabels(), part["primary"], strict=True):
         label.set_fontsize(7.5 if primary else 6.5)

@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
-from matplotlib.ticker import PercentFormatter
 from pydantic import Field
 
 from ead import metrics, seeds, statistics
@@ -28,7 +27,7 @@ from reproduction.evaluation.samples import read_samples
 from reproduction.fields import Name
 from reproduction.figures.analyses import CONFIDENCE
 from reproduction.figures.figure import Cell, Figure
-from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, set_style
+from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, percent, set_style
 
 
 class InferenceFigure(Figure):
@@ -291,7 +290,7 @@ def _curve(panel: Axes, curve: pd.DataFrame, decoder: Mapping, marked: bool = Tr
 
 
 def _percent(panel: Axes, label: str) -> None:
-    panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
+    percent(panel)
     panel.set_ylabel(label)
 
 

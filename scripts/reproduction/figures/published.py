@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
-from matplotlib.ticker import FuncFormatter
 
 from reproduction.config.methods import NamedSampler
 from reproduction.figures.analyses import METRIC_LABELS
-from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, set_style
+from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, percent, set_style
 
 K = 16  # of the paper's Pass@k and Worst@k
 
@@ -35,7 +34,7 @@ def png(curves: Sequence[Mapping[str, Any]], samplers: Mapping[str, NamedSampler
         axes[row, 0].set_ylabel(METRIC_LABELS[metric].format(k=K))
         if metric.endswith("_at_k"):
             for axis in axes[row]:
-                axis.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}"))
+                percent(axis)
     for column, (label, algorithm) in enumerate(columns):
         axes[0, column].set_title(label if algorithm == "dapo" else f"{label}, {algorithm}")
         axes[-1, column].set_xlabel("training step")

@@ -10,7 +10,9 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from reproduction.files import atomic_path
 
@@ -57,6 +59,7 @@ def set_style() -> None:
             "xtick.major.size": 3,
             "ytick.major.size": 3,
             "axes.axisbelow": True,
+            "lines.solid_capstyle": "butt",  # an interval ends where its line ends
             "axes.grid": True,
             "grid.color": "#e6e6e6",
             "grid.linewidth": 0.6,
@@ -66,6 +69,11 @@ def set_style() -> None:
             "svg.hashsalt": "ead",
         }
     )
+
+
+def percent(axes: Axes) -> None:
+    """Label the y axis, which holds shares, in percent: every tick with its exact value."""
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}".replace("-", "−")))
 
 
 def head(figure: Figure, title: str, *lines: str) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from pydantic import Field
 
 from reproduction.config import ROLE_LABELS, WORKFLOW, ConfigurationError, Scale, suggest
@@ -22,7 +22,7 @@ from reproduction.fields import Name
 from reproduction.figures import analyses
 from reproduction.figures.analyses import METRIC_LABELS, METRICS, TRAINING_METRICS
 from reproduction.figures.figure import OfRuns
-from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, head, nothing_ran, set_style
+from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, head, nothing_ran, percent, set_style
 from reproduction.training import contract
 
 
@@ -263,7 +263,7 @@ def _draw_panel(axis: Axes, panel: Panel, estimates, request, curves, direct: bo
     if panel.metric in LOGARITHMIC:
         axis.set_yscale("log")
     elif panel.metric in SHARES or METRIC_LABELS[panel.metric].endswith("(%)"):
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}"))
+        percent(axis)
         axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=3))
         low, high = axis.get_ylim()
         axis.set_ylim(max(low, -0.02), min(high, 1.02))

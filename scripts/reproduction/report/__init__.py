@@ -144,6 +144,7 @@ def collect(
         "confidence": CONFIDENCE,
         "verdicts": VERDICTS,
         "claims": claims,
+        "rule": words.rule_in_words(claims) if claims else None,
         "judged": _judged(claims, scale, experiments, models),
         "claims_figure": _image(reports / "figures" / f"{judged}.png"),
         "claims_files": f"figures/{judged}",

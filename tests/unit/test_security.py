@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import socket
 import sys
 
 import psutil
@@ -179,18 +180,22 @@ def test_files_of_a_hub_keep_their_folders(name):
     assert TypeAdapter(RelativeFile).validate_python(name) == name
 
 
-def test_the_pages_of_mlflow_are_served_to_this_machine_only(tmp_path, monkeypatch):
+def test_the_pages_of_mlflow_are_served_to_this_machine_only(tmp_path, monkeypatch, capsys):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"scale": "mini"}))
     (tmp_path / "results/mlflow").mkdir(parents=True)
     (tmp_path / "results/mlflow/mlflow.db").touch()
     started = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["browse_runs.py", "--port", "5017"])
     monkeypatch.setattr(browse_runs, "pages", lambda *_: {})
     monkeypatch.setattr(os, "execv", lambda program, words: started.append(words) or 0)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        monkeypatch.setattr(sys, "argv", ["browse_runs.py", "--port", port])
+        assert browse_runs.main() == 1 and not started
+        assert f"port {port} is in use" in capsys.readouterr().err
     assert browse_runs.main() == 0
     [words] = started
-    assert words[words.index("--host") + 1] == "127.0.0.1"
+    assert words[words.index("--host") + 1] == "127.0.0.1" and words[words.index("--port") + 1] == port
 
 
 def test_the_grading_process_listens_nowhere():

@@ -1,7 +1,9 @@
 """Imports point down: scripts -> reproduction -> integrations -> method. The graph is read from the sources."""
 
 import ast
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -147,3 +149,17 @@ def test_the_method_needs_only_what_its_package_asks_for():
 
 def names(requirements: list[str]) -> set[str]:
     return {re.match(r"[\w-]+", requirement)[0].replace("-", "_") for requirement in requirements}
+
+
+def test_the_rules_load_no_torch():
+    """Every job starts Snakemake again, and torch alone takes four seconds of a processor to import."""
+    lines = [line for file in sorted((REPOSITORY / "workflow").rglob("*.smk")) for line in file.open()]
+    modules = sorted(
+        {line.split()[1] for line in lines if line.startswith(("from reproduction", "import repr"))}
+    )
+    assert "reproduction.plan" in modules
+    code = f"import {', '.join(modules)}, sys; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(SCRIPTS)})
+    assert done.returncode == 0, (
+        "torch is imported where the workflow is planned: import it where it computes"
+    )

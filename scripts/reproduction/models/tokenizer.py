@@ -72,3 +72,16 @@ class Tokenizer:
 
 def _raise(message: str) -> None:
     raise ValueError(f"the chat template refuses these messages: {message}")
+
+
+def eos_tokens(folder: Path) -> tuple[int, ...]:
+    """Return the ids that end a response, as generation_config.json or else config.json of ``folder`` names them.
+
+    Raises ValueError if neither does: a response would never end.
+    """
+    for name in ("generation_config.json", "config.json"):
+        path = Path(folder) / name
+        eos = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.exists() else None
+        if eos is not None:
+            return tuple(eos) if isinstance(eos, list) else (eos,)
+    raise ValueError(f"{folder}: the model names no eos_token_id, so a response would never end")

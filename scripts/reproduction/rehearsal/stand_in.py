@@ -23,8 +23,7 @@ from reproduction.data.schema import DatasetError
 from reproduction.data.sources import hub_files
 from reproduction.files import atomic_directory, sha256_of_file, write_json
 from reproduction.models.pretrained import HubModel
-from reproduction.models.tokenizer import Tokenizer
-from reproduction.models.transformer import eos_tokens
+from reproduction.models.tokenizer import Tokenizer, eos_tokens
 from reproduction.tasks.grading import Problem
 
 TABLE = WORKFLOW / "rehearsal.yaml"

@@ -15,8 +15,7 @@ from ead.schedule import Fixed, from_config
 from reproduction.cluster import compute
 from reproduction.cluster.verl_environment import environment
 from reproduction.config import Decoder, Verl
-from reproduction.models.tokenizer import Tokenizer
-from reproduction.models.transformer import eos_tokens
+from reproduction.models.tokenizer import Tokenizer, eos_tokens
 from reproduction.sampling.entropies import token_entropies
 from reproduction.sampling.sampler import Drawn
 

@@ -34,7 +34,7 @@ from reproduction.engines import prompts_of_step
 from reproduction.engines.verl.configuration import PARENT, ROLLOUT, SOCKETS, VALIDATION, sampling_temperature
 from reproduction.engines.verl.publishing import publish_checkpoint
 from reproduction.files import write_parquet
-from reproduction.models.transformer import eos_tokens
+from reproduction.models.tokenizer import eos_tokens
 from reproduction.tasks.grading import Grader, problems_of
 from reproduction.training import contract, records
 from reproduction.training.step_metrics import Responses, importance_metrics

@@ -5,7 +5,7 @@ import json
 import logging
 from pathlib import Path
 
-from reproduction.claims import as_table, judge, load_claims
+from reproduction.claims import Recorded, as_table, judge, load_claims
 from reproduction.config import load_configuration, load_scale
 from reproduction.files import atomic_path, write_json
 
@@ -22,9 +22,9 @@ def main() -> None:
 
     configuration = load_configuration(json.loads(arguments.configuration), "--configuration")
     scale = load_scale(configuration.scale, configuration.overrides)
-    judged = judge(load_claims(arguments.claims), arguments.results, configuration, scale)
+    judged = judge(load_claims(arguments.claims), Recorded(arguments.results), configuration, scale)
     for row in judged["verdicts"]:
-        logging.info("%s %-20s %-15s %s", row["id"], row["reading"], row["verdict"], row["reason"])
+        logging.info("%s %-20s %s. %s", row["id"], row["reading"], row["verdict_in_full"], row["reason"])
     with atomic_path(arguments.csv) as temporary:
         as_table(judged).to_csv(temporary, index=False)
     write_json(arguments.json, judged)

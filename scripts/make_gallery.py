@@ -1,9 +1,15 @@
 """Copy the pictures and verdicts of one full run into reports/gallery, small enough to commit, and draw the schedule.
 
   python scripts/make_gallery.py --reports reports/cpu --gallery reports/gallery --readme README.md
+  python scripts/make_gallery.py --gallery reports/gallery --readme README.md
 
 The project's README gets the verdicts too, between two comments that mark their place. The gallery is outside the
 rules' outputs: no rule reads or writes it.
+
+Without --reports the pages and the picture of the verdicts are made again from what the gallery holds: run.json, which
+says what ran, and claims.csv, the verdicts as that run judged them. The rule of today's workflow/claims.yaml on
+training seeds is laid over these, by :func:`ruled`. It can turn a verdict to inconclusive and never to anything else,
+so it needs no result of the run. Where it changes one, the page says so.
 """
 
 import argparse
@@ -11,23 +17,24 @@ import io
 import json
 import os
 import platform
-import shutil
 import sys
 import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from ead.schedule import Annealed
-from reproduction.claims import load_claims
+from reproduction.claims import Claims, as_table, load_claims, verdict_in_full
 from reproduction.claims.words import models_in_words, rule_in_words
 from reproduction.config import load_scale
+from reproduction.figures import claims as forest
 from reproduction.figures import load_experiments
 from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, set_style
-from reproduction.files import atomic_path, write_text
-from reproduction.report import VERDICTS, amount, number, unit_label
+from reproduction.files import atomic_path, write_json, write_text
+from reproduction.report import READINGS, VERDICTS, amount, number, side_by_side, unit_label
 
 MARKS = ("<!-- verdicts, by `make gallery` -->", "<!-- end of verdicts -->")
 RULE = "../../docs/claims.md"  # from the gallery
@@ -64,79 +71,157 @@ def shrink(path: Path) -> bytes:
     raise ValueError(f"{path}: larger than {MAX_BYTES} bytes at a width of {WIDTHS[-1]} pixels")
 
 
-def page(claims: dict, pictures: list[tuple[str, str]], crate: dict[str, dict]) -> str:
-    """Return README.md: where this comes from (as the crate recorded it), the verdicts, the figures."""
-    code, configuration = crate["#code"], crate["#configuration"]
-    experiments, scale = load_experiments(), load_scale(claims["scale"])
-    declared = load_claims().claims
+def describe(judged: dict, crate: dict[str, dict], parameters: dict[str, int]) -> dict:
+    """Return the content of run.json: what the pages say of a run beside its verdicts.
+
+    Args:
+        judged: content of claims.json; ``crate`` the entities of the crate by their names.
+        parameters: model -> number of parameters.
+    """
+    head = ("scale", "description", "seeds", "confidence", "alpha")
+    return {
+        **{key: judged[key] for key in head},
+        "commit": crate["#code"]["version"],
+        "state": crate["#code"]["description"],
+        "configuration": json.loads(crate["#configuration"]["value"]),
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "parameters": parameters,
+    }
+
+
+def ruled(table: pd.DataFrame, declared: Claims, run: dict) -> list[dict]:
+    """Return the verdicts of claims.csv under today's rule on training seeds, with today's words.
+
+    A claim about trainings of fewer seeds than it needs is inconclusive; every other verdict stays. ``was`` holds the
+    verdict of the run.
+    """
+    scale, experiments = load_scale(run["scale"], run["configuration"]["overrides"]), load_experiments()
+    rows = []
+    for row in table.astype(object).where(table.notna(), None).to_dict("records"):
+        claim, needed = declared.claims[row["id"]], declared.seeds_needed(row["id"])
+        seeds = int(row["seeds"] or len(run["seeds"])) if needed else None
+        in_full = verdict_in_full(row["verdict"], seeds, needed)
+        rows.append(
+            row
+            | {
+                "was": row["verdict"],
+                "verdict": "inconclusive" if in_full.startswith("inconclusive") else row["verdict"],
+                "verdict_in_full": in_full,
+                "seeds": seeds,
+                "seeds_needed": needed,
+                "title": claim.title,
+                "claim": claim.claim,
+                "figure": claim.figure,
+                "reading_label": declared.readings[row["reading"]].label,
+                "models": models_in_words(claim, scale, experiments, run["parameters"]),
+            }
+        )
+    return rows
+
+
+def page(run: dict, rows: list[dict], declared: Claims, pictures: list[tuple[str, str]]) -> str:
+    """Return README.md: where this comes from, the verdicts side by side, the figures."""
     lines = [
         "# Gallery",
         "",
-        f"One full run at the scale `{claims['scale']}` ({claims['description']}), commit `{code['version']}` "
-        f"({code['description']}), {os.cpu_count()} CPU cores, {platform.machine()}, Python "
-        f"{platform.python_version()}. `make gallery` writes this folder from the reports of such a run.",
+        f"One full run at the scale `{run['scale']}` ({run['description']}), commit `{run['commit']}` "
+        f"({run['state']}), {run['cores']} CPU cores, {run['machine']}, Python {run['python']}. `make gallery` writes "
+        "this folder from the reports of such a run.",
         "",
-        f"Configuration: `{configuration['value']}`",
+        f"Configuration: `{json.dumps(run['configuration'])}`",
         "",
         "## Verdicts",
         "",
-        *textwrap.wrap(f"{rule_in_words(claims)} [How a claim is judged]({RULE}) explains the rule.", 118),
+        *textwrap.wrap(f"{rule_in_words(run)} [How a claim is judged]({RULE}) explains the rule.", 118),
         "",
         "A verdict concerns the models that were trained, not the paper's: each stands in the role of one of them.",
-        "Where the paper leaves a choice open, a claim has a verdict for each reading, and the first one counts.",
-        "The table is also a file: [claims.csv](claims.csv).",
+        "Where the paper leaves a choice open, a claim has a verdict for each reading. None stands above another:",
         "",
-        "| id | claim, or another reading of it | tested on | verdict | effect | 95% interval | unit | units resampled "
-        "| seeds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for row in claims["verdicts"]:
-        unit = row["unit"] or ""
-        interval = "" if row["low"] is None else f"[{amount(row['low'], unit)}, {amount(row['high'], unit)}]"
-        models = models_in_words(declared[row["id"]], scale, experiments)
-        cells = [row["id"], row["claim"], models] if row["primary"] else [row["id"], row["reading_label"], ""]
-        cells += [row["verdict"], amount(row["effect"], unit), interval]
-        size = "–" if row["problems"] is None else f"{number(row['problems'])} {row['sample_unit']}"
-        cells += [unit_label(unit), size, number(row["seeds"])]
-        lines.append(f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |")
+    used = [name for name in declared.readings if any(row["reading"] == name for row in rows)]
+    for name in used:
+        reading = declared.readings[name]
+        lines.append(f"- {READINGS.get(name, reading.label)}: {reading.about}")
+    changed = [row for row in rows if row["verdict"] != row["was"]]
+    if changed:
+        lines += [
+            "",
+            f"A claim about trainings needs {declared.seeds} training seeds or more. That rule came after this run, "
+            f"which had {len(run['seeds'])}. It turns {len(changed)} of {len(rows)} verdicts to inconclusive and "
+            "leaves the others as they were. Effects and intervals are those of the run. They do not hold how much "
+            "trainings of other seeds differ. [claims.csv](claims.csv) keeps the verdicts of the run.",
+        ]
+    else:
+        lines += ["", "The table is also a file: [claims.csv](claims.csv)."]
+    if any(row["effect"] is None and row["verdict"] != "not run" for row in rows):
+        lines += ["", "A verdict without an effect: the run's numbers for that reading were not kept."]
+    lines += [
+        "",
+        f"| id | claim | {' | '.join(READINGS.values())} | another reading |",
+        f"| --- | --- |{' --- |' * (len(READINGS) + 1)}",
+    ]
+    for name in dict.fromkeys(row["id"] for row in rows):
+        of_claim = [row for row in rows if row["id"] == name]
+        models = f" *{of_claim[0]['models']}*" if of_claim[0]["models"] else ""
+        cells = [name, of_claim[0]["claim"] + models]
+        cells += ["<br>".join(_cell(row) for row in part) or "–" for part in side_by_side(of_claim)]
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     lines += ["", "## Figures", ""]
     for name, title in pictures:
         lines += [f"### {name}: {title}", "", f"![{title}]({name}.png)", ""]
     return "\n".join(lines)
 
 
-def summary(claims: dict) -> str:
+def _cell(row: dict) -> str:
+    """Return a verdict with its effect and interval, as one cell of the table shows it."""
+    label = "" if row["reading"] in READINGS else f"{row['reading_label']}: "
+    if row["effect"] is None:
+        return f"{label}**{row['verdict_in_full']}**"
+    unit = row["unit"]
+    interval = "" if row["low"] is None else f" [{amount(row['low'], unit)}, {amount(row['high'], unit)}]"
+    units = "" if row["problems"] is None else f", {number(row['problems'])} {row['sample_unit']}"
+    return f"{label}**{row['verdict_in_full']}**: {amount(row['effect'], unit)}{interval} {unit_label(unit)}{units}"
+
+
+def summary(run: dict, rows: list[dict]) -> str:
     """Return the verdicts for the project's README: the main claim in a sentence, and a row of counts per reading.
 
     The main claim is C03 with C04.
     """
-    seeds = max(row["seeds"] or 0 for row in claims["verdicts"])
+    seeds = len(run["seeds"])
     readings = {
-        "formula as printed": [row for row in claims["verdicts"] if row["primary"]],
-        "sampler as released": [row for row in claims["verdicts"] if row["reading"] == "released"],
+        heading: [row for row in rows if row["reading"] == reading] for reading, heading in READINGS.items()
     }
+    found = {heading: _main_verdict(of_reading) for heading, of_reading in readings.items()}
+    if len(set(found.values())) == 1:
+        main = f"In every reading, {found[READINGS['printed']]}."
+    else:
+        main = " ".join(f"With the {heading}, {words}." for heading, words in found.items())
     said = (
         "The main claim is that EAD reaches a higher Pass@16 than every fixed temperature, without TIS (C03) and with "
-        f"it (C04). This run is at the `{claims['scale']}` scale ({claims['description']}; {seeds} training "
-        f"seed{'s' * (seeds != 1)}). {' '.join(_main_verdict(*reading) for reading in readings.items())}"
+        f"it (C04). This run is at the `{run['scale']}` scale ({run['description']}; {seeds} training "
+        f"seed{'s' * (seeds != 1)}). {main}"
     )
+    if any(row["verdict"] != row["was"] for row in rows):
+        said += " The rule on seeds came after the run; [the gallery](reports/gallery/README.md) says what it changed."
     lines = [
         textwrap.fill(said, 118, break_on_hyphens=False),
         "",
         f"| number of claims | {' | '.join(VERDICTS)} |",
         f"| --- |{' --- |' * len(VERDICTS)}",
     ]
-    for reading, rows in readings.items():
-        verdicts = [row["verdict"] for row in rows]
+    for heading, of_reading in readings.items():
+        verdicts = [row["verdict"] for row in of_reading]
         counts = " | ".join(str(verdicts.count(name)) for name in VERDICTS)
-        lines.append(f"| {len(rows)} claims, {reading} | {counts} |")
+        lines.append(f"| {len(of_reading)} claims, {heading} | {counts} |")
     return "\n".join(lines)
 
 
-def _main_verdict(reading: str, rows: list[dict]) -> str:
-    alone, with_tis = (row["verdict"] for row in rows if row["id"] in ("C03", "C04"))
-    found = f"C03 and C04 are {alone}" if alone == with_tis else f"C03 is {alone} and C04 is {with_tis}"
-    return f"With the {reading}, {found}."
+def _main_verdict(rows: list[dict]) -> str:
+    alone, with_tis = (row["verdict_in_full"] for row in rows if row["id"] in ("C03", "C04"))
+    return f"C03 and C04 are {alone}" if alone == with_tis else f"C03 is {alone} and C04 is {with_tis}"
 
 
 def draw_schedule(path: Path) -> None:
@@ -172,39 +257,65 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--reports", type=Path, required=True, help="reports of the scale")
+    parser.add_argument(
+        "--reports", type=Path, help="reports of the scale; without it, what the gallery holds"
+    )
     parser.add_argument("--gallery", type=Path, required=True)
     parser.add_argument("--readme", type=Path, help="page that shows the verdicts in short")
     arguments = parser.parse_args()
 
-    records = [arguments.reports / name for name in ("claims.json", "claims.csv", "ro-crate-metadata.json")]
+    if arguments.reports and not copy(arguments.reports, arguments.gallery):
+        return 1
+    declared = load_claims()
+    run = json.loads((arguments.gallery / "run.json").read_text(encoding="utf-8"))
+    rows = ruled(pd.read_csv(arguments.gallery / "claims.csv"), declared, run)
+    if any(row["verdict"] != row["was"] for row in rows):
+        draw_verdicts(run, rows, arguments.gallery / "claims.png")
+    with atomic_path(arguments.gallery / "schedule.png") as temporary:
+        draw_schedule(temporary)
+    titles = {name: experiment.title for name, experiment in load_experiments().items()}
+    titles |= {"claims": "Every verdict with its interval", "cost": "How cost grows"}
+    names = sorted(path.stem for path in arguments.gallery.glob("*.png") if path.stem != "schedule")
+    pictures = [(name, titles.get(name, name)) for name in names]
+    write_text(arguments.gallery / "README.md", page(run, rows, declared, pictures))
+    if arguments.readme:
+        write_text(arguments.readme, put(summary(run, rows), arguments.readme.read_text(encoding="utf-8")))
+    print(f"{len(pictures)} pictures in {arguments.gallery}")
+    return 0
+
+
+def copy(reports: Path, gallery: Path) -> bool:
+    """Copy pictures and verdicts of a run's reports, small enough to commit; say what is wrong and return False."""
+    records = [reports / name for name in ("claims.json", "ro-crate-metadata.json")]
     for record in records:
         if not record.exists():
             print(f"{record}: no such file; `make reproduce` writes it", file=sys.stderr)
-            return 1
-    claims, crate = (json.loads(record.read_text(encoding="utf-8")) for record in (records[0], records[-1]))
-    titles = {name: experiment.title for name, experiment in load_experiments().items()}
-    titles |= {"claims": "Every verdict with its interval", "cost": "How cost grows"}
-    pictures, total = [], 0
-    for path in sorted((arguments.reports / "figures").glob("*.png")):
+            return False
+    judged, crate = (json.loads(record.read_text(encoding="utf-8")) for record in records)
+    total = 0
+    for path in sorted((reports / "figures").glob("*.png")):
         data = shrink(path)
         total += len(data)
-        with atomic_path(arguments.gallery / path.name) as temporary:
+        with atomic_path(gallery / path.name) as temporary:
             temporary.write_bytes(data)
-        pictures.append((path.stem, titles.get(path.stem, path.stem)))
     if total > MAX_TOTAL_BYTES:
-        print(f"{arguments.gallery}: {total:,} bytes, more than {MAX_TOTAL_BYTES:,}", file=sys.stderr)
-        return 1
-    with atomic_path(arguments.gallery / "schedule.png") as temporary:
-        draw_schedule(temporary)
-    with atomic_path(arguments.gallery / "claims.csv") as temporary:
-        shutil.copyfile(arguments.reports / "claims.csv", temporary)
+        print(f"{gallery}: {total:,} bytes, more than {MAX_TOTAL_BYTES:,}", file=sys.stderr)
+        return False
+    with atomic_path(gallery / "claims.csv") as temporary:
+        as_table(judged).to_csv(temporary, index=False)
     entities = {entity["@id"]: entity for entity in crate["@graph"]}
-    write_text(arguments.gallery / "README.md", page(claims, pictures, entities))
-    if arguments.readme:
-        write_text(arguments.readme, put(summary(claims), arguments.readme.read_text(encoding="utf-8")))
-    print(f"{len(pictures)} pictures, {total:,} bytes, in {arguments.gallery}")
-    return 0
+    write_json(gallery / "run.json", describe(judged, entities, judged["parameters"]))
+    return True
+
+
+def draw_verdicts(run: dict, rows: list[dict], path: Path) -> None:
+    """Draw the verdicts as the workflow does, from what the gallery holds of them."""
+    judged = {**run, "verdicts": rows}
+    figure = forest.forest(judged, forest.rows(judged))
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
+        temporary.write_bytes(shrink(temporary))
+    plt.close(figure)
 
 
 if __name__ == "__main__":

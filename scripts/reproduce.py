@@ -85,8 +85,9 @@ def summary(claims: dict | None, page: Path) -> str:
     lines = [f"report: {page}"]
     if claims:
         order = ("reproduced", "not reproduced", "inconclusive", "not run")
-        counts = claims["counts"]
-        lines.insert(0, "claims: " + ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in order))
+        for reading, counts in reversed(claims["counts"].items()):
+            found = ", ".join(f"{counts[verdict]} {verdict}" for verdict in order)
+            lines.insert(0, f"claims, {claims['readings'][reading]['label']}: {found}")
     return "\n".join(lines)
 
 

@@ -1,16 +1,18 @@
 """Claims: what is declared, how comparisons are decided, and verdicts on planted worlds of recorded samples."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from reproduction.claims import judge, load_claims, required
+from reproduction.claims import Recorded, judge, load_claims, required
 from reproduction.claims.comparisons import sides
-from reproduction.claims.decision import Comparison, Group, combine, decisive, estimate
+from reproduction.claims.decision import Comparison, Group, combine, decisive, estimate, few_seeds
 from reproduction.claims.model import Claims
+from reproduction.claims.words import models_in_words
 from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_scale, read_yaml, validate
 from reproduction.config.runs import expand
 from reproduction.figures import claims as plotting
@@ -77,11 +79,15 @@ class World:
 
     def judge(self, *names):
         """Return (claim, reading) -> verdict row, of all claims or of those named."""
-        declared = load_claims()
+        declared = one_seed()
         if names:
             declared = declared.model_copy(update={"claims": {n: declared.claims[n] for n in names}})
-        judged = judge(declared, self.folder, self.configuration, self.scale)
-        return by_reading(judged)
+        return by_reading(judge(declared, Recorded(self.folder), self.configuration, self.scale))
+
+
+def one_seed():
+    """The claims as declared but for the least number of seeds: most planted worlds have one."""
+    return load_claims(changes={"seeds": 1})
 
 
 def by_reading(judged):
@@ -211,7 +217,7 @@ def wrong(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def right_judged(right):
-    return judge(load_claims(), right.folder, right.configuration, right.scale)
+    return judge(one_seed(), Recorded(right.folder), right.configuration, right.scale)
 
 
 @pytest.fixture(scope="module")
@@ -220,13 +226,13 @@ def right_verdicts(right_judged):
 
 
 def test_where_the_paper_is_right_every_claim_is_reproduced(right_verdicts):
-    primary = {name: row for (name, _), row in right_verdicts.items() if row["primary"]}
-    assert list(primary) == [f"C{i:02}" for i in range(1, 21)]
-    assert {name: row["reason"] for name, row in primary.items() if row["verdict"] != "reproduced"} == {}
+    printed = {name: row for (name, reading), row in right_verdicts.items() if reading == "printed"}
+    assert list(printed) == [f"C{i:02}" for i in range(1, 21)]
+    assert {name: row["reason"] for name, row in printed.items() if row["verdict"] != "reproduced"} == {}
 
 
 def test_where_the_paper_is_wrong_no_claim_but_the_propositions_is(wrong):
-    verdicts = {name: row for (name, _), row in wrong.judge().items() if row["primary"]}
+    verdicts = {name: row for (name, reading), row in wrong.judge().items() if reading == "printed"}
     assert {name: row["reason"] for name, row in verdicts.items() if row["verdict"] != "not reproduced"} == {
         name: verdicts[name]["reason"] for name in ("C19", "C20")
     }
@@ -273,7 +279,7 @@ def test_a_run_that_another_verdict_needs_keeps_its_place_in_the_family(right, r
     assert alone["p"] == together["p"]
     assert alone["p_adjusted"] == pytest.approx(alone["p"])  # a family of one
     ordered = sorted(
-        (row for row in right_verdicts.values() if row["primary"] and row["p"] is not None),
+        (row for row in right_verdicts.values() if row["reading"] == "printed" and row["p"] is not None),
         key=lambda r: r["p"],
     )
     assert len(ordered) == 18
@@ -390,7 +396,59 @@ def test_scores_without_variation_are_no_evidence(tmp_path):
     assert {component["status"] for component in row["components"]} == {"constant"}
 
 
-def test_one_seed_is_said_to_be_one_and_two_are_paired(tmp_path):
+def test_trainings_of_fewer_seeds_than_a_claim_needs_decide_nothing(right, right_verdicts):
+    """Also where each interval over problems excludes the boundary; what is no training is judged as before."""
+    declared = load_claims()
+    few = {name: declared.claims[name] for name in ("C01", "C04", "C11", "C16", "C17", "C19")}
+    declared = declared.model_copy(update={"claims": few})
+    verdicts = by_reading(judge(declared, Recorded(right.folder), right.configuration, right.scale))
+    untrained = {"C01", "C11", "C19"}
+    for (name, reading), row in verdicts.items():
+        before = right_verdicts[name, reading]
+        assert (row["effect"], row["low"], row["p"]) == (before["effect"], before["low"], before["p"])
+        if name in untrained:
+            assert row["seeds"] is None and row["verdict_in_full"] == row["verdict"] == "reproduced"
+        else:
+            assert (row["verdict"], row["p_adjusted"]) == ("inconclusive", None)
+            assert row["verdict_in_full"] == "inconclusive (1 seed, 3 needed)"
+            assert row["reason"].startswith("1 seed, 3 needed")
+    # They keep their place in the family of five: what is judged is corrected for them, as for what has not run.
+    smallest = min(verdicts[name, "printed"]["p"] for name in ("C01", "C11"))
+    assert min(verdicts[name, "printed"]["p_adjusted"] for name in ("C01", "C11")) == pytest.approx(
+        5 * smallest
+    )
+
+
+def test_a_claim_may_need_more_seeds_than_others():
+    declared = load_claims(changes={"claims": {"C03": {"seeds": 7}}})
+    assert [declared.seeds_needed(name) for name in ("C03", "C04", "C01", "C19")] == [7, 3, None, None]
+    assert [few_seeds(seeds, 3) for seeds in (None, 0, 1, 2, 3)] == [
+        *(None, "0 seeds, 3 needed", "1 seed, 3 needed", "2 seeds, 3 needed", None)
+    ]
+
+
+def test_counts_are_given_for_each_reading(right_judged):
+    """No reading stands above another: each has its counts, and a family of its own."""
+    assert right_judged["counts"]["printed"]["reproduced"] == 20
+    assert {name: sum(counts.values()) for name, counts in right_judged["counts"].items()} == {
+        **{"printed": 20, "released": 11, "released_evaluation": 4, "mirrored": 1, "as_logged": 1}
+    }
+    assert right_judged["family"]["sizes"]["printed"] == 18
+    assert all(right_judged["readings"][name]["about"] for name in right_judged["counts"])
+
+
+def test_no_claim_names_a_model_of_the_paper(right_judged):
+    """A row says what ran: the model that was trained, in the role of the paper's."""
+    for row in right_judged["verdicts"]:
+        assert not re.search(r"Llama|Qwen|\b[178]\.?5?B\b|AIME", row["claim"]), row["claim"]
+    row = next(row for row in right_judged["verdicts"] if row["id"] == "C04")
+    assert row["models"] == "model tiny in the role of Llama-3.2-1B-Instruct"
+    claim, scale = load_claims().claims["C04"], load_scale("cpu")
+    words = models_in_words(claim, scale, load_experiments(), {"tiny": 114560})
+    assert words == "115k-parameter model (tiny) in the role of Llama-3.2-1B-Instruct"
+
+
+def test_seeds_are_paired_and_counted(tmp_path):
     world = World(
         tmp_path,
         right_chances,
@@ -400,12 +458,11 @@ def test_one_seed_is_said_to_be_one_and_two_are_paired(tmp_path):
     )
     row = world.judge("C15")["C15", "printed"]
     assert (row["seeds"], row["problems"], row["samples"]) == (2, PROBLEMS, SAMPLES)
-    assert "One training seed" not in row["reason"]
     assert len(row["evidence"]) == 2 * 2 * 3
     one = Configuration(scale="mini", seeds=[0], overrides=OVERRIDES)
-    judged = judge(load_claims(), world.folder, one, world.scale)
+    judged = judge(load_claims(), Recorded(world.folder), one, world.scale)
     row = next(row for row in judged["verdicts"] if row["id"] == "C15")
-    assert row["seeds"] == 1 and "One training seed: the verdict is conditional on it." in row["reason"]
+    assert row["seeds"] == 1
 
 
 # --- the declared error rates ------------------------------------------------------------------------------
@@ -553,7 +610,7 @@ def test_every_name_in_the_claims_exists_at_every_scale():
         configuration = Configuration(scale=path.stem)
         scale = load_scale(path.stem)
         runs = {name for e in load_experiments().values() for name in expand(configuration, scale, e)}
-        for needed in required(declared, REPOSITORY, configuration, scale):
+        for needed in required(declared, Recorded(REPOSITORY), configuration, scale):
             kind, _, rest = needed.partition("/")
             name = rest.removesuffix("/manifest.json")
             assert kind == "analyses" or name in runs or name.startswith("model~"), needed
@@ -581,14 +638,14 @@ def test_a_mistake_in_the_claims_is_explained(change, words):
 def test_the_forest_plot_shows_the_intervals_of_the_verdicts(right_judged, right_verdicts):
     drawn = plotting.rows(right_judged)
     assert len(drawn) == len(right_verdicts)
-    row = drawn[(drawn["id"] == "C03") & drawn["primary"]].iloc[0]
+    row = drawn[(drawn["id"] == "C03") & (drawn["reading"] == "printed")].iloc[0]
     verdict = right_verdicts["C03", "printed"]
     assert (row["low"], row["high"]) == pytest.approx((100 * verdict["low"], 100 * verdict["high"]))
     figure = plotting.forest(right_judged, drawn)
     labels = [label.get_text() for axis in figure.axes for label in axis.get_yticklabels()]
     assert len(labels) == len(drawn) and {
-        "C01  Entropy falls with position",
-        "C03  EAD beats every fixed τ (Pass@16)",
+        "C01  Entropy falls with position, as printed",
+        "C03  EAD beats every fixed τ (Pass@16), as printed",
         "C03, released sampler (D01)",
     } <= set(labels)
 
@@ -602,7 +659,7 @@ def test_the_page_on_claims_states_the_numbers_of_the_table():
         in page
     )
     assert f"a {claims.confidence:.0%} **interval**".replace("%", " %") in page
-    assert f"the {len(claims.primary_family)} statistical claims" in page
+    assert f"the {len(claims.family('printed'))} statistical claims" in page
     assert f"is at most {claims.alpha:g}: each comparison" in page
     assert f"failed on more than {claims.gates.errors:.0%}".replace("%", " %") in page
     assert claims.gates.timeouts == claims.gates.errors and claims.gates.truncated_share == 0.5

@@ -1,8 +1,9 @@
 """The verdicts in the project's README: what `make gallery` writes, and that it agrees with the gallery's table."""
 
-import re
+import json
 import sys
 
+import pandas as pd
 import pytest
 
 from reproduction.claims import load_claims
@@ -11,52 +12,97 @@ from reproduction.config import REPOSITORY
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 import make_gallery
 
+RUN = {
+    **{
+        "scale": "cpu",
+        "description": "two CPU cores",
+        "commit": "abc",
+        "state": "clean",
+        "seeds": [0, 1, 2],
+        "alpha": 0.05,
+    },
+    **{
+        "cores": 2,
+        "machine": "m",
+        "python": "3.11",
+        "configuration": {"overrides": {}},
+        "parameters": {"tiny": 114560},
+    },
+}
+DECLARED = load_claims()
 
-def judged(**verdicts) -> dict:
-    """claims.json as far as the summary reads it: ``C03_released="inconclusive"``; the rest is reproduced."""
-    declared = load_claims()
-    rows = [
+
+def rows(seeds: int = 3, **verdicts) -> list[dict]:
+    """The verdicts of a run, by `C03_released="inconclusive"`; the rest is reproduced."""
+    table = [
         {
-            "id": name,
-            "reading": reading,
-            "primary": declared.is_primary(name, reading),
-            "verdict": verdicts.get(f"{name}_{reading}", "reproduced"),
-            "seeds": None if claim.numeric else 1,
+            **{"id": name, "reading": reading, "unit": "share of problems", "low": 0.01, "high": 0.03},
+            **{
+                "verdict": verdicts.get(f"{name}_{reading}", "reproduced"),
+                "effect": 0.02,
+                "problems": 200,
+                "sample_unit": "problems",
+            },
+            "seeds": seeds if claim.about_trainings else None,
         }
-        for name, claim in declared.claims.items()
+        for name, claim in DECLARED.claims.items()
         for reading in claim.readings
     ]
-    return {"scale": "cpu", "description": "two CPU cores", "verdicts": rows}
+    return make_gallery.ruled(pd.DataFrame(table), DECLARED, RUN | {"seeds": list(range(seeds))})
 
 
-def test_the_summary_names_the_scale_and_counts_both_readings():
-    text = make_gallery.summary(judged(C03_released="inconclusive", C19_printed="not reproduced"))
+def test_the_summary_names_the_scale_and_counts_every_reading():
+    text = make_gallery.summary(RUN, rows(C03_released="inconclusive", C19_printed="not reproduced"))
     said = " ".join(text.split())
-    assert "`cpu` scale (two CPU cores; 1 training seed)" in said
+    assert "`cpu` scale (two CPU cores; 3 training seeds)" in said
     assert "With the formula as printed, C03 and C04 are reproduced." in said
     assert "With the sampler as released, C03 is inconclusive and C04 is reproduced." in said
     assert "| 20 claims, formula as printed | 19 | 1 | 0 | 0 |" in text
-    assert re.search(r"\| 11 claims, sampler as released \| 10 \| 0 \| 1 \| 0 \|", text)
+    assert "| 11 claims, sampler as released | 10 | 0 | 1 | 0 |" in text
+    assert "| 4 claims, greedy re-evaluation | 4 | 0 | 0 | 0 |" in text
+    assert "rule on seeds" not in text
     assert "on Llama" not in text and max(map(len, text.splitlines())) <= 120
 
 
-def test_the_readme_shows_the_counts_of_the_committed_gallery():
-    table = (REPOSITORY / "reports" / "gallery" / "README.md").read_text(encoding="utf-8")
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in table.splitlines()
-        if line.startswith("| C")
-    ]
-    known = {claim.claim for claim in load_claims().claims.values()}
-    released = load_claims().readings["released"].label
+def test_the_rule_on_seeds_turns_verdicts_on_trainings_to_inconclusive_and_no_others():
+    found = rows(seeds=1, C02_printed="inconclusive", C03_printed="not reproduced", C04_printed="not run")
+    for row in found:
+        if DECLARED.claims[row["id"]].about_trainings and row["was"] != "not run":
+            assert (row["verdict"], row["verdict_in_full"]) == (
+                "inconclusive",
+                "inconclusive (1 seed, 3 needed)",
+            )
+        else:
+            assert row["verdict_in_full"] == row["verdict"] == row["was"]
+    assert next(row for row in found if row["id"] == "C03")["was"] == "not reproduced"
+    page = make_gallery.page(RUN | {"seeds": [0]}, found, DECLARED, [])
+    changed = sum(row["was"] == "reproduced" and row["verdict"] == "inconclusive" for row in found) + 1
+    assert f"It turns {changed} of {len(found)} verdicts to inconclusive" in page
+    assert "rule on seeds came after the run" in make_gallery.summary(RUN | {"seeds": [0]}, found)
+
+
+def test_the_readings_of_a_claim_stand_side_by_side():
+    page = make_gallery.page(
+        RUN, rows(C03_released="not reproduced", C12_mirrored="inconclusive"), DECLARED, []
+    )
+    (line,) = (line for line in page.splitlines() if line.startswith("| C03"))
+    number, claim, printed, released, greedy, other = (cell.strip() for cell in line.strip("|").split("|"))
+    assert "115k-parameter model (tiny) in the role of Llama-3.2-1B-Instruct" in claim
+    assert printed == greedy == "**reproduced**: 2.0 [1.0, 3.0] % of problems, 200 problems"
+    assert released.startswith("**not reproduced**") and other == "–"
+    (line,) = (line for line in page.splitlines() if line.startswith("| C12"))
+    assert "| mirrored (D02): **inconclusive**" in line
+    assert "and the first one counts" not in page and "rule came after" not in page
+
+
+def test_the_committed_pages_are_those_of_the_committed_verdicts():
+    gallery = REPOSITORY / "reports" / "gallery"
+    run = json.loads((gallery / "run.json").read_text(encoding="utf-8"))
+    found = make_gallery.ruled(pd.read_csv(gallery / "claims.csv"), DECLARED, run)
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    for reading, chosen in (
-        ("formula as printed", [row for row in rows if row[1] in known]),
-        ("sampler as released", [row for row in rows if row[1] == released]),
-    ):
-        verdicts = [row[3] for row in chosen]
-        counts = " | ".join(str(verdicts.count(verdict)) for verdict in make_gallery.VERDICTS)
-        assert f"| {len(chosen)} claims, {reading} | {counts} |" in readme
+    assert make_gallery.put(make_gallery.summary(run, found), readme) == readme
+    table = make_gallery.page(run, found, DECLARED, []).partition("## Figures")[0]
+    assert (gallery / "README.md").read_text(encoding="utf-8").startswith(table)
 
 
 def test_text_is_put_between_the_marks_and_nowhere_else():

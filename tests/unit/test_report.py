@@ -81,8 +81,9 @@ def test_a_claim_stands_in_the_table_with_its_reason_and_is_escaped(tmp_path):
             "reading_label": "as printed",
         },
         **{
-            "primary": True,
+            "models": "115k-parameter model (tiny) in the role of Llama-3.2-1B-Instruct",
             "verdict": "inconclusive",
+            "verdict_in_full": "inconclusive",
             "reason": "a gate & more",
             "quantity": "q",
             "test": "t",
@@ -90,11 +91,21 @@ def test_a_claim_stands_in_the_table_with_its_reason_and_is_escaped(tmp_path):
         **{"unit": "percentage points", "components": [], "gates": [], "missing": ["x"], "evidence": []},
     }
     row |= {"effect": 0.012, "low": -0.01, "high": 0.03, "problems": 200, "seeds": 1}
-    row |= {"p_adjusted": 0.2, "p_against_adjusted": 0.9}
-    released = row | {"reading": "released", "reading_label": "released sampler", "primary": False}
-    released |= {"verdict": "not reproduced", "effect": -0.07, "low": None}
-    claims = {"counts": {"inconclusive": 1}, "alpha": 0.05, "gates": {}, "verdicts": [row, released]}
-    claims["family"] = {"correction": "Holm", "size": 18}
+    row |= {"p_adjusted": 0.2, "p_against_adjusted": 0.9, "seeds_needed": 1}
+    released = row | {"reading": "released", "reading_label": "released sampler"}
+    released |= {
+        "verdict": "not reproduced",
+        "verdict_in_full": "not reproduced",
+        "effect": -0.07,
+        "low": None,
+    }
+    few = {"verdict": "inconclusive", "verdict_in_full": "inconclusive (1 seed, 3 needed)", "seeds_needed": 3}
+    other = row | few | {"reading": "mirrored", "reading_label": "mirrored (D02)"}
+    claims = {"alpha": 0.05, "gates": {}, "verdicts": [row, released, other]}
+    claims["family"] = {"correction": "Holm", "sizes": {"printed": 18}}
+    readings = ("printed", "released", "mirrored")
+    claims["counts"] = {name: dict.fromkeys(report.VERDICTS, 1) for name in readings}
+    claims["readings"] = {name: {"label": name, "about": f"about {name}"} for name in readings}
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "claims.json").write_text(json.dumps(claims))
     page = report.render("report.html", **collect(tmp_path))
@@ -103,7 +114,10 @@ def test_a_claim_stands_in_the_table_with_its_reason_and_is_escaped(tmp_path):
     (line,) = [line for line in page.split("<tr>") if 'href="#C03">C03' in line]
     assert "in the role of Llama-3.2-1B-Instruct" in line
     assert line.index("1.2 [−1.0, 3.0]") < line.index("−7.0")  # both readings in one row
-    assert page.count("What would change it:") == 2 and "are 0.2 for it and 0.9 against it" in page
+    assert line.index("−7.0") < line.index("mirrored (D02)") < line.index("inconclusive (1 seed, 3 needed)")
+    assert "primary" not in page and "about released" in page
+    assert page.count("What would change it:") == 3 and "Training seeds: 3 at least" in page
+    assert "are 0.2 for it and 0.9 against it" in page
     # `claims_so_far` writes under a name of its own, which the report shows where there is nothing else.
     (tmp_path / "reports" / "claims.json").rename(tmp_path / "reports" / "claims_so_far.json")
     assert 'id="C03"' in report.render("report.html", **collect(tmp_path))
@@ -116,7 +130,8 @@ def test_a_claim_stands_in_the_table_with_its_reason_and_is_escaped(tmp_path):
         ({"gates": [{"gate": "timeouts"}]}, "Healthy runs"),
         ({"p_adjusted": None}, "distribution on which the proposition fails"),
         ({"verdict": "reproduced"}, "rises above 0.05"),
-        ({"verdict": "not reproduced", "seeds": 1}, "More training seeds"),
+        ({"verdict": "inconclusive", "seeds": 1}, "Training seeds: 3 at least"),
+        ({"verdict": "not reproduced"}, "on the claimed side"),
         ({"verdict": "inconclusive"}, "narrow the interval"),
     ],
 )
@@ -127,6 +142,7 @@ def test_a_reviewer_reads_what_would_change_a_verdict(row, words):
         "p_adjusted": 0.01,
         "p_against_adjusted": 1.0,
         "seeds": 3,
+        "seeds_needed": 3,
     } | row
     assert words in what_would_change(row, {"alpha": 0.05})
 

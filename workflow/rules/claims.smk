@@ -11,7 +11,7 @@ def evidence_of_claims(wildcards):
         for name, experiment in experiments.items()
         if isinstance(experiment, InferenceFigure) and name not in studies
     }
-    needed = required(claims_table, SCALE, configuration, scale)
+    needed = required(claims_table, Recorded(Path(SCALE)), configuration, scale)
     return [f"{SCALE}/{path}" for path in needed if path not in lacking]
 
 
@@ -67,7 +67,10 @@ rule plot_claims:
         scale=scale.description,
         alpha=claims_table.alpha,
         confidence=f"{claims_table.confidence:.0%}",
-        family=len(claims_table.primary_family),
+        families=", ".join(
+            f"{len(claims_table.family(name))} ({reading.label})"
+            for name, reading in claims_table.readings.items()
+        ),
     shell:
         "{PYTHON:q} {SCRIPTS:q}/plot_claims.py"
         " --claims {input:q}"

@@ -14,28 +14,37 @@ How a verdict is reached:
 3. Comparisons are joined by partial conjunction (Benjamini and Heller 2008): "every" is the largest p-value (an
    intersection-union test), "any" is Bonferroni's smallest, "most" lies between. Evidence against is joined the
    dual way, so that a claim of many parts is not refuted by chance.
-4. Holm's method corrects over all primary verdicts, run or not, and likewise over each further reading; once for
-   "reproduced" and once for "not reproduced".
-5. *reproduced* if the adjusted p-value is at most alpha; else *not reproduced* if that of the opposite is; else
+4. Holm's method corrects over all verdicts of one reading, run or not, each reading by itself; once for "reproduced"
+   and once for "not reproduced". No reading stands above another.
+5. A claim about trainings needs several training seeds: ``seeds`` of claims.yaml, or its own number where that is
+   more. With fewer it is *inconclusive (1 seed, 3 needed)*, whatever its interval over problems. ``few_seeds`` in
+   :mod:`.decision` decides it, and every report shows ``verdict_in_full``.
+6. *reproduced* if the adjusted p-value is at most alpha; else *not reproduced* if that of the opposite is; else
    *inconclusive*. *not run* if anything that the claim needs is missing.
-6. A comparison that involves an unhealthy run (gates: time-outs, errors, truncation, no reward at all, failed or
+7. A comparison that involves an unhealthy run (gates: time-outs, errors, truncation, no reward at all, failed or
    diverged) or scores without any variation counts for nothing on either side. For stability, divergence is what
    is tested, not a gate.
 
-claims.json holds ``schema`` (1), ``scale``, ``description``, ``seeds``, ``root_seed``, ``confidence``, ``alpha``,
-``power``, ``family`` {correction, size}, ``gates`` {name: {limit, about}}, ``margins`` {name: {value, unit, reason}} in
-force at this scale, ``counts`` {verdict: number of primary verdicts} and ``verdicts``, a list in the order of
-claims.yaml, each claim's primary reading first. A verdict has:
+claims.json holds ``schema`` (2), ``scale``, ``description``, ``seeds``, ``parameters``
+{model: number}, ``root_seed``, ``confidence``, ``alpha``,
+``power``, ``family`` {correction, sizes by reading}, ``gates`` {name: {limit, about}}, ``margins`` {name: {value, unit,
+reason}} in force at this scale, ``readings`` {name: {label, about}}, ``counts`` {reading: {verdict: number}} and
+``verdicts``, a list in the order of claims.yaml. A verdict has:
 
-- ``id``, ``title``, ``claim``, ``figure``, ``reading``, ``reading_label``, ``primary``
+- ``id``, ``title``, ``claim``, ``figure``, ``reading``, ``reading_label``
+- ``models``: which models ran, and which of the paper's each stands for
 - ``quantity``, ``test``: what is measured and what must hold, in words
-- ``verdict``, ``reason``: a sentence or two
+- ``verdict``, ``verdict_in_full``, which also says where seeds are too few, and ``reason``: a sentence or two
+- ``seeds``: training seeds behind the claim, the least of its comparisons; ``seeds_needed``; null where it is not
+  about trainings
 - ``effect``, ``low``, ``high``, ``unit``, ``boundary``, ``margin``, ``minimum_detectable_effect``, ``problems``,
-  ``samples`` (responses per problem), ``seeds``: of the decisive comparison. ``problems`` counts the bootstrap's units,
+  ``samples`` (responses per problem): of the decisive comparison. ``problems`` counts the bootstrap's units,
   named by ``sample_unit``. Shares are fractions of 1; null where there is no such number
 - ``margin_reason``: of all margins that the claim uses
-- ``p``, ``p_against`` of the whole claim, and both ``_adjusted``; null for propositions and where not run
-- ``components``: every comparison, with ``label``, the numbers above, ``boundary_for``, ``boundary_against``, ``p``,
+- ``p``, ``p_against`` of the whole claim, and both ``_adjusted``; null for propositions and where not run, and the
+  adjusted ones also where seeds are too few
+- ``components``: every comparison, with ``label``, the numbers above, its ``seeds``,
+  ``boundary_for``, ``boundary_against``, ``p``,
   ``p_against``, ``decisive`` and ``status``: established, refuted, open, unhealthy or constant, before any correction
 - ``gates``: those exceeded, {gate, subject, value, limit}
 - ``missing``: what has not run, paths below {results}/{scale} or words
@@ -43,8 +52,21 @@ claims.yaml, each claim's primary reading first. A verdict has:
 - ``figure_file``: below {reports}/{scale}
 """
 
-from reproduction.claims.evidence import problems_file
-from reproduction.claims.judge import VERDICTS, as_table, judge, required
+from reproduction.claims.evidence import Recorded, problems_file
+from reproduction.claims.exported import Exported, export
+from reproduction.claims.judge import VERDICTS, as_table, judge, required, verdict_in_full
 from reproduction.claims.model import Claims, load_claims
 
-__all__ = ["VERDICTS", "Claims", "as_table", "judge", "load_claims", "problems_file", "required"]
+__all__ = [
+    "VERDICTS",
+    "Claims",
+    "Exported",
+    "Recorded",
+    "as_table",
+    "export",
+    "judge",
+    "load_claims",
+    "problems_file",
+    "required",
+    "verdict_in_full",
+]

@@ -63,6 +63,17 @@ class Group:
         return len(self.parts) if self.least is None else self.least
 
 
+def few_seeds(seeds: int | None, needed: int | None) -> str | None:
+    """Return "1 seed, 3 needed" where a verdict on trainings has too few seeds to count; else None.
+
+    Training seeds differ by several points, which an interval over problems does not hold. ``needed`` is None for
+    what is no claim about trainings, ``seeds`` for what has not run.
+    """
+    if seeds is None or needed is None or seeds >= needed:
+        return None
+    return f"{seeds} seed{'s' * (seeds != 1)}, {needed} needed"
+
+
 def leaves(part: Comparison | Group) -> Iterator[Comparison]:
     if isinstance(part, Comparison):
         yield part

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -24,20 +24,53 @@ class MissingEvidence(Exception):
     """What a claim needs and is not there; ``args`` are paths below the scale's results, or sentences."""
 
 
+class Store(Protocol):
+    """Where the results of one scale are read from; paths are those below {results}/{scale}."""
+
+    def exists(self, path: str) -> bool: ...
+
+    def json(self, path: str) -> dict: ...
+
+    def table(self, path: str) -> pd.DataFrame: ...
+
+    def counts(self, subject: str, decoder: str) -> pd.DataFrame:
+        """Return ``responses`` and ``correct`` of an evaluation by ``step`` and ``problem``, sorted."""
+
+
+class Recorded:
+    """A :class:`Store`: the results as they lie below ``folder`` ({results}/{scale})."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def exists(self, path: str) -> bool:
+        return (self.folder / path).exists()
+
+    def json(self, path: str) -> dict:
+        return json.loads((self.folder / path).read_text(encoding="utf-8"))
+
+    def table(self, path: str) -> pd.DataFrame:
+        return pd.read_parquet(self.folder / path)
+
+    def counts(self, subject: str, decoder: str) -> pd.DataFrame:
+        manifest = self.folder / "evaluations" / subject / "manifest.json"
+        return correct_counts(manifest, decoders=[decoder]).drop(columns="decoder")
+
+
 class Evidence:
-    """The results of one scale, below ``folder`` ({results}/{scale}); each file is read once.
+    """The results of one scale; each file is read once.
 
     Methods raise :class:`MissingEvidence` for what has not run, and ValueError for files that contradict one
     another.
     """
 
-    def __init__(self, folder: Path, configuration: Configuration, scale: Scale):
-        self.folder = folder
+    def __init__(self, store: Store, configuration: Configuration, scale: Scale):
+        self.store = store
         self.configuration = configuration
         self.scale = scale
         self._counts = cache(self._read_counts)
-        self._json = cache(lambda path: json.loads((folder / path).read_text(encoding="utf-8")))
-        self._table = cache(lambda path: pd.read_parquet(folder / path))
+        self._json = cache(store.json)
+        self._table = cache(store.table)
         self._by_step = cache(lambda path: self._table(path).set_index("step"))
         self._shares = cache(self._health_shares)
 
@@ -59,9 +92,15 @@ class Evidence:
         ]
 
     def require(self, paths: Iterable[str]) -> None:
-        missing = [path for path in dict.fromkeys(paths) if not (self.folder / path).exists()]
+        missing = [path for path in dict.fromkeys(paths) if not self.store.exists(path)]
         if missing:
             raise MissingEvidence(*missing)
+
+    def parameters(self) -> dict[str, int]:
+        """Return the number of parameters of each model that is made."""
+        manifests = {name: model_file(name, model.kind) for name, model in self.scale.models.items()}
+        made = {name: self._json(path) for name, path in manifests.items() if self.store.exists(path)}
+        return {name: manifest["parameters"] for name, manifest in made.items() if "parameters" in manifest}
 
     # --- evaluations ---------------------------------------------------------------------------------------
 
@@ -119,7 +158,7 @@ class Evidence:
         if not files:
             raise MissingEvidence(f"{path}: no samples of decoder {decoder}")
         self.require(f"evaluations/{subject}/{file['file']}" for file in files)
-        counts = correct_counts(self.folder / path, decoders=[decoder]).drop(columns="decoder")
+        counts = self.store.counts(subject, decoder)
         counts = counts.rename(columns={"responses": "n", "correct": "c"}).set_index(["step", "problem"])
         if len(counts) != counts.index.unique("step").size * counts.index.unique("problem").size:
             raise ValueError(f"{path}: its checkpoints were evaluated on different problems; evaluate again")
@@ -222,3 +261,8 @@ class Evidence:
 def problems_file(analysis: str) -> str:
     """Where an inference analysis writes its scores by problem, below the scale's results."""
     return f"analyses/{analysis}_problems.parquet"
+
+
+def model_file(name: str, kind: str) -> str:
+    """Where a model's manifest lies, from the scale's results; imported models are shared by all scales."""
+    return f"{'../' if kind == 'pretrained' else ''}models/{name}/manifest.json"

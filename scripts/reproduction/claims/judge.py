@@ -1,18 +1,18 @@
 """The verdicts: every claim under every reading, from what has run."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ead import seeds, statistics
 from reproduction.claims.comparisons import Builder, as_shares, inputs
-from reproduction.claims.decision import Comparison, Group, combine, decisive, estimate, leaves
-from reproduction.claims.evidence import Evidence, MissingEvidence
+from reproduction.claims.decision import Comparison, Group, combine, decisive, estimate, few_seeds, leaves
+from reproduction.claims.evidence import Evidence, MissingEvidence, Store
 from reproduction.claims.model import Claims, Proposition, Stability
-from reproduction.claims.words import quantity_in_words, test_in_words
+from reproduction.claims.words import models_in_words, quantity_in_words, test_in_words
 from reproduction.config import Configuration, Scale
+from reproduction.figures import load_experiments
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +27,9 @@ GATES = {
 }
 
 
-def required(claims: Claims, folder: Path, configuration: Configuration, scale: Scale) -> list[str]:
-    """Return the files below ``folder`` ({results}/{scale}) that all verdicts need, each once."""
-    evidence = Evidence(folder, configuration, scale)
+def required(claims: Claims, store: Store, configuration: Configuration, scale: Scale) -> list[str]:
+    """Return the files below {results}/{scale} that all verdicts need, each once."""
+    evidence = Evidence(store, configuration, scale)
     paths = (
         path
         for claim in claims.claims.values()
@@ -40,45 +40,51 @@ def required(claims: Claims, folder: Path, configuration: Configuration, scale: 
     return list(dict.fromkeys(paths))
 
 
-def judge(claims: Claims, folder: Path, configuration: Configuration, scale: Scale) -> dict[str, Any]:
-    """Return the content of claims.json (see ``reproduction.claims``) from the results in ``folder``.
+def judge(claims: Claims, store: Store, configuration: Configuration, scale: Scale) -> dict[str, Any]:
+    """Return the content of claims.json (see ``reproduction.claims``) from the results in ``store``.
 
-    What has not run gives the verdict *not run*; it keeps its place in the family that Holm's method corrects
-    for, so that a verdict never weakens when more is run.
+    What has not run gives the verdict *not run*. It keeps its place in the family that Holm's method corrects for,
+    and so do trainings of too few seeds, so that a verdict never weakens when more is run.
     """
-    evidence = Evidence(folder, configuration, scale)
+    evidence = Evidence(store, configuration, scale)
     rows = [
         _row(claims, name, reading, evidence)
         for name, claim in claims.claims.items()
         for reading in claim.readings
     ]
-    families = [[row for row in rows if row["primary"] and row["p"] is not None]]
-    sizes = [len(claims.primary_family)]
     for reading in claims.readings:
-        families.append(
-            [row for row in rows if not row["primary"] and row["reading"] == reading and row["p"] is not None]
-        )
-        sizes.append(len(claims.family(reading)))
-    for family, size in zip(families, sizes, strict=True):
+        family = [
+            row
+            for row in rows
+            if row["reading"] == reading
+            and row["p"] is not None
+            and not few_seeds(row["seeds"], row["seeds_needed"])
+        ]
         for name in ("p", "p_against"):
-            waiting = [1.0] * (size - len(family))
+            waiting = [1.0] * (len(claims.family(reading)) - len(family))
             adjusted = statistics.holm([*(row[name] for row in family), *waiting])
             for row, value in zip(family, adjusted[: len(family)], strict=True):
                 row[f"{name}_adjusted"] = float(value)
     for row in rows:
         _decide(row, claims)
         row.pop("_tree")
-    primary = [row["verdict"] for row in rows if row["primary"]]
+    counted = {
+        reading: [row["verdict"] for row in rows if row["reading"] == reading] for reading in claims.readings
+    }
     return {
-        "schema": 1,
+        "schema": 2,
         "scale": configuration.scale,
         "description": scale.description,
         "seeds": configuration.seeds,
+        "parameters": evidence.parameters(),
         "root_seed": configuration.root_seed,
         "confidence": claims.confidence,
         "alpha": claims.alpha,
         "power": claims.power,
-        "family": {"correction": "Holm", "size": len(claims.primary_family)},
+        "family": {
+            "correction": "Holm",
+            "sizes": {reading: len(claims.family(reading)) for reading in claims.readings},
+        },
         "gates": {
             name: {"limit": getattr(claims.gates, name), "about": GATES[name]}
             for name in type(claims.gates).model_fields
@@ -87,7 +93,15 @@ def judge(claims: Claims, folder: Path, configuration: Configuration, scale: Sca
             name: {"value": margin.at(configuration.scale), "unit": margin.unit, "reason": margin.reason}
             for name, margin in claims.margins.items()
         },
-        "counts": {verdict: primary.count(verdict) for verdict in VERDICTS},
+        "readings": {
+            name: {"label": reading.label, "about": reading.about}
+            for name, reading in claims.readings.items()
+        },
+        "counts": {
+            reading: {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+            for reading, verdicts in counted.items()
+            if verdicts
+        },
         "verdicts": rows,
     }
 
@@ -106,8 +120,9 @@ def _row(claims: Claims, name: str, reading_name: str, evidence: Evidence) -> di
         "figure": claim.figure,
         "reading": reading_name,
         "reading_label": reading.label,
-        "primary": claims.is_primary(name, reading_name),
+        "models": models_in_words(claim, scale, load_experiments(), evidence.parameters()),
         "verdict": "not run",
+        "verdict_in_full": "not run",
         "reason": "",
         "quantity": _joined(quantity_in_words(test, reading, scale) for test in claim.tests),
         "test": _joined(
@@ -116,6 +131,7 @@ def _row(claims: Claims, name: str, reading_name: str, evidence: Evidence) -> di
         ),
         "margin_reason": _joined(margin.reason for margin in margins.values()),
         **dict.fromkeys(_NUMBERS),
+        "seeds_needed": claims.seeds_needed(name),
         "components": [],
         "gates": [],
         "missing": [],
@@ -127,7 +143,7 @@ def _row(claims: Claims, name: str, reading_name: str, evidence: Evidence) -> di
     row["evidence"] = [
         {"kind": _KINDS[path.partition("/")[0]], "path": path}
         for path in paths
-        if (evidence.folder / path).exists()
+        if evidence.store.exists(path)
     ]
     try:
         evidence.require(paths)
@@ -155,6 +171,8 @@ def _row(claims: Claims, name: str, reading_name: str, evidence: Evidence) -> di
         replicates=claims.replicates,
     )
     row["_tree"] = tree
+    if claim.about_trainings:
+        row["seeds"] = min(c.scores.shape[0] for c in comparisons if c.scores is not None)
     if not claim.numeric:
         row["p"], row["p_against"] = combine(tree)
     return row
@@ -170,6 +188,9 @@ def _decide(row: dict[str, Any], claims: Claims) -> None:
         holds = all(comparison.fact for comparison in comparisons)
         verdict, chosen = ("reproduced" if holds else "not reproduced"), comparisons[0]
         reason = f"{chosen.value:.2%} of the drawn distributions violate it."
+    elif few := few_seeds(row["seeds"], row["seeds_needed"]):
+        verdict, chosen = "inconclusive", decisive(tree, against=row["p_against"] < row["p"])
+        reason = f"{few.capitalize()}: nothing is decided. What these trainings show: {_in_words(chosen)}."
     elif row["p_adjusted"] <= claims.alpha:
         verdict, chosen = "reproduced", decisive(tree, against=False)
         reason = f"It holds; of what it needs, the least certain is {_in_words(chosen)}."
@@ -179,10 +200,13 @@ def _decide(row: dict[str, Any], claims: Claims) -> None:
     else:
         verdict, chosen = "inconclusive", decisive(tree, against=False)
         reason = _open_reason(row, comparisons, chosen, claims)
-    seeds_used = min((c.scores.shape[0] for c in comparisons if c.scores is not None), default=None)
-    if seeds_used == 1 and any(comparison.subjects for comparison in comparisons):
-        reason += " One training seed: the verdict is conditional on it."
-    row |= {"verdict": verdict, "reason": reason, **_numbers(chosen)}
+    row |= {
+        "verdict": verdict,
+        "verdict_in_full": verdict_in_full(verdict, row["seeds"], row["seeds_needed"]),
+        "reason": reason,
+        **_numbers(chosen),
+        "seeds": row["seeds"],
+    }
     row["components"] = [
         {
             "label": comparison.label,
@@ -198,6 +222,12 @@ def _decide(row: dict[str, Any], claims: Claims) -> None:
     ]
     gates = {(gate["gate"], gate["subject"]): gate for c in comparisons for gate in c.gates}
     row["gates"] = list(gates.values())
+
+
+def verdict_in_full(verdict: str, seeds: int | None, needed: int | None) -> str:
+    """Return a verdict as reports show it: *inconclusive (1 seed, 3 needed)* for trainings of too few seeds."""
+    few = few_seeds(seeds, needed)
+    return f"inconclusive ({few})" if few and verdict != "not run" else verdict
 
 
 def _open_reason(
@@ -248,7 +278,7 @@ def _numbers(comparison: Comparison) -> dict[str, Any]:
         "minimum_detectable_effect": _detectable(comparison),
         "problems": shape[1],
         "samples": comparison.samples,
-        "seeds": shape[0],
+        "seeds": shape[0] if comparison.subjects else None,
         "sample_unit": comparison.sample_unit,
     }
 

@@ -1,7 +1,8 @@
 """workflow/claims.yaml: the paper's claims as tests, declared before their results."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -13,6 +14,7 @@ from reproduction.config import (
     Rollouts,
     Share,
     Strict,
+    merge,
     read_yaml,
     suggest,
     validate,
@@ -48,6 +50,7 @@ class Reading(Strict):
     """One way to read a claim where the text, the figures and the release differ (D01, D02, D06, D10)."""
 
     label: str = Field(min_length=1)
+    about: str = Field(min_length=1, description="where it comes from, for reports")
     samplers: dict[Name, Name] = Field({}, description="sampler of the claim -> sampler in its place")
     decoder: Name | None = Field(None, description="evaluation decoder in place of the claim's")
     metrics: dict[Name, Name] = Field({}, description="metric of the claim -> metric in its place")
@@ -171,15 +174,21 @@ class Claim(Strict):
     """One sentence of the paper; it holds if all its tests do."""
 
     title: str = Field(min_length=1, max_length=40, description="the claim in a few words, for the figure")
-    claim: str = Field(min_length=1)
+    claim: str = Field(min_length=1, description="without the paper's models: reports say which models ran")
     figure: Name
-    readings: list[Name] = Field(min_length=1, description="the first is the primary one")
+    readings: list[Name] = Field(min_length=1)
+    seeds: PositiveInt | None = Field(None, description="training seeds it needs, where that is more")
     tests: list[Test] = Field(min_length=1)
 
     @property
     def numeric(self) -> bool:
         """Whether this is checked without statistics, and so takes no part in the correction."""
         return all(isinstance(test, Proposition) for test in self.tests)
+
+    @property
+    def about_trainings(self) -> bool:
+        """Whether it concerns trainings, of which there may be several by seed; else one model's decoding."""
+        return any(isinstance(test, Comparison | LeadShrinks | Trend | Stability) for test in self.tests)
 
 
 class Claims(Strict):
@@ -189,6 +198,7 @@ class Claims(Strict):
     confidence: Share
     power: Share
     replicates: Annotated[int, Field(ge=1000)]
+    seeds: PositiveInt = Field(description="training seeds that a verdict on trainings needs at least")
     margins: dict[Name, Margin]
     gates: Gates
     readings: dict[Name, Reading]
@@ -218,24 +228,17 @@ class Claims(Strict):
         return self
 
     def family(self, reading: str) -> list[str]:
-        """Return the claims that ``reading`` gives a verdict on by statistics: one family of tests.
-
-        Primary verdicts are one family whatever their reading is called; see :meth:`is_primary`.
-        """
+        """Return the claims that ``reading`` gives a verdict on by statistics: one family of tests."""
         return [
-            name
-            for name, claim in self.claims.items()
-            if not claim.numeric and reading in claim.readings and not self.is_primary(name, reading)
+            name for name, claim in self.claims.items() if not claim.numeric and reading in claim.readings
         ]
 
-    def is_primary(self, claim: str, reading: str) -> bool:
-        return self.claims[claim].readings[0] == reading
-
-    @property
-    def primary_family(self) -> list[str]:
-        return [name for name, claim in self.claims.items() if not claim.numeric]
+    def seeds_needed(self, claim: str) -> int | None:
+        """Return how many training seeds a verdict on ``claim`` needs; None where it is not about trainings."""
+        declared = self.claims[claim]
+        return max(self.seeds, declared.seeds or 0) if declared.about_trainings else None
 
 
-def load_claims(path: Path = WORKFLOW / "claims.yaml") -> Claims:
-    """Read and validate workflow/claims.yaml."""
-    return validate(Claims, read_yaml(path), path.name)
+def load_claims(path: Path = WORKFLOW / "claims.yaml", changes: Mapping[str, Any] | None = None) -> Claims:
+    """Read and validate workflow/claims.yaml, with ``changes`` laid over it: other margins, readings, seeds."""
+    return validate(Claims, merge(read_yaml(path), changes or {}), path.name)

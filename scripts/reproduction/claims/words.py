@@ -1,7 +1,6 @@
 """What a test measures and what must hold, in words, for reports."""
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from reproduction.claims import model
@@ -11,10 +10,7 @@ from reproduction.training.contract import PER_TOKEN
 
 
 def models_in_words(
-    claim: model.Claim,
-    scale: Scale,
-    experiments: Mapping[str, Figure],
-    parameters: Mapping[str, int] = MappingProxyType({}),
+    claim: model.Claim, scale: Scale, experiments: Mapping[str, Figure], parameters: Mapping[str, int]
 ) -> str:
     """Return which models a claim is tested on at this scale, and which of the paper's each stands for.
 
@@ -23,19 +19,27 @@ def models_in_words(
     """
 
     def named(name: str) -> str:
-        return f"{name} ({parameters[name]:,} parameters)" if name in parameters else name
+        return f"{size(parameters[name])}-parameter model ({name})" if name in parameters else f"model {name}"
 
     parts = {}
     for test in claim.tests:
         for role in getattr(test, "role", ()):
             label = ROLE_LABELS[role]
-            name = scale.roles[role].model if role in scale.roles else "no model"
+            name = scale.roles[role].model if role in scale.roles else "none"
             parts[role] = name if name == label.lower() else f"{named(name)} in the role of {label}"
         if isinstance(test, model.EarlyLate | model.MostSizes):
             study = scale.study(experiments[test.analysis].study)
             if study:
-                parts["studied"] = f"the model {named(study.model or scale.roles[study.role].model)}"
+                parts["studied"] = named(study.model or scale.roles[study.role].model)
     return ", ".join(parts.values())
+
+
+def size(parameters: int) -> str:
+    """Return a number of parameters as models are called by it: 115k, 135M, 7.6B."""
+    for unit, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if parameters >= unit:
+            return f"{parameters / unit:.3g}{letter}"
+    return str(parameters)
 
 
 def quantity_in_words(test, reading: model.Reading, scale: Scale) -> str:
@@ -131,12 +135,12 @@ def _all(roles: Sequence[str], algorithms: Sequence[str] = ("dapo",)) -> str:
 
 def rule_in_words(claims: Mapping[str, Any]) -> str:
     """Return how a verdict is reached, for readers of claims.json (``claims``); docs/claims.md says it at length."""
-    family = claims["family"]
     return (
-        f"A claim is reproduced if the results support it at level {claims['alpha']:g} after {family['correction']}'s "
-        f"correction over {family['size']} claims, and not reproduced if they contradict it at that level: every "
-        "interval that it needs then lies beyond a boundary that was declared, with its margin, before the results. "
-        "Otherwise it is inconclusive. It is not run if a result that it needs is missing."
+        f"A claim is reproduced if the results support it at level {claims['alpha']:g} after Holm's correction over "
+        "the claims of its reading, and not reproduced if they contradict it at that level: every interval that it "
+        "needs then lies beyond a boundary that was declared, with its margin, before the results. Otherwise it is "
+        "inconclusive, and so is a claim about trainings of fewer seeds than it needs, whatever its intervals. It is "
+        "not run if a result that it needs is missing."
     )
 
 
@@ -144,23 +148,27 @@ def what_would_change(row: Mapping[str, Any], claims: Mapping[str, Any]) -> str:
     """Return what evidence would change a verdict: ``row`` is one of claims.json, ``claims`` the whole file."""
     if row["verdict"] == "not run":
         return "The missing runs: the figure's target makes them, and then the target claims judges again."
+    if row["seeds_needed"] and row["seeds"] < row["seeds_needed"]:
+        return (
+            f"Training seeds: {row['seeds_needed']} at least. Trainings of other seeds differ, which an interval over "
+            "problems does not hold. The target power says how many seeds would find an effect of the margin's size."
+        )
     if row["gates"]:
         return (
             "Healthy runs in place of those that exceed a limit; until then nothing counts for or against it."
         )
     if row["p_adjusted"] is None:
         return "A distribution on which the proposition fails, by more than the rounding error that the test allows."
-    seeds = " More training seeds would also say whether it depends on this one." if row["seeds"] == 1 else ""
     if row["verdict"] == "reproduced":
         return (
             f"Results with which the adjusted p-value of the whole claim, {row['p_adjusted']:.2g} now, rises above "
-            f"{claims['alpha']:g}: an interval of one of its comparisons that reaches the boundary.{seeds}"
+            f"{claims['alpha']:g}: an interval of one of its comparisons that reaches the boundary."
         )
     if row["verdict"] == "not reproduced":
         return (
             "Results with which every comparison that the claim needs lies beyond its boundary, on the claimed side, "
             f"with an adjusted p-value of at most {claims['alpha']:g}; that of the opposite is "
-            f"{row['p_against_adjusted']:.2g} now.{seeds}"
+            f"{row['p_against_adjusted']:.2g} now."
         )
     return (
         "More problems or training seeds: they narrow the interval until it lies on one side of the boundary, and the "

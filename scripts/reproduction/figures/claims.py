@@ -19,9 +19,20 @@ VERDICT_MARKS = {
 }
 ROW_HEIGHT = 0.19  # inches
 _COLUMNS = [
-    *("id", "title", "claim", "reading", "reading_label", "primary", "figure", "verdict", "unit", "panel"),
+    *("id", "title", "claim", "models", "reading", "reading_label"),
+    *("figure", "verdict", "verdict_in_full", "unit", "panel"),
     *("effect", "low", "high", "boundary", "margin", "minimum_detectable_effect"),
-    *("problems", "samples", "seeds", "sample_unit", "p", "p_adjusted", "p_against", "p_against_adjusted"),
+    *(
+        "problems",
+        "samples",
+        "seeds",
+        "seeds_needed",
+        "sample_unit",
+        "p",
+        "p_adjusted",
+        "p_against",
+        "p_against_adjusted",
+    ),
 ]
 
 
@@ -30,13 +41,13 @@ def rows(judged: dict[str, Any]) -> pd.DataFrame:
 
     Shares are in percentage points (or percent of the control), everything else in its own unit.
     """
-    table = pd.DataFrame(judged["verdicts"])
+    table = pd.DataFrame(judged["verdicts"]).reindex(columns=_COLUMNS)
     table["panel"] = [_panel(unit, low) for unit, low in zip(table["unit"], table["low"], strict=True)]
     shares = table["unit"].fillna("").str.startswith("share")
     numbers = ["effect", "low", "high", "boundary", "margin", "minimum_detectable_effect"]
     table[numbers] = table[numbers].astype(float)
     table.loc[shares, numbers] *= 100
-    return table[_COLUMNS]
+    return table
 
 
 def _panel(unit: str | None, low: float) -> str:
@@ -71,11 +82,10 @@ def forest(judged: dict[str, Any], drawn: pd.DataFrame) -> Figure:
         Patch(color="#0072B2", alpha=0.15, linewidth=0, label="margin"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
-    size = judged["family"]["size"]
     figure.suptitle(
-        f"The paper's claims at the scale {judged['scale']}: {judged['description']}\n{judged['confidence']:.0%} "
-        f"intervals of the decisive comparisons; verdicts at {judged['alpha']:g} after Holm's correction over "
-        f"{size} claims, seeds {', '.join(map(str, judged['seeds']))}",
+        f"The paper's claims at the scale {judged['scale']}: {judged['description']}; seeds "
+        f"{', '.join(map(str, judged['seeds']))}\n{judged['confidence']:.0%} intervals of the decisive comparisons; "
+        f"verdicts at {judged['alpha']:g} after Holm's correction within a reading",
         fontsize=8.5,
         x=0.01,
         ha="left",
@@ -88,7 +98,9 @@ def _draw_panel(axis, name: str, part: pd.DataFrame) -> None:
     for position, row in enumerate(part.itertuples()):
         color, marker = VERDICT_MARKS[row.verdict]
         if interval:
-            reach = row.boundary if row.boundary else row.margin
+            reach = (
+                row.boundary if row.boundary else row.margin
+            )  # NaN, and so not drawn, where it was not kept
             axis.fill_betweenx(
                 [position - 0.38, position + 0.38],
                 min(0, reach),
@@ -103,7 +115,7 @@ def _draw_panel(axis, name: str, part: pd.DataFrame) -> None:
             row.effect if interval else 0, position, marker, color=COLORS[color], markersize=5, linestyle=""
         )
         axis.annotate(
-            row.verdict,
+            row.verdict_in_full,
             (1, position),
             xycoords=("axes fraction", "data"),
             xytext=(4, 0),
@@ -115,13 +127,11 @@ def _draw_panel(axis, name: str, part: pd.DataFrame) -> None:
     axis.set_yticks(
         range(len(part)),
         [
-            f"{row.id}  {row.title}" if row.primary else f"{row.id}, {row.reading_label}"
-            for row in part.itertuples()
+            f"{row.id}  {row.title}, {row.reading_label}" if first else f"{row.id}, {row.reading_label}"
+            for row, first in zip(part.itertuples(), ~part["id"].duplicated(), strict=True)
         ],
+        fontsize=6.5,
     )
-    for label, primary in zip(axis.get_yticklabels(), part["primary"], strict=True):
-        label.set_fontsize(7.5 if primary else 6.5)
-        label.set_fontweight("bold" if primary else "normal")
     axis.set_ylim(len(part) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)
     if interval:
@@ -130,4 +140,4 @@ def _draw_panel(axis, name: str, part: pd.DataFrame) -> None:
     else:
         axis.set_xticks([])
         axis.spines["bottom"].set_visible(False)
-        axis.set_title("no interval: not run, or a proposition", loc="left", fontsize=7.5)
+        axis.set_title("no interval: not run, a proposition, or not kept", loc="left", fontsize=7.5)

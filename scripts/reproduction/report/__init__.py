@@ -9,7 +9,7 @@ import base64
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from ead import metrics
 from reproduction import figures
-from reproduction.claims import load_claims, words
+from reproduction.claims import words
 from reproduction.config import ROLE_LABELS, WORKFLOW, Configuration, RealData, Scale
 from reproduction.config.runs import RunConfiguration, expand
 from reproduction.evaluation.samples import correct_counts
@@ -30,6 +30,12 @@ from reproduction.training import health
 
 MLFLOW_ADDRESS = "http://127.0.0.1:5000"  # where `make mlflow` serves
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
+# Readings that tables show side by side, none above another, and their headings; others share a last column.
+READINGS = {
+    "printed": "formula as printed",
+    "released": "sampler as released",
+    "released_evaluation": "greedy re-evaluation",
+}
 
 # Headings of the paper, in its order; figures stand under the section that shows them.
 SECTIONS = {
@@ -64,6 +70,7 @@ def render(template: str, **values: Any) -> str:
         "amount": amount,
         "unit_label": unit_label,
         "anchor": anchor,
+        "side_by_side": side_by_side,
         "figure_label": figure_label,
         "first_capital": lambda text: text[:1].upper() + text[1:],
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
@@ -133,7 +140,6 @@ def collect(
         for experiment in experiments.values()
         for name, run in expand(configuration, scale, experiment).items()
     }
-    models = _models(scale, results)
     rows = [_run(run, scale, results, _json(ingested)) for run in runs.values()]
     drawn = [
         _figure(name, experiment, configuration, scale, reports) for name, experiment in experiments.items()
@@ -143,9 +149,10 @@ def collect(
         "scale": scale,
         "confidence": CONFIDENCE,
         "verdicts": VERDICTS,
+        "readings": READINGS,
         "claims": claims,
         "rule": words.rule_in_words(claims) if claims else None,
-        "judged": _judged(claims, scale, experiments, models),
+        "judged": _judged(claims),
         "claims_figure": _image(reports / "figures" / f"{judged}.png"),
         "claims_files": f"figures/{judged}",
         "sections": _by_section(drawn),
@@ -156,7 +163,7 @@ def collect(
         "schedule_page": (WORKFLOW / "report" / "schedule.html").read_text(encoding="utf-8"),
         "tables": _tables(reports / "tables"),
         "cards": _cards(scale, results),
-        "models": models,
+        "models": _models(scale, results),
         "runs": rows,
         "health": _health(rows),
         "code": Counter(row["code"] for row in rows if row["code"]),
@@ -171,15 +178,8 @@ def collect(
 # --- parts -------------------------------------------------------------------------------------------------
 
 
-def _judged(
-    claims: Mapping[str, Any] | None,
-    scale: Scale,
-    experiments: Mapping[str, Figure],
-    models: list[dict[str, Any]],
-) -> list[dict[str, Any]]:
+def _judged(claims: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """The claims in their order, each with its verdicts by reading and what it is tested on."""
-    declared = load_claims().claims
-    parameters = {shown["name"]: shown["parameters"] for shown in models if shown.get("parameters")}
     judged: dict[str, dict[str, Any]] = {}
     for row in claims["verdicts"] if claims else []:
         claim = judged.setdefault(
@@ -188,19 +188,18 @@ def _judged(
                 "id": row["id"],
                 "text": row["claim"],
                 "figure": row["figure"],
-                "models": words.models_in_words(declared[row["id"]], scale, experiments, parameters),
-                "primary": None,
-                "released": None,
+                "models": row["models"],
                 "rows": [],
             },
         )
-        shown = {**row, "change": words.what_would_change(row, claims)}
-        claim["rows"].append(shown)
-        if row["primary"]:
-            claim["primary"] = shown
-        elif row["reading"] == "released":
-            claim["released"] = shown
+        claim["rows"].append({**row, "change": words.what_would_change(row, claims)})
     return list(judged.values())
+
+
+def side_by_side(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Return a claim's verdicts as the cells of a table: a reading of :data:`READINGS` each, then the others."""
+    named = [[row for row in rows if row["reading"] == reading] for reading in READINGS]
+    return [*named, [row for row in rows if row["reading"] not in READINGS]]
 
 
 def _figure(name, experiment, configuration, scale, reports) -> dict[str, Any]:

@@ -1,0 +1,153 @@
+"""What verdicts rest on, small enough to commit: counts by problem and metrics by step, with their hashes.
+
+:func:`export` writes a folder, :class:`Exported` reads it back; verdicts from the folder are those from the results. It
+holds
+
+- ``counts.parquet``: ``subject`` (a run, or ``model~`` and a base model), ``decoder``, ``step``, ``problem``,
+  ``responses``, ``correct``
+- ``metrics.parquet`` and ``timings.parquet``: ``run``, ``step`` and what the trainings recorded
+- ``{figure}_problems.parquet``: scores by problem of an inference analysis
+- ``records.json``: the configuration, how each training ended, the health of each evaluation, the sizes of the models,
+  the commits of the trainings
+- ``claims.json``: the verdicts
+- ``manifest.json``: {file: SHA-256} of all of these
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reproduction.claims.evidence import Recorded, model_file
+from reproduction.claims.judge import required
+from reproduction.claims.model import Claims
+from reproduction.config import Configuration, load_configuration, load_scale
+from reproduction.files import atomic_directory, sha256_of_file, write_json, write_parquet
+
+TIMINGS = ["step", "sampling_cpu_seconds"]
+
+
+def export(
+    claims: Claims, judged: dict[str, Any], store: Recorded, configuration: Configuration, folder: Path
+) -> None:
+    """Write all that the claims need and that has run to ``folder``; ``judged`` is the content of claims.json.
+
+    Raises ValueError naming a sample file that is missing or changed.
+    """
+    scale = load_scale(configuration.scale, configuration.overrides)
+    paths = [path for path in required(claims, store, configuration, scale) if store.exists(path)]
+    records: dict[str, Any] = {
+        "configuration": configuration.model_dump(mode="json"),
+        "commits": {},
+        "runs": {},
+        "evaluations": {},
+        "models": {
+            path: {"parameters": store.json(path)["parameters"]}
+            for path in (model_file(name, model.kind) for name, model in scale.models.items())
+            if store.exists(path) and "parameters" in store.json(path)
+        },
+    }
+    tables: dict[str, list[pd.DataFrame]] = {"counts": [], "metrics": [], "timings": []}
+    for path in paths:
+        kind, _, rest = path.partition("/")
+        name = rest.removesuffix("/manifest.json")
+        if kind == "runs":
+            manifest = store.json(path)
+            records["runs"][name] = {"status": manifest["status"], "steps": manifest["steps"]}
+            commit = manifest.get("code", {}).get("commit")
+            records["commits"][commit] = records["commits"].get(commit, 0) + 1
+            tables["metrics"].append(store.table(f"runs/{name}/metrics.parquet").assign(run=name))
+            if store.exists(f"runs/{name}/timings.parquet"):
+                times = store.table(f"runs/{name}/timings.parquet")
+                tables["timings"].append(times.reindex(columns=TIMINGS).assign(run=name))
+        elif kind == "evaluations":
+            files = store.json(path)["files"]
+            kept = ("step", "decoder", "file", "responses", "truncated", "statuses")
+            records["evaluations"][name] = [{key: file[key] for key in kept} for file in files]
+            for decoder in dict.fromkeys(file["decoder"] for file in files):
+                tables["counts"].append(store.counts(name, decoder).assign(subject=name, decoder=decoder))
+        else:
+            tables[Path(path).stem] = [store.table(path)]
+    with atomic_directory(folder) as temporary:
+        for name, parts in tables.items():
+            if parts:
+                write_parquet(pd.concat(parts, ignore_index=True), temporary / f"{name}.parquet")
+        write_json(temporary / "records.json", records)
+        write_json(temporary / "claims.json", judged)
+        hashes = {path.name: sha256_of_file(path) for path in sorted(temporary.iterdir())}
+        write_json(temporary / "manifest.json", hashes)
+
+
+class Exported:
+    """A :class:`~reproduction.claims.evidence.Store`: what :func:`export` wrote to ``folder``.
+
+    Raises FileNotFoundError where there is none, and ValueError naming a file that is missing or changed.
+    """
+
+    def __init__(self, folder: Path):
+        if not (folder / "manifest.json").exists():
+            raise FileNotFoundError(
+                f"{folder}: no evidence there; `make reproduce`, then `make evidence`, makes it"
+            )
+        for name, expected in _read(folder / "manifest.json").items():
+            if not (folder / name).exists() or sha256_of_file(folder / name) != expected:
+                raise ValueError(
+                    f"{folder / name}: missing or changed since {folder / 'manifest.json'} was written"
+                )
+        self.folder = folder
+        self.judged = _read(folder / "claims.json")
+        self._records = _read(folder / "records.json")
+        self.configuration = load_configuration(self._records["configuration"], str(folder / "records.json"))
+        self._runs = {name: self._by_run(name) for name in ("metrics", "timings")}
+        counts = self._parquet("counts")
+        self._counts = {} if counts is None else dict(iter(counts.groupby(["subject", "decoder"])))
+
+    def exists(self, path: str) -> bool:
+        kind, _, rest = path.partition("/")
+        if kind == "runs":
+            run, _, file = rest.rpartition("/")
+            return run in (self._records["runs"] if file == "manifest.json" else self._runs[Path(file).stem])
+        if kind == "evaluations":
+            # A sample file is none here: its counts are.
+            subject = rest.removesuffix("/manifest.json")
+            files = (
+                f"{name}/{file['file']}"
+                for name, each in self._records["evaluations"].items()
+                for file in each
+            )
+            return subject in self._records["evaluations"] or rest in files
+        if kind == "analyses":
+            return (self.folder / rest).exists()
+        return path in self._records["models"]
+
+    def json(self, path: str) -> dict:
+        kind, _, rest = path.partition("/")
+        name = rest.removesuffix("/manifest.json")
+        if kind == "evaluations":
+            return {"files": self._records["evaluations"][name]}
+        return self._records["runs"][name] if kind == "runs" else self._records["models"][path]
+
+    def table(self, path: str) -> pd.DataFrame:
+        kind, _, rest = path.partition("/")
+        if kind == "analyses":
+            return pd.read_parquet(self.folder / rest)
+        run, _, file = rest.rpartition("/")
+        return self._runs[Path(file).stem][run]
+
+    def counts(self, subject: str, decoder: str) -> pd.DataFrame:
+        return self._counts[subject, decoder].drop(columns=["subject", "decoder"])
+
+    def _parquet(self, name: str) -> pd.DataFrame | None:
+        path = self.folder / f"{name}.parquet"
+        return pd.read_parquet(path) if path.exists() else None
+
+    def _by_run(self, name: str) -> dict[str, pd.DataFrame]:
+        table = self._parquet(name)
+        if table is None:
+            return {}
+        return {run: rows.drop(columns="run") for run, rows in table.groupby("run")}
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -109,7 +109,7 @@ def checkout(tmp_path) -> Path:
     """A copy of the checkout, as far as the workflow needs it."""
     checkout = tmp_path / "checkout"
     for name in ("workflow", "scripts", "envs"):
-        shutil.copytree(REPOSITORY / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / name, checkout / name, ignore=shutil.ignore_patterns("*.pyc.*"))
     for name in ("config.yaml", "slurm"):
         shutil.copyfile(REPOSITORY / name, checkout / name, follow_symlinks=False)
     return checkout

@@ -22,6 +22,7 @@ SITE = {
 }
 FIGURE = "fig11a"  # the fewest runs: four
 INTERFERENCE = Path(__file__).parent / "interference"
+IMPATIENT = Path(__file__).parent / "impatient_snakemake.py"
 # The profile's settings for weeks of work, in seconds instead.
 PATIENCE = ("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10")
 
@@ -101,7 +102,7 @@ class Checkout:
         """Options and targets; what follows ``--`` comes after ``--config``, which would take targets for values."""
         at = arguments.index("--") if "--" in arguments else len(arguments)
         return [
-            *(sys.executable, "-m", "snakemake", "--profile", "slurm"),
+            *(sys.executable, str(IMPATIENT), "--profile", "slurm"),
             *arguments[:at],
             *("--config", *config),
             *arguments[at:],

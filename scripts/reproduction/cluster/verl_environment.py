@@ -4,6 +4,9 @@ from reproduction.config import Verl
 
 WORKERS = "reproduction.engines.verl.workers"
 CPU_PLATFORM = "reproduction.cluster.verl_cpu"
+# For glibc, which reads it when a process starts. On a CPU, logits of 150,000 tokens come and go, and the kernel would
+# zero every page of them anew: most of the time of a step.
+KEEPS_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 
 def environment(machine: Verl) -> dict[str, str]:
@@ -29,8 +32,6 @@ def environment(machine: Verl) -> dict[str, str]:
             "GLOO_SOCKET_IFNAME": "lo",
             "TORCHDYNAMO_DISABLE": "1",  # compiling costs minutes, and tiny models gain nothing
             "OMP_NUM_THREADS": "1",
-            # Memory stays with the process: logits of 150,000 tokens come and go, and every page would be zeroed anew.
-            "MALLOC_MMAP_MAX_": "0",
-            "MALLOC_TRIM_THRESHOLD_": str(2**40),
+            **KEEPS_MEMORY,
         }
     return {**values, "VERL_USE_EXTERNAL_MODULES": ",".join(modules)}

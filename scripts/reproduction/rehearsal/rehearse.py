@@ -8,6 +8,7 @@ scales that come to the same small configuration share it.
 
 import json
 import logging
+import os
 import shutil
 import time
 import traceback
@@ -23,6 +24,7 @@ from filelock import FileLock
 
 from ead import seeds
 from reproduction.cluster import compute
+from reproduction.cluster.verl_environment import KEEPS_MEMORY
 from reproduction.config import (
     REPOSITORY,
     EvaluationRequest,
@@ -187,6 +189,7 @@ def rehearse(
     ordered = covering_first(list(stage.cells.values()))
     moments = to_kill(ordered)
     rows = {key: Row(cell.run.name, list(cell.names)) for key, cell in stage.cells.items()}
+    os.environ.update(KEEPS_MEMORY)  # of the processes that rehearse, which make the stand-ins
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(request,))
     try:
         running: dict[Future[Row], str] = {}

@@ -76,6 +76,13 @@ def test_it_opens_at_the_papers_setting_and_marks_it(opened):
     assert opened.evaluate(marks) == [25, 500]
 
 
+def test_it_says_what_ead_is_and_its_links_lead_to_pages_of_the_project(opened):
+    assert "Exploratory Annealed Decoding (EAD)" in opened.inner_text("main")
+    links = opened.eval_on_selector_all("a", "links => links.map(link => link.getAttribute('href'))")
+    pages = [link for link in links if not link.startswith("https://")]
+    assert len(pages) == 3 and all((PAGE.parent / page).is_file() for page in pages)
+
+
 def test_the_keyboard_moves_a_slider_and_the_sentence_follows(opened):
     said = opened.locator("#summary").inner_text()
     opened.locator("#tau_max-slider").focus()

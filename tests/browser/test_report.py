@@ -69,9 +69,11 @@ def test_a_table_sorts_from_the_keyboard(opened):
     assert ascending == sorted(ascending) and column.all_inner_texts() == ascending[::-1]
 
 
-def test_a_laptop_screen_needs_no_sideways_scrolling(opened):
+@pytest.mark.parametrize("width", [LAPTOP["width"], 400])
+def test_neither_a_laptop_nor_a_phone_needs_sideways_scrolling(opened, width):
     page, _, _ = opened
-    assert page.evaluate("document.documentElement.scrollWidth") <= LAPTOP["width"]
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_the_table_of_claims_fits_its_column(opened):

@@ -98,7 +98,7 @@ test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready .venv-host-train
 	.venv-checks/bin/python -m pytest tests/browser tests/hosts/package || failed=1; \
 	wait $$slurm || failed=1; cat .slurm-tests.log; exit $$failed
 
-# Longer than a change should wait for: about ten minutes on two idle cores, and many more on busy ones.
+# Too slow to run with every change: about ten minutes on two idle cores, and longer on busy ones.
 test-paper: .venv/ready  ## every run and figure at the mini scale
 	$(BIN)/python -m pytest tests/integration/test_paper.py
 
@@ -109,20 +109,20 @@ test-slurm: .venv/ready  ## the workflow on a real Slurm, interrupted in every w
 	tests/slurm/install_slurm.sh
 	$(BIN)/python -m pytest tests/slurm
 
-test-rehearsal: .venv/ready .venv-verl-cpu/ready  ## one cell of a scale with GPUs, rehearsed on this CPU (wants npm)
+test-rehearsal: .venv/ready .venv-verl-cpu/ready  ## one cell of a scale with GPUs, rehearsed on this CPU (needs npm)
 	.venv-verl-cpu/bin/python -m pytest tests/verl/test_rehearsal.py
 
 test-smoke: .venv/ready .venv-verl-cpu/ready  ## the real verl, Ray and vLLM: train, stop, resume, evaluate
 	.venv-verl-cpu/bin/python -m pytest tests/verl/test_verl_smoke.py
 
-# A few minutes for the environment (3 GB) and some ten for the tests. Triton's interpreter runs the second runner.
+# It takes a few minutes for the environment (3 GB) and about ten for the tests. The second runner runs in Triton's interpreter.
 ENGINE := tests/verl/test_vllm_engine.py tests/verl/test_vllm_server.py tests/verl/test_examples.py
 test-vllm: .venv-host-engine/wheel  ## the newest vLLM with a CPU build, beside the wheel, with either of its model runners
 	.venv-host-engine/bin/python -m pytest tests/hosts/engine tests/verl/test_vllm_processor.py $(ENGINE)
 	PYTHONPATH=tests/hosts/interpreter .venv-host-engine/bin/python -m pytest \
 		tests/verl/test_vllm_second_runner.py tests/verl/test_vllm_speculation.py $(ENGINE)
 
-# Some ten minutes and 15 GB of environments, each made empty, used and removed.
+# It takes about ten minutes. The environments, 15 GB in all, start empty and are removed after use.
 test-hosts: dist/ready  ## each host without and with the wheel, in empty environments: docs/records/hosts.json
 	$(PYTHON) tests/hosts/matrix.py --wheel dist/*.whl --output docs/records/hosts.json
 
@@ -132,7 +132,7 @@ test-hosts: dist/ready  ## each host without and with the wheel, in empty enviro
 	.venv-bench/bin/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-# About an hour of an idle machine; each command can be run alone. What it found is in docs/speed.md.
+# It takes about an hour on an idle machine. Each command can be run alone. docs/speed.md has the results.
 BENCH := .venv-bench/bin/python benchmarks
 SPEED := docs/records/speed
 bench: .venv/ready .venv-bench/ready .venv-verl-cpu/ready  ## measure speed, memory and cost against TRL, transformers, vLLM and verl
@@ -173,7 +173,7 @@ pins:  ## resolve envs/cpu.in anew and export the pinned list
 licences: .venv/ready .venv-verl-cpu/ready  ## rewrite docs/licences.md from the installed environments
 	$(BIN)/python scripts/list_licences.py
 
-# Asks a service of known vulnerabilities; --strict makes a package that it cannot ask about an error.
+# pip-audit asks a service that lists known vulnerabilities. With --strict, a package that the service does not know is an error.
 audit: .venv/ready  ## compare the pinned packages with the known vulnerabilities (needs a connection)
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet pip-audit

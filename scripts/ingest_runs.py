@@ -30,9 +30,7 @@ def main() -> None:
         required=True,
         help="folder of the local store: its database, artifacts and locks",
     )
-    parser.add_argument(
-        "--uri", help="server (http://127.0.0.1:5000) or database in the place of the local one"
-    )
+    parser.add_argument("--uri", help="server (http://127.0.0.1:5000) or database instead of the local one")
     parser.add_argument(
         "--state",
         type=Path,
@@ -47,7 +45,7 @@ def main() -> None:
     described = parser.add_argument_group("descriptions of the experiments")
     described.add_argument("--scale", help="the scale of the runs")
     described.add_argument("--shown", nargs="*", default=[], help="figures that show them")
-    described.add_argument("--page", help="the report, where the claims' verdicts stand")
+    described.add_argument("--page", help="the report, which has the claims' verdicts")
     parser.add_argument(
         "--figure",
         nargs="*",

@@ -121,7 +121,7 @@ def train_by_name() -> int | str:
     parser.add_argument(
         "name", help="parts of a run's name; the others are their defaults: DAPO, EAD, the first seed"
     )
-    parser.add_argument("--scale", help="in the place of config.yaml's")
+    parser.add_argument("--scale", help="scale of the run; default: that of config.yaml")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:

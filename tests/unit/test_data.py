@@ -75,13 +75,13 @@ def test_a_prompt_of_a_megabyte_passes(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prompt": []}, "column 'prompt': wanted a non-empty list"),
+        ({"prompt": []}, "column 'prompt': expected a non-empty list"),
         ({"prompt": [{"role": "user", "content": " "}]}, r"column 'prompt\[0\].content': is empty"),
         ({"prompt": [{"role": "teacher", "content": "?"}]}, "role 'teacher' is not one of system, user"),
         ({"ground_truth": ""}, "column 'reward_model.ground_truth': is empty"),
-        ({"ground_truth": 2}, "column 'reward_model.ground_truth': wanted text, found 2"),
+        ({"ground_truth": 2}, "column 'reward_model.ground_truth': expected text, found 2"),
         ({"ground_truth": "\ud800"}, "column 'reward_model.ground_truth': not encodable as UTF-8"),
-        ({"index": True}, "column 'extra_info.index': wanted an integer"),
+        ({"index": True}, "column 'extra_info.index': expected an integer"),
         ({"id": "made_up/0"}, "column 'extra_info.id': already used by row 0"),
     ],
 )
@@ -118,7 +118,7 @@ def test_reading_says_what_is_wrong_with_a_file(tmp_path):
     pd.DataFrame({"data_source": [1], "question": ["?"]}).to_parquet(path)
     with pytest.raises(DatasetError) as caught:
         read_dataset(path)
-    assert "column 'data_source' is int64, wanted string" in str(caught.value)
+    assert "column 'data_source' is int64, expected string" in str(caught.value)
     assert "column 'prompt' is missing" in str(caught.value)
     assert "column 'question' is not part of the schema" in str(caught.value)
 
@@ -203,7 +203,7 @@ def test_an_integer_of_any_size_keeps_its_digits(value, fraction, zeros):
     ids=repr,
 )
 def test_what_is_no_integer_is_refused(answer):
-    with pytest.raises(BadRow, match="wanted an integer answer, found"):
+    with pytest.raises(BadRow, match="expected an integer answer, found"):
         integer(answer)
 
 
@@ -232,7 +232,7 @@ def test_a_number_becomes_text(answer, text):
     "answer", [True, float("nan"), float("inf"), "1/2", "1e999999999", "--1", "٣", None, [0.5]], ids=repr
 )
 def test_what_is_no_number_is_refused(answer):
-    with pytest.raises(BadRow, match="wanted a number as the answer, found"):
+    with pytest.raises(BadRow, match="expected a number as the answer, found"):
         number(answer)
 
 
@@ -388,7 +388,7 @@ def test_other_minerva_answers_stay(published):
 
 @pytest.mark.parametrize("answer", [4, -1, "C", True, None])
 def test_an_answer_that_is_no_choice_is_a_bad_row(answer):
-    with pytest.raises(BadRow, match="wanted an index below 4"):
+    with pytest.raises(BadRow, match="expected an index below 4"):
         ADAPTERS["mmlu"]({"question": "Q", "choices": list("abcd"), "answer": answer, "subject": "s"})
 
 
@@ -612,8 +612,8 @@ def math500_line(**changes) -> str:
         ({"subject": "\ud83d"}, "not_utf8", "column 'subject': not UTF-8 text"),
         ({"unique_id": "\ud83d"}, "not_utf8", "column 'unique_id': not UTF-8 text"),
         ({"answer": " $ $ "}, "empty_answer", "column 'answer' holds no answer"),
-        ({"answer": None}, "wrong_type", "wanted text, found None"),
-        ({"problem": ["Q"]}, "wrong_type", "column 'problem': wanted text"),
+        ({"answer": None}, "wrong_type", "expected text, found None"),
+        ({"problem": ["Q"]}, "wrong_type", "column 'problem': expected text"),
     ],
 )
 def test_a_row_that_could_not_be_stored_is_named_at_its_source(tmp_path, changes, reason, message):
@@ -688,7 +688,7 @@ def test_long_problems_are_dropped_where_a_tokenizer_is_configured(source):
     assert card["dropped"] == {"too_long": {"count": 1, "rows": "1"}}
     assert (card["length_filter"]["applied"], card["length_filter"]["left_out"]) == (True, 1)
     with pytest.raises(
-        DatasetError, match="more than 5 tokens .* wants a tokenizer: give that of somebody/model"
+        DatasetError, match="more than 5 tokens .* needs a tokenizer: give that of somebody/model"
     ):
         prepare(source, entry)
     card = prepare(source, entry, any_length=True)
@@ -727,7 +727,7 @@ def test_parquet_without_a_column_or_with_another_type_is_a_bad_row(tmp_path):
     ):
         prepare(path, entry_for(path, 1))
     path = parquet_source(tmp_path, pa.table({"question": [1, 2], "answer": ["#### 1"] * 2}))
-    with pytest.raises(DatasetError, match="d.parquet: row 0: column 'question': wanted text, found 1"):
+    with pytest.raises(DatasetError, match="d.parquet: row 0: column 'question': expected text, found 1"):
         prepare(path, entry_for(path, 2))
     with pytest.raises(DatasetError, match=r"no row is left; dropped \{'wrong_type': 2\}"):
         prepare(path, entry_for(path, 2, on_bad_row="drop"))
@@ -798,7 +798,7 @@ def test_the_releases_numina_rows_have_answers_of_their_own(tmp_path):
 @pytest.mark.parametrize("unknown", ["files", "rows"])
 def test_a_pinned_revision_wants_its_files_and_rows(unknown):
     values = TABLE["numina_math_cot"].hub.model_dump()
-    with pytest.raises(ValueError, match="a pinned revision wants its"):
+    with pytest.raises(ValueError, match="a pinned revision needs its"):
         HubSource(**{**values, unknown: None})
     HubSource(**{**values, "revision": None, "files": None, "rows": None})
 

@@ -59,10 +59,12 @@ class EvaluationRequest(Strict):
 class Study(Strict):
     """Responses of one model or one trained run, drawn to look at decoding itself; the run is its first seed's."""
 
-    model: Name | None = Field(None, description="a model as it comes, or ...")
-    role: Literal[ROLES] | None = Field(None, description="... one of the paper's: its base model, or ...")
-    algorithm: Name | None = Field(None, description="... the last checkpoint of a run, with ...")
-    sampler: Name | None = Field(None, description="... its training sampler")
+    model: Name | None = Field(None, description="a model without further training; or give `role`")
+    role: Literal[ROLES] | None = Field(
+        None, description="a model of the paper; without `sampler`, its base model"
+    )
+    algorithm: Name | None = Field(None, description="of the run whose last checkpoint is studied")
+    sampler: Name | None = Field(None, description="training sampler of that run")
     dataset: Name = Field(description="of the scale's data sets, or a name in workflow/datasets.yaml")
     problems: Count = Field(description="drawn at random from the data set")
     max_prompt_tokens: Count | None = Field(

@@ -129,7 +129,7 @@ def as_given(answer: Any) -> str:
 def only_element(answers: Any) -> str:
     """The column is a list with the one answer."""
     if not isinstance(answers, list) or len(answers) != 1:
-        raise BadRow("malformed_answer", f"wanted a list with one answer, found {answers!r:.80}")
+        raise BadRow("malformed_answer", f"expected a list with one answer, found {answers!r:.80}")
     return as_given(answers[0])
 
 
@@ -151,7 +151,7 @@ def integer(answer: Any) -> str:
     elif isinstance(answer, Decimal) and answer.is_finite() and answer == int(answer):
         whole = int(answer)
     if whole is None:
-        raise BadRow("malformed_answer", f"wanted an integer answer, found {answer!r:.80}{_remedy(answer)}")
+        raise BadRow("malformed_answer", f"expected an integer answer, found {answer!r:.80}{_remedy(answer)}")
     return str(int(whole)) if len(str(whole)) <= MAX_ANSWER_CHARACTERS else whole
 
 
@@ -168,7 +168,7 @@ def number(answer: Any) -> str:
         with contextlib.suppress(InvalidOperation):
             exact = answer if isinstance(answer, Decimal) else Decimal(written)
     if exact is None or not exact.is_finite() or abs(exact.adjusted()) > MAX_ANSWER_CHARACTERS:
-        raise BadRow("malformed_answer", f"wanted a number as the answer, found {answer!r:.80}")
+        raise BadRow("malformed_answer", f"expected a number as the answer, found {answer!r:.80}")
     text = format(exact, "f")  # a grader need not know exponents
     return text.removesuffix(".0") if isinstance(answer, float) else text
 
@@ -274,10 +274,11 @@ ADAPTERS: dict[str, Adapter] = {
 def _multiple_choice(choices: Any, answer: Any) -> tuple[tuple[str, ...], str]:
     """Return the choices, and the letter of the answer (an index from 0)."""
     if not isinstance(choices, list) or not 2 <= len(choices) <= 26:
-        raise BadRow("malformed_choices", f"wanted a list of 2 to 26 choices, found {choices!r:.80}")
+        raise BadRow("malformed_choices", f"expected a list of 2 to 26 choices, found {choices!r:.80}")
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
         raise BadRow(
-            "malformed_answer", f"wanted an index below {len(choices)} into the choices, found {answer!r:.80}"
+            "malformed_answer",
+            f"expected an index below {len(choices)} into the choices, found {answer!r:.80}",
         )
     return tuple(_string(choice) for choice in choices), _letter(answer)
 
@@ -313,13 +314,13 @@ def _value(row: Any, path: str) -> Any:
 def _text(row: Mapping[str, Any], path: str) -> str:
     value = _value(row, path)
     if not isinstance(value, str):
-        raise BadRow("wrong_type", f"column {path!r}: wanted text, found {value!r:.80}")
+        raise BadRow("wrong_type", f"column {path!r}: expected text, found {value!r:.80}")
     return value
 
 
 def _string(value: Any) -> str:
     if not isinstance(value, str):
-        raise BadRow("wrong_type", f"wanted text, found {value!r:.80}{_remedy(value)}")
+        raise BadRow("wrong_type", f"expected text, found {value!r:.80}{_remedy(value)}")
     return value
 
 

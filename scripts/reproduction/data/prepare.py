@@ -53,7 +53,7 @@ def prepare_dataset(
     """
     if entry.max_problem_tokens is not None and tokenizer is None and not any_length:
         raise DatasetError(
-            f"{name}: problems of more than {entry.max_problem_tokens} tokens are left out, which wants a tokenizer: "
+            f"{name}: problems of more than {entry.max_problem_tokens} tokens are left out, which needs a tokenizer: "
             f"give that of {entry.tokenizer} (--tokenizer), or keep problems of any length (--any-length)"
         )
     source, files, origin = _source(name, entry, real_data, cache, accept_unpinned)

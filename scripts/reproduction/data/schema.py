@@ -113,9 +113,9 @@ def _check_columns(found: pa.Schema, path: Path) -> None:
     wrong = []
     for field in SCHEMA:
         if field.name not in found.names:
-            wrong.append(f"column {field.name!r} is missing (wanted {field.type})")
+            wrong.append(f"column {field.name!r} is missing (expected {field.type})")
         elif found.field(field.name).type != field.type:
-            wrong.append(f"column {field.name!r} is {found.field(field.name).type}, wanted {field.type}")
+            wrong.append(f"column {field.name!r} is {found.field(field.name).type}, expected {field.type}")
     wrong += [
         f"column {name!r} is not part of the schema" for name in found.names if name not in SCHEMA.names
     ]
@@ -183,7 +183,7 @@ def _problem_of(row: Any) -> str | None:
     }
     prompt = row["prompt"]
     if not isinstance(prompt, list) or not prompt:
-        return f"column 'prompt': wanted a non-empty list of messages, found {_short(prompt)}"
+        return f"column 'prompt': expected a non-empty list of messages, found {_short(prompt)}"
     for number, message in enumerate(prompt):
         if problem := _wrong_keys(message, ("role", "content"), f"column 'prompt', message {number}"):
             return problem
@@ -204,29 +204,29 @@ def _problem_of(row: Any) -> str | None:
         return f"column 'reward_model.ground_truth': holds the control character {control}"
     index = row["extra_info"]["index"]
     if not isinstance(index, int) or isinstance(index, bool):
-        return f"column 'extra_info.index': wanted an integer, found {_short(index)}"
+        return f"column 'extra_info.index': expected an integer, found {_short(index)}"
     try:
         details = json.loads(row["extra_info"]["details"])
     except ValueError as error:
         return f"column 'extra_info.details': not JSON ({error}); build rows with make_row"
     if not isinstance(details, dict):
-        return f"column 'extra_info.details': wanted a JSON object, found {_short(details)}"
+        return f"column 'extra_info.details': expected a JSON object, found {_short(details)}"
     return None
 
 
 def _wrong_keys(value: Any, wanted: Sequence[str], what: str) -> str | None:
     if not isinstance(value, Mapping):
-        return f"{what}: wanted the fields {', '.join(wanted)}, found {_short(value)}"
+        return f"{what}: expected the fields {', '.join(wanted)}, found {_short(value)}"
     missing = [name for name in wanted if name not in value]
     extra = [str(name) for name in value if name not in wanted]
     if missing or extra:
-        return f"{what}: missing fields {missing}, unknown fields {extra}; wanted {', '.join(wanted)}"
+        return f"{what}: missing fields {missing}, unknown fields {extra}; expected {', '.join(wanted)}"
     return None
 
 
 def _wrong_text(text: Any) -> str | None:
     if not isinstance(text, str):
-        return f"wanted text, found {_short(text)}"
+        return f"expected text, found {_short(text)}"
     if not text.strip():
         return "is empty; give it a value or drop the row"
     try:

@@ -288,7 +288,7 @@ def _parse(line: bytes) -> dict | BadRow:
     except (ValueError, RecursionError) as error:
         return BadRow("not_json", f"not JSON ({error}): {line[:60]!r}")
     if not isinstance(value, dict):
-        return BadRow("not_an_object", f"wanted a JSON object, found {value!r:.60}")
+        return BadRow("not_an_object", f"expected a JSON object, found {value!r:.60}")
     return value
 
 

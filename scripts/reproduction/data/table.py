@@ -60,11 +60,13 @@ class Layout(Strict):
 
     rows: Count = Field(description="rows in all files together; any other number is an error")
     adapter: AdapterName | None = Field(
-        None, description="a known file layout (reproduction.data.adapters), or ..."
+        None, description="a known file layout (reproduction.data.adapters); give this or `columns`"
     )
     # Left out where absent: an entry is a parameter of its job, and an unused key is no reason to run it again.
     columns: Columns | None = Field(
-        None, description="... the columns of another one", exclude_if=lambda value: value is None
+        None,
+        description="the columns of a file that no adapter knows",
+        exclude_if=lambda value: value is None,
     )
 
     @model_validator(mode="after")
@@ -109,7 +111,7 @@ class HubFiles(Strict):
     @model_validator(mode="after")
     def _files_of_a_commit(self) -> "HubFiles":
         if self.files is None and self.revision is not None:
-            raise ValueError("a pinned revision wants its files")
+            raise ValueError("a pinned revision needs its files")
         return self
 
 
@@ -123,7 +125,7 @@ class HubSource(Layout, HubFiles):
     @model_validator(mode="after")
     def _rows_of_a_commit(self) -> "HubSource":
         if self.rows is None and self.revision is not None:
-            raise ValueError("a pinned revision wants its number of rows")
+            raise ValueError("a pinned revision needs its number of rows")
         return self
 
 
@@ -143,7 +145,7 @@ class DatasetEntry(Strict):
         "error", description="a broken row ends the preparation, or is left out and counted"
     )
     max_problem_tokens: Count | None = Field(
-        None, description="leave out longer problems; a limit wants the `tokenizer` that counts"
+        None, description="leave out longer problems; a limit needs a `tokenizer` to count with"
     )
     tokenizer: str | None = Field(
         None, description="model of workflow/models.yaml whose tokenizer counts the tokens of a problem"

@@ -31,9 +31,11 @@ class SchedulePanel(Strict):
 
     sampler: Name = Field(description="key of workflow/samplers.yaml")
     title: str = Field(description="heading of the panel")
-    d: list[PositiveFloat] | None = Field(None, description="decay rates in tokens, a curve each; or ...")
+    d: list[PositiveFloat] | None = Field(
+        None, description="decay rates in tokens, one curve for each; give these or `steps`"
+    )
     steps: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(
-        None, description="... shares of the training, a curve each, in the scale's own units"
+        None, description="shares of the training, one curve for each, in the scale's own units"
     )
 
     @model_validator(mode="after")

@@ -78,10 +78,10 @@ def every_step_once(training: Training) -> str:
     for name in ("metrics.jsonl", "groups.jsonl", "timings.jsonl"):
         found = [row["step"] for row in records.read(training.state / name)]
         if found != wanted:
-            raise Failed(f"{name} has the steps {found}, wanted {wanted}")
+            raise Failed(f"{name} has the steps {found}, expected {wanted}")
     published = [step for step in wanted if (training.state / "checkpoints" / f"step_{step}").is_dir()]
     if published != training.run.training.checkpoints:
-        raise Failed(f"checkpoints of the steps {published}, wanted {training.run.training.checkpoints}")
+        raise Failed(f"checkpoints of the steps {published}, expected {training.run.training.checkpoints}")
     return f"steps 1 to {wanted[-1]} once each, every checkpoint published"
 
 
@@ -92,7 +92,7 @@ def prompts_in_order(training: Training, problems: Sequence[str]) -> str:
         wanted = [problems[row] for row in prompts_of_step(training.run, step, len(problems))]
         found = frame["problem"].iloc[::n].tolist()
         if found != wanted:
-            raise Failed(f"step {step} asked {found}, wanted {wanted}")
+            raise Failed(f"step {step} asked {found}, expected {wanted}")
     return f"{len(training.steps)} steps of {training.run.training.prompts} prompts in the shared order"
 
 
@@ -103,7 +103,7 @@ def responses_of_their_own(training: Training) -> str:
     seeded = "seed" in drawn and drawn["seed"].notna().any()
     if len(drawn) != wanted or (seeded and not drawn["seed"].is_unique):
         distinct = f" with {drawn['seed'].nunique()} seeds" if seeded else ""
-        raise Failed(f"{len(drawn)} responses{distinct}, wanted {wanted}{' of each' if seeded else ''}")
+        raise Failed(f"{len(drawn)} responses{distinct}, expected {wanted}{' of each' if seeded else ''}")
     different = drawn.groupby(["step", "prompt"])["tokens"].agg(lambda group: len(set(map(tuple, group))))
     share = float((different > 1).mean())
     if share < 0.9:
@@ -268,5 +268,5 @@ def evaluated(manifest: Path, decoders: Mapping[int, Sequence[str]], problems: i
     found = frame.groupby(["step", "decoder"]).size().to_dict()
     wanted = {(step, name): problems * samples for step, names in decoders.items() for name in names}
     if found != wanted:
-        raise Failed(f"{manifest}: responses {found}, wanted {wanted}")
+        raise Failed(f"{manifest}: responses {found}, expected {wanted}")
     return f"{len(frame)} responses with {', '.join(sorted(set(frame['decoder'])))}"

@@ -204,7 +204,7 @@ def imports() -> str:
 def disk(folder: Path, wanted: int) -> str:
     """Say how much room there is. Raises Failed where a training's checkpoints would not fit."""
     free = shutil.disk_usage(folder).free
-    words = f"{free / 1e9:.0f} GB free, a training wants {wanted / 1e9:.0f} GB"
+    words = f"{free / 1e9:.0f} GB free, a training needs {wanted / 1e9:.0f} GB"
     if free < wanted:
         raise checks.Failed(words)
     return words

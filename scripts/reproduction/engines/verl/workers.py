@@ -272,7 +272,7 @@ class _Rollouts:
         if list(zip(frame["place"], frame["sibling"], strict=True)) != expected:
             raise RuntimeError(
                 f"step {step}: verl delivered {len(frame)} responses to {frame['problem'].nunique()} of the "
-                f"{len(asked)} prompts, wanted {run.n} to each; search its log for 'Error in _run_prompt'"
+                f"{len(asked)} prompts, expected {run.n} to each; search its log for 'Error in _run_prompt'"
             )
         padded = data.to_padded_tensor()
         rows = torch.as_tensor(frame.index.to_numpy())

@@ -125,23 +125,6 @@ def decoders_of_study(wildcards):
     return json.dumps(experiments[name].drawing(name, scale, runs_of[name])["decoders"])
 
 
-def studied_in_words(wildcards):
-    """The subject and its problems, for the figure's heading: which model this is must be plain."""
-    study = studies[wildcards.inference_figure]
-    run = studied_run(study)
-    model = study.model or scale.roles[study.role].model
-    definition = scale.models[model]
-    words = f"model {model}"
-    if isinstance(definition, PretrainedModel):
-        entry = pretrained_models[definition.source]
-        words = getattr(entry, "original", None) or definition.source
-    if run:
-        words += f" after {scale.algorithms[run.algorithm].label} with {scale.samplers[run.sampler].label}, step {run.training.steps}"
-    elif not isinstance(definition, PretrainedModel):
-        words += ", before reinforcement learning"
-    return f"{words}; {study.dataset}"
-
-
 rule plot_study:
     input:
         f"{SCALE}/analyses/{{inference_figure}}.parquet",
@@ -169,9 +152,13 @@ rule plot_study:
         **needs("plot_study"),
     params:
         title=lambda wildcards: experiments[wildcards.inference_figure].title,
-        subject=studied_in_words,
+        subject=lambda wildcards: experiments[wildcards.inference_figure].subject(
+            scale, runs_of[wildcards.inference_figure]
+        ),
         study=lambda wildcards: studies[wildcards.inference_figure].model_dump_json(),
-        definition=lambda wildcards: studies[wildcards.inference_figure].model_dump(),
+        caption=lambda wildcards: experiments[wildcards.inference_figure].caption(
+            scale, runs_of[wildcards.inference_figure]
+        ),
         decoders=decoders_of_study,
     shell:
         "{PYTHON:q} {SCRIPTS:q}/plot_study.py"

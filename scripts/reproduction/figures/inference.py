@@ -22,12 +22,14 @@ from matplotlib.figure import Figure as Picture
 from pydantic import Field
 
 from ead import metrics, seeds, statistics
-from reproduction.config import EntropyStudy, ForkingStudy, MajorityStudy, Scale
+from reproduction.config import EntropyStudy, ForkingStudy, MajorityStudy, PretrainedModel, Scale
+from reproduction.config.runs import RunConfiguration
 from reproduction.evaluation.samples import read_samples
 from reproduction.fields import Name
 from reproduction.figures.analyses import CONFIDENCE
 from reproduction.figures.figure import Cell, Figure
 from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, percent, set_style
+from reproduction.models.pretrained import load_models
 
 
 class InferenceFigure(Figure):
@@ -54,6 +56,30 @@ class InferenceFigure(Figure):
             for key in (study.decoders if study else [])
         }
         return {**super().drawing(name, scale, runs), "decoders": styles}
+
+    def subject(self, scale: Scale, runs: Mapping[str, RunConfiguration]) -> str:
+        """Return in words which model answered which problems; the scale defines the study."""
+        study = scale.study(self.study)
+        model = study.model or scale.roles[study.role].model
+        definition, run = scale.models[model], next(iter(runs.values()), None)
+        words = f"model {model}"
+        if isinstance(definition, PretrainedModel):
+            words = getattr(load_models()[definition.source], "original", None) or definition.source
+        if run:
+            algorithm, sampler = scale.algorithms[run.algorithm].label, scale.samplers[run.sampler].label
+            words += f" after {algorithm} with {sampler}, step {run.training.steps}"
+        elif not isinstance(definition, PretrainedModel):
+            words += ", before reinforcement learning"
+        return f"{words}; {study.dataset}"
+
+    def caption(self, scale: Scale, runs: Mapping[str, RunConfiguration]) -> dict[str, Any]:
+        """Return the numbers of the study with the words of every caption; ``definition`` is None without a study."""
+        study = scale.study(self.study)
+        return super().caption(scale, runs) | {
+            "definition": study and study.model_dump(),
+            "subject": study and self.subject(scale, runs),
+            "published": scale.published_curves,  # the scale with the paper's models
+        }
 
 
 # --- estimates ---------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from reproduction.claims import words
 from reproduction.config import ROLE_LABELS, WORKFLOW, Configuration, RealData, Scale
 from reproduction.config.runs import RunConfiguration, expand
 from reproduction.evaluation.samples import correct_counts
-from reproduction.figures import DeviationsFigure, Figure, InferenceFigure, published
+from reproduction.figures import DeviationsFigure, Figure, published
 from reproduction.figures.analyses import CONFIDENCE
 from reproduction.training import health
 
@@ -229,19 +229,11 @@ def _figure(name, experiment, configuration, scale, reports) -> dict[str, Any]:
 
 def _caption(name: str, experiment: Figure, scale: Scale, runs: Mapping[str, RunConfiguration]) -> Markup:
     """The caption of Snakemake's report, from the same .rst, as HTML: estimator, intervals, sizes, scale."""
-    if isinstance(experiment, InferenceFigure):
-        study = scale.study(experiment.study)
-        if study is None:
-            return Markup("This scale does not define its study.")
-        subject = next(iter(runs), None) or study.model or scale.roles[study.role].model
-        parameters = {"title": experiment.title, "subject": subject, "definition": study.model_dump()}
-    elif isinstance(experiment, DeviationsFigure):
+    if isinstance(experiment, DeviationsFigure):
         return Markup("")
-    elif experiment.folder == "tables":
+    if experiment.folder == "tables":
         return Markup("The table is below, under Tables.")
-    else:
-        parameters = {"caption": experiment.caption(scale, runs)}
-    return _caption_from(experiment.caption_template, parameters)
+    return _caption_from(experiment.caption_template, {"caption": experiment.caption(scale, runs)})
 
 
 def _caption_from(template: str, parameters: Mapping[str, Any]) -> Markup:

@@ -7,7 +7,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
-.PHONY: help reproduce real-lm mlflow test env-gpu test-env-gpu verl-smoke test-seams test-vllm test-hosts test-paper test-tutorial test-slurm test-rehearsal test-smoke bench gallery lint format config pins licences audit clean
+.PHONY: help reproduce real-lm mlflow test env-gpu test-env-gpu verl-smoke test-seams test-vllm test-hosts test-paper test-tutorial test-slurm test-rehearsal test-smoke bench gallery evidence judge lint format config pins licences audit clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -149,6 +149,12 @@ bench: .venv/ready .venv-bench/ready .venv-verl-cpu/ready  ## measure speed, mem
 
 gallery: .venv/ready  ## copy the pictures and verdicts of a full run at the cpu scale to reports/gallery and README.md
 	$(BIN)/python scripts/make_gallery.py --reports reports/cpu --gallery reports/gallery --readme README.md
+
+evidence: .venv/ready  ## what the verdicts of a full run at the cpu scale rest on, to reports/evidence/cpu
+	$(BIN)/python scripts/export_evidence.py --results results/cpu --reports reports/cpu --evidence reports/evidence/cpu
+
+judge: .venv/ready  ## the claims again from that evidence; CHANGES='{margins: ...}' judges them otherwise
+	$(BIN)/python scripts/judge_evidence.py --evidence reports/evidence/cpu --changes '$(CHANGES)'
 
 lint: .venv/ready  ## style of Python and Snakemake files
 	$(BIN)/ruff check --quiet .

@@ -9,6 +9,8 @@ import pytest
 import yaml
 from rocrate.rocrate import ROCrate
 
+from reproduction.claims import Exported, Recorded, export, judge, load_claims
+from reproduction.config import load_configuration, load_scale
 from reproduction.training import contract
 
 SAMPLERS = ["tau0.6", "tau1.0", "tau1.2", "ead", "ead_tis", "ead_released", "ead_released_tis"]
@@ -54,6 +56,19 @@ def test_the_numbers_in_the_figure_are_those_of_the_samples(reproduced):
     by_problem = samples.groupby("problem")["correct"]
     assert row[row.metric == "pass_at_k"].value.item() == pytest.approx(by_problem.any().mean())
     assert row[row.metric == "worst_at_k"].value.item() == pytest.approx(by_problem.all().mean())
+
+
+def test_the_evidence_of_the_run_judges_as_its_results(reproduced, tmp_path):
+    configuration = load_configuration(yaml.safe_load((reproduced.folder / "config.yaml").read_text()))
+    scale = load_scale("mini", configuration.overrides)
+    results, claims = Recorded(reproduced.folder / "results/mini"), load_claims()
+    judged = judge(claims, results, configuration, scale)
+    verdicts = {row["verdict_in_full"] for row in judged["verdicts"] if row["id"] == "C04"}
+    assert "inconclusive (1 seed, 3 needed)" in verdicts
+    export(claims, judged, results, configuration, tmp_path / "evidence")
+    evidence = Exported(tmp_path / "evidence")
+    again = judge(claims, evidence, evidence.configuration, scale)
+    assert json.loads(json.dumps(again)) == json.loads(json.dumps(judged))
 
 
 def test_a_second_run_has_nothing_to_do(reproduced):

@@ -6,7 +6,6 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 from reproduction.claims import Recorded, judge, load_claims, required
 from reproduction.claims.comparisons import sides
@@ -463,63 +462,6 @@ def test_seeds_are_paired_and_counted(tmp_path):
     judged = judge(load_claims(), Recorded(world.folder), one, world.scale)
     row = next(row for row in judged["verdicts"] if row["id"] == "C15")
     assert row["seeds"] == 1
-
-
-# --- the declared error rates ------------------------------------------------------------------------------
-
-REPLICATES = 200
-EFFECT = 0.06  # what 60 problems x 16 samples detect with a probability of 80 %
-
-
-def simulated_verdicts(folder, effect):
-    """Draw samples with a true difference of ``effect`` in Pass@1, and judge them, again and again."""
-    problems = 60
-    world = World(
-        folder,
-        lambda run, step: (0.25, 0.65),
-        right_training,
-        only=lambda run: run.model == "hard" and run.sampler in ("tau1.0", "ead_d0_500_alpha_5"),
-    )
-    quantity = {"source": "evaluation", "metric": "pass_at_1", "decoder": "tau1.0", "steps": "final"}
-    values = read_yaml(REPOSITORY / "workflow" / "claims.yaml")
-    test = {**values["claims"]["C15"]["tests"][0], "quantity": quantity, "treatment": ["ead_d0_500_alpha_5"]}
-    values["claims"] = {"C15": {**values["claims"]["C15"], "tests": [test]}}
-    values["margins"]["pass_gain"] |= {"value": EFFECT, "scales": {}}
-    declared = validate(Claims, {**values, "replicates": 1000}, "test")
-    rows = []
-    for replicate in range(REPLICATES):
-        for run in world.runs.values():
-            gain = effect * (run.sampler != "tau1.0")
-            write_samples(
-                folder,
-                run.name,
-                {STEPS: (0.25 + gain, 0.65 + gain)},
-                *(replicate, int(effect * 1000)),
-                problems=problems,
-                decoders=["tau1.0"],
-            )
-        rows += judge(declared, folder, world.configuration, world.scale)["verdicts"]
-    return pd.DataFrame(rows)
-
-
-def test_a_planted_effect_and_a_planted_null_are_told_apart_at_the_declared_rates(tmp_path):
-    """The margin is the minimum detectable effect, so both truths are found with the declared power.
-
-    Tolerances are binomial, 1 in 1,000 for 200 data sets.
-    """
-    alpha, power = load_claims().alpha, load_claims().power
-    few, many = stats.binom.ppf(0.999, REPLICATES, alpha), stats.binom.ppf(0.001, REPLICATES, power)
-    for effect, true, false in (
-        (EFFECT, "reproduced", "not reproduced"),
-        (0.0, "not reproduced", "reproduced"),
-    ):
-        table = simulated_verdicts(tmp_path / f"{effect}", effect)
-        counts = table["verdict"].value_counts()
-        print(f"true difference {effect}: {counts.to_dict()} of {REPLICATES}")
-        assert counts.get(false, 0) <= few
-        assert counts.get(true, 0) >= many
-        assert table["minimum_detectable_effect"].mean() == pytest.approx(EFFECT, rel=0.05)
-        assert table["effect"].mean() == pytest.approx(effect, abs=0.005)
 
 
 # --- single comparisons ------------------------------------------------------------------------------------

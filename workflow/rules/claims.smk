@@ -113,3 +113,19 @@ rule claims_so_far:
         " --png {params.figure:q}.png"
         " --csv {params.figure:q}.csv"
         ") > {log:q} 2>&1"
+
+
+rule power:
+    """training seeds that each claim needs for its margin; starts no run"""
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        judged=CHOICES,
+        table=f"{REPORTS}/power.csv",
+    shell:
+        "{PYTHON:q} {SCRIPTS:q}/estimate_power.py"
+        " --claims {CLAIMS_FILE:q}"
+        " --configuration {params.judged:q}"
+        " --results {SCALE:q}"
+        " --csv {params.table:q}"

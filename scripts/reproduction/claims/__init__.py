@@ -25,14 +25,15 @@ How a verdict is reached:
    diverged) or scores without any variation counts for nothing on either side. For stability, divergence is what
    is tested, not a gate.
 
-claims.json holds ``schema`` (2), ``scale``, ``description``, ``seeds``, ``parameters``
-{model: number}, ``root_seed``, ``confidence``, ``alpha``,
-``power``, ``family`` {correction, sizes by reading}, ``gates`` {name: {limit, about}}, ``margins`` {name: {value, unit,
-reason}} in force at this scale, ``readings`` {name: {label, about}}, ``counts`` {reading: {verdict: number}} and
-``verdicts``, a list in the order of claims.yaml. A verdict has:
+claims.json holds ``schema`` (2), ``scale``, ``description``, ``configuration``, ``seeds``, ``parameters`` {model:
+number}, ``root_seed``, ``confidence``, ``alpha``, ``power``, ``family`` {correction, sizes by reading}, ``gates``
+{name: {limit, about}}, ``margins`` {name: {value, unit, reason}} in force at this scale, ``readings`` {name: {label,
+about}}, ``counts`` {reading: {verdict: number}} and ``verdicts``, a list in the order of claims.yaml. A verdict has:
 
 - ``id``, ``title``, ``claim``, ``figure``, ``reading``, ``reading_label``
 - ``models``: which models ran, and which of the paper's each stands for
+- ``seeds_alone``, ``seeds_corrected``, ``spread``: training seeds that find an effect of the margin's size
+  (:mod:`.power`); null where it is not about trainings
 - ``quantity``, ``test``: what is measured and what must hold, in words
 - ``verdict``, ``verdict_in_full``, which also says where seeds are too few, and ``reason``: a sentence or two
 - ``seeds``: training seeds behind the claim, the least of its comparisons; ``seeds_needed``; null where it is not
@@ -54,7 +55,7 @@ reason}} in force at this scale, ``readings`` {name: {label, about}}, ``counts``
 
 from reproduction.claims.evidence import Recorded, problems_file
 from reproduction.claims.exported import Exported, export
-from reproduction.claims.judge import VERDICTS, as_table, judge, required, verdict_in_full
+from reproduction.claims.judge import VERDICTS, as_table, judge, power_table, required, verdict_in_full
 from reproduction.claims.model import Claims, load_claims
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "export",
     "judge",
     "load_claims",
+    "power_table",
     "problems_file",
     "required",
     "verdict_in_full",

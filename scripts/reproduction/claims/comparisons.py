@@ -78,6 +78,7 @@ class Builder:
                 "sample_unit": "problems",
                 "samples": self.evidence.samples(everyone, decoder),
                 "subjects": [(run, decoder) for run in everyone],
+                "between_seeds": self.claims.between_seeds.variance(quantity, len(runs)),
             }
         ratio = quantity.compared_as == "ratio"
         return {

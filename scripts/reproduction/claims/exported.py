@@ -38,7 +38,7 @@ def export(
     scale = load_scale(configuration.scale, configuration.overrides)
     paths = [path for path in required(claims, store, configuration, scale) if store.exists(path)]
     records: dict[str, Any] = {
-        "configuration": configuration.model_dump(mode="json"),
+        "configuration": judged["configuration"],
         "commits": {},
         "runs": {},
         "evaluations": {},

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ead import seeds, statistics
+from reproduction.claims import power
 from reproduction.claims.comparisons import Builder, as_shares, inputs
 from reproduction.claims.decision import Comparison, Group, combine, decisive, estimate, few_seeds, leaves
 from reproduction.claims.evidence import Evidence, MissingEvidence, Store
@@ -14,6 +15,12 @@ from reproduction.claims.words import models_in_words, quantity_in_words, test_i
 from reproduction.config import Configuration, Scale
 from reproduction.figures import load_experiments
 
+CHOICES = {
+    "scale",
+    "seeds",
+    "root_seed",
+    "overrides",
+}  # of the configuration: what decides which runs are read
 log = logging.getLogger(__name__)
 
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
@@ -75,6 +82,7 @@ def judge(claims: Claims, store: Store, configuration: Configuration, scale: Sca
         "schema": 2,
         "scale": configuration.scale,
         "description": scale.description,
+        "configuration": configuration.model_dump(mode="json", include=CHOICES),
         "seeds": configuration.seeds,
         "parameters": evidence.parameters(),
         "root_seed": configuration.root_seed,
@@ -132,6 +140,7 @@ def _row(claims: Claims, name: str, reading_name: str, evidence: Evidence) -> di
         "margin_reason": _joined(margin.reason for margin in margins.values()),
         **dict.fromkeys(_NUMBERS),
         "seeds_needed": claims.seeds_needed(name),
+        **dict.fromkeys(power.COLUMNS),
         "components": [],
         "gates": [],
         "missing": [],
@@ -147,13 +156,12 @@ def _row(claims: Claims, name: str, reading_name: str, evidence: Evidence) -> di
     ]
     try:
         evidence.require(paths)
-        builder = Builder(evidence, claims, reading)
-        tree = Group([builder.build(test) for test in claim.tests])
+        tree = _tree(claims, name, reading_name, evidence)
     except MissingEvidence as missing:
         row["missing"] = list(missing.args)
         more = f" and {len(missing.args) - 1} more" if len(missing.args) > 1 else ""
         row["reason"] = f"Missing: {missing.args[0]}{more}."
-        return row
+        return row | _power(claims, name, reading_name, evidence, None)
 
     unstable_is_tested = any(isinstance(test, Stability) for test in claim.tests)
     comparisons = list(leaves(tree))
@@ -173,9 +181,47 @@ def _row(claims: Claims, name: str, reading_name: str, evidence: Evidence) -> di
     row["_tree"] = tree
     if claim.about_trainings:
         row["seeds"] = min(c.scores.shape[0] for c in comparisons if c.scores is not None)
+        row |= _power(claims, name, reading_name, evidence, tree)
     if not claim.numeric:
         row["p"], row["p_against"] = combine(tree)
     return row
+
+
+def _tree(claims: Claims, name: str, reading: str, evidence: Evidence) -> Group:
+    """Return the comparisons of a claim under a reading; raises MissingEvidence."""
+    builder = Builder(evidence, claims, claims.readings[reading])
+    return Group([builder.build(test) for test in claims.claims[name].tests])
+
+
+def _power(claims: Claims, name: str, reading: str, evidence: Evidence, tree: Group | None) -> dict[str, Any]:
+    """Return how many seeds a claim about trainings needs; ``tree`` is None where it has not run."""
+    if not claims.claims[name].about_trainings:
+        return dict.fromkeys(power.COLUMNS)
+    if tree is None:
+        planned = power.Planned(evidence.store, evidence.configuration, evidence.scale)
+        try:
+            tree = _tree(claims, name, reading, planned)
+        except MissingEvidence:
+            return dict.fromkeys(power.COLUMNS) | {"spread": "unknown"}
+    return power.seeds_for_margin(tree, claims, reading)
+
+
+def power_table(
+    claims: Claims, store: Store, configuration: Configuration, scale: Scale
+) -> list[dict[str, Any]]:
+    """Return how many seeds each claim about trainings needs for its margin, from what has run or is assumed."""
+    evidence = Evidence(store, configuration, scale)
+    rows = []
+    for name, claim in claims.claims.items():
+        for reading in claim.readings if claim.about_trainings else ():
+            try:
+                tree = _tree(claims, name, reading, evidence)
+            except MissingEvidence:
+                tree = None
+            margins = (_margin_in_words(claims, test, configuration.scale) for test in claim.tests)
+            row = {"id": name, "title": claim.title, "reading": reading, "margin": _joined(margins)}
+            rows.append(row | _power(claims, name, reading, evidence, tree))
+    return rows
 
 
 def _decide(row: dict[str, Any], claims: Claims) -> None:

@@ -191,6 +191,27 @@ class Claim(Strict):
         return any(isinstance(test, Comparison | LeadShrinks | Trend | Stability) for test in self.tests)
 
 
+class BetweenSeeds(Strict):
+    """What is assumed of how trainings differ by their seed, where a run has not recorded it."""
+
+    source: str = Field(min_length=1)
+    deviations: dict[
+        Literal["pass_at_1", "pass_at_k", "worst_at_k"], dict[Literal["final", "late", "run"], PositiveFloat]
+    ] = Field(
+        description="standard deviations between the scores of trainings, by the checkpoints in the mean"
+    )
+
+    def variance(self, quantity: EvaluationQuantity, cells: int) -> float | None:
+        """Return the variance of a comparison's effect between seeds; None where nothing is assumed.
+
+        Of two ``cells``, a treatment and a control; or of more, the difference of two leads over a mean of controls.
+        """
+        deviation = self.deviations.get(quantity.metric, {}).get(quantity.steps)
+        if deviation is None:
+            return None
+        return 2 * deviation**2 * (1 if cells == 2 else 1 + 1 / (cells // 2 - 1))
+
+
 class Claims(Strict):
     """workflow/claims.yaml."""
 
@@ -199,6 +220,7 @@ class Claims(Strict):
     power: Share
     replicates: Annotated[int, Field(ge=1000)]
     seeds: PositiveInt = Field(description="training seeds that a verdict on trainings needs at least")
+    between_seeds: BetweenSeeds
     margins: dict[Name, Margin]
     gates: Gates
     readings: dict[Name, Reading]

@@ -1,0 +1,50 @@
+"""Judge the claims again from committed evidence, as they are declared or with other choices; nothing is trained.
+
+  python scripts/judge_evidence.py --evidence reports/evidence/cpu
+  python scripts/judge_evidence.py --evidence reports/evidence/cpu \\
+      --changes '{margins: {pass_gain: {scales: {cpu: 0.04}}}, claims: {C03: {readings: [released]}}}'
+
+It prints every verdict, and beside it the verdict of the run where the two differ. Without changes a difference is an
+error: the exit status is 1.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+
+from reproduction.claims import Exported, judge, load_claims
+from reproduction.config import load_scale
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--evidence", type=Path, required=True, help="what export_evidence.py wrote")
+    parser.add_argument("--changes", default="", help="YAML, laid over workflow/claims.yaml")
+    arguments = parser.parse_args()
+
+    try:
+        claims = load_claims(changes=yaml.safe_load(arguments.changes))
+        evidence = Exported(arguments.evidence)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    configuration = evidence.configuration
+    judged = judge(claims, evidence, configuration, load_scale(configuration.scale, configuration.overrides))
+    before = {(row["id"], row["reading"]): row["verdict_in_full"] for row in evidence.judged["verdicts"]}
+    differ = 0
+    for row in judged["verdicts"]:
+        was, found = before.pop((row["id"], row["reading"]), "none"), row["verdict_in_full"]
+        differ += was != found
+        print(
+            f"{row['id']} {row['reading']:20} {found}" + (f"   (of the run: {was})" if was != found else "")
+        )
+    print(f"{len(judged['verdicts'])} verdicts, {differ} of them not those of the run")
+    return int(not arguments.changes and bool(differ or before))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -144,6 +144,26 @@ def test_what_is_not_known_or_not_reachable_is_no_number():
     assert needed(leaf(scores=np.zeros((3, 20))))["seeds_alone"] is None and MOST_SEEDS == 500
 
 
+def test_the_page_on_claims_has_the_numbers_of_the_cpu_scale():
+    class Nothing(Drawn):
+        def exists(self, path):
+            return False
+
+    rows = power_table(load_claims(), Nothing(0.0), Configuration(scale="cpu"), load_scale("cpu"))
+    computed = {row["id"]: row for row in rows if row["reading"] == "printed" and row["seeds_alone"]}
+    table = (REPOSITORY / "docs" / "claims.md").read_text(encoding="utf-8").partition("seeds, alone")[2]
+    stated = {}
+    for line in table.splitlines()[2:]:
+        if not line.startswith("|"):
+            break
+        names, _, alone, corrected = (cell.strip().split(", ") for cell in line.strip("|").split("|"))
+        for name, number in zip(
+            names, corrected * len(names) if len(corrected) == 1 else corrected, strict=True
+        ):
+            stated[name] = (int(alone[0]), int(number))
+    assert stated == {name: (row["seeds_alone"], row["seeds_corrected"]) for name, row in computed.items()}
+
+
 def test_a_scale_that_has_not_run_has_a_table_from_what_is_assumed(tmp_path):
     class Nothing(Drawn):
         def exists(self, path):

@@ -92,6 +92,7 @@ def test_a_claim_stands_in_the_table_with_its_reason_and_is_escaped(tmp_path):
     }
     row |= {"effect": 0.012, "low": -0.01, "high": 0.03, "problems": 200, "seeds": 1}
     row |= {"p_adjusted": 0.2, "p_against_adjusted": 0.9, "seeds_needed": 1}
+    row |= {"seeds_alone": 5, "seeds_corrected": None, "spread": "assumed"}
     released = row | {"reading": "released", "reading_label": "released sampler"}
     released |= {
         "verdict": "not reproduced",
@@ -101,7 +102,13 @@ def test_a_claim_stands_in_the_table_with_its_reason_and_is_escaped(tmp_path):
     }
     few = {"verdict": "inconclusive", "verdict_in_full": "inconclusive (1 seed, 3 needed)", "seeds_needed": 3}
     other = row | few | {"reading": "mirrored", "reading_label": "mirrored (D02)"}
-    claims = {"alpha": 0.05, "gates": {}, "verdicts": [row, released, other]}
+    claims = {
+        "alpha": 0.05,
+        "power": 0.8,
+        "between_seeds": "a <source>",
+        "gates": {},
+        "verdicts": [row, released, other],
+    }
     claims["family"] = {"correction": "Holm", "sizes": {"printed": 18}}
     readings = ("printed", "released", "mirrored")
     claims["counts"] = {name: dict.fromkeys(report.VERDICTS, 1) for name in readings}
@@ -111,10 +118,15 @@ def test_a_claim_stands_in_the_table_with_its_reason_and_is_escaped(tmp_path):
     page = report.render("report.html", **collect(tmp_path))
     assert "a &lt; b" in page and "a gate &amp; more" in page
     assert 'href="#C03"' in page and 'id="C03"' in page and 'href="#fig04"' in page
-    (line,) = [line for line in page.split("<tr>") if 'href="#C03">C03' in line]
+    (line, *_) = [line for line in page.split("<tr>") if 'href="#C03">C03' in line]
     assert "in the role of Llama-3.2-1B-Instruct" in line
     assert line.index("1.2 [−1.0, 3.0]") < line.index("−7.0")  # both readings in one row
     assert line.index("−7.0") < line.index("mirrored (D02)") < line.index("inconclusive (1 seed, 3 needed)")
+    power = page.partition('<section id="power"')[2].partition("</section>")[0]
+    assert (
+        power.count('<td class="n">5</td><td class="n">–</td><td>assumed</td>') == 3
+        and "a &lt;source&gt;" in power
+    )
     assert "primary" not in page and "about released" in page
     assert page.count("What would change it:") == 3 and "Training seeds: 3 at least" in page
     assert "are 0.2 for it and 0.9 against it" in page

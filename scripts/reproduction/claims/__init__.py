@@ -26,9 +26,10 @@ How a verdict is reached:
    is tested, not a gate.
 
 claims.json holds ``schema`` (2), ``scale``, ``description``, ``configuration``, ``seeds``, ``parameters`` {model:
-number}, ``root_seed``, ``confidence``, ``alpha``, ``power``, ``family`` {correction, sizes by reading}, ``gates``
-{name: {limit, about}}, ``margins`` {name: {value, unit, reason}} in force at this scale, ``readings`` {name: {label,
-about}}, ``counts`` {reading: {verdict: number}} and ``verdicts``, a list in the order of claims.yaml. A verdict has:
+number}, ``root_seed``, ``confidence``, ``alpha``, ``power``, ``between_seeds`` (what is assumed of them), ``family``
+{correction, sizes by reading}, ``gates`` {name: {limit, about}}, ``margins`` {name: {value, unit, reason}} in force at
+this scale, ``readings`` {name: {label, about}}, ``counts`` {reading: {verdict: number}} and ``verdicts``, a list in the
+order of claims.yaml. A verdict has:
 
 - ``id``, ``title``, ``claim``, ``figure``, ``reading``, ``reading_label``
 - ``models``: which models ran, and which of the paper's each stands for

@@ -89,6 +89,7 @@ def judge(claims: Claims, store: Store, configuration: Configuration, scale: Sca
         "confidence": claims.confidence,
         "alpha": claims.alpha,
         "power": claims.power,
+        "between_seeds": claims.between_seeds.source,
         "family": {
             "correction": "Holm",
             "sizes": {reading: len(claims.family(reading)) for reading in claims.readings},

@@ -9,12 +9,10 @@ import json
 import sys
 from pathlib import Path
 
-from reproduction.cluster.resources import Needs, load_resources
-from reproduction.config import Configuration, ConfigurationError, load_scale
-from reproduction.config.runs import expand
+from reproduction.config import ConfigurationError
 from reproduction.costs import budget
-from reproduction.figures import load_experiments
 from reproduction.files import write_json
+from reproduction.plan import read_plan
 
 
 def main() -> int:
@@ -25,21 +23,14 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the budget to this file")
     arguments = parser.parse_args()
 
-    configuration = Configuration.model_validate_json(arguments.configuration)
-    scale = load_scale(configuration.scale, configuration.overrides)
-    resources = load_resources()
-    runs = {
-        name: run
-        for experiment in load_experiments().values()
-        for name, run in expand(configuration, scale, experiment).items()
-    }
     try:
-        planned = budget.plan(configuration, arguments.targets)
-        jobs = budget.cost(planned, Needs(configuration.scale, scale, resources), runs)
+        plan = read_plan(json.loads(arguments.configuration))
+        planned = budget.plan(plan.configuration, arguments.targets)
+        jobs = budget.cost(planned, plan.estimates, plan.runs)
         result = budget.summary(
             jobs,
-            title=f"{', '.join(arguments.targets)} at scale {configuration.scale}",
-            source=resources.scales[configuration.scale].source,
+            title=f"{', '.join(arguments.targets)} at scale {plan.configuration.scale}",
+            source=plan.estimates.table.source,
             units=arguments.gpus,
         )
     except (budget.PlanningFailed, ConfigurationError) as error:

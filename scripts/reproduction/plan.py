@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +26,7 @@ from reproduction.config import (
     WORKFLOW,
     Configuration,
     ConfigurationError,
+    Evaluation,
     PretrainedModel,
     RealData,
     Scale,
@@ -66,6 +68,7 @@ class Plan:
     models: dict[str, HubModel | PackageModel]
     claims: paper_claims.Claims
     deviations: dict[str, paper_deviations.Deviation]
+    decoders_of: dict[str, set[str]]
     site: resources.Site
     estimates: resources.Needs
 
@@ -73,6 +76,10 @@ class Plan:
     def runs(self) -> dict[str, RunConfiguration]:
         """Every run of the experiments by name."""
         return {name: run for table in self.runs_of.values() for name, run in table.items()}
+
+    def evaluation_of(self, run: RunConfiguration) -> Evaluation:
+        """Return how a run is evaluated: with the scale's first decoder and those that something reads."""
+        return self.scale.evaluation_of(run.model).reduced_to(self.decoders_of[run.name])
 
     @property
     def figures_in_parts(self) -> dict[str, list[str]]:
@@ -127,9 +134,8 @@ def read_plan(
     claims = paper_claims.load_claims(workflow / "claims.yaml")
     deviations = paper_deviations.load_deviations(workflow / "deviations.yaml")
     site = resources.load_site(workflow / "profiles" / "slurm" / "site.yaml")
-    estimates = resources.Needs(
-        configuration.scale, scale, resources.load_resources(workflow / "resources.yaml")
-    )
+    table = resources.load_resources(workflow / "resources.yaml")
+    resources.Needs(configuration.scale, scale, table)  # what it lacks is said first
     _raise(
         [
             *_choices(configuration, experiments),
@@ -141,6 +147,7 @@ def read_plan(
         ]
     )
     runs_of = {name: expand(configuration, scale, experiment) for name, experiment in experiments.items()}
+    decoders = decoders_of(configuration, scale, experiments, runs_of, claims, deviations)
     plan = Plan(
         request=request,
         configuration=configuration,
@@ -152,12 +159,45 @@ def read_plan(
         claims=claims,
         deviations=deviations,
         site=site,
-        estimates=estimates,
+        decoders_of=decoders,
+        estimates=resources.Needs(configuration.scale, scale, table, decoders),
     )
     if request.select:
         selected(plan.runs, request.select)
     _raise(_drawable(plan))
     return plan
+
+
+def decoders_of(
+    configuration: Configuration,
+    scale: Scale,
+    experiments: Mapping[str, Figure],
+    runs_of: Mapping[str, Mapping[str, RunConfiguration]],
+    claims: paper_claims.Claims,
+    deviations: Mapping[str, paper_deviations.Deviation],
+) -> dict[str, set[str]]:
+    """Return run -> evaluation decoders: the first of its evaluation, and what figures, claims and deviations read.
+
+    All figures count, also those that config.yaml does not ask for, so that no other target evaluates a run again.
+    """
+    found: dict[str, set[str]] = {}
+    for name, experiment in experiments.items():
+        for run in runs_of[name].values():
+            found.setdefault(run.name, {scale.evaluation_of(run.model).decoders[0]}).update(
+                experiment.decoders_read(scale)
+            )
+    for run, decoder in paper_claims.decoders_read(claims, configuration, scale):
+        found.setdefault(run, set()).add(decoder)
+    compared = [
+        quantity
+        for deviation in deviations.values()
+        for quantity in deviation.quantities
+        if isinstance(quantity, paper_deviations.Decoders)
+    ]
+    for run, quantity in product(runs_of.get("deviations", {}).values(), compared):
+        if run.sampler in quantity.samplers:
+            found[run.name].update([quantity.treatment, *quantity.controls])
+    return found
 
 
 def _raise(mistakes: Iterable[str]) -> None:

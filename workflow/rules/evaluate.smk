@@ -1,4 +1,5 @@
-# Evaluation, apart from training: every checkpoint of a run with every decoder of the scale.
+# Evaluation, apart from training: every checkpoint of a run with the decoders that a figure, a claim or a deviation of it
+# reads. What is read later is drawn then, beside the samples that are there.
 
 
 def evaluation_request(evaluation, scale=scale):
@@ -25,7 +26,7 @@ def evaluation_of_model(wildcards):
 
 
 def evaluation_of_run(wildcards):
-    return scale.evaluation_of(run_of(wildcards).model)
+    return plan.evaluation_of(run_of(wildcards))
 
 
 rule evaluate_run:

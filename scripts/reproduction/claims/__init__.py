@@ -56,7 +56,15 @@ order of claims.yaml. A verdict has:
 
 from reproduction.claims.evidence import Recorded, problems_file
 from reproduction.claims.exported import Exported, export
-from reproduction.claims.judge import VERDICTS, as_table, judge, power_table, required, verdict_in_full
+from reproduction.claims.judge import (
+    VERDICTS,
+    as_table,
+    decoders_read,
+    judge,
+    power_table,
+    required,
+    verdict_in_full,
+)
 from reproduction.claims.model import Claims, load_claims
 
 __all__ = [
@@ -65,6 +73,7 @@ __all__ = [
     "Exported",
     "Recorded",
     "as_table",
+    "decoders_read",
     "export",
     "judge",
     "load_claims",

@@ -372,8 +372,23 @@ def inputs(evidence: Evidence, test, reading: model.Reading) -> Iterator[str]:
     """Yield the files below the scale's results that ``test`` reads; roles that the scale lacks have none."""
     if isinstance(test, (model.EarlyLate, model.MostSizes)):
         yield problems_file(test.analysis)
-        return
-    evaluated = isinstance(test, model.Stability)
+    evaluated = decoder_of(test, reading) is not None
+    for run in runs_compared(evidence, test, reading):
+        if evaluated:
+            yield f"evaluations/{run.name}/manifest.json"
+        if isinstance(test, model.Stability):
+            yield f"evaluations/model~{run.model}/manifest.json"
+        yield f"runs/{run.name}/manifest.json"
+
+
+def decoder_of(test, reading: model.Reading) -> str | None:
+    """Return the evaluation decoder whose samples ``test`` reads; None where it reads none."""
+    declared = getattr(test, "decoder", None) or getattr(getattr(test, "quantity", None), "decoder", None)
+    return declared and (reading.decoder or declared)
+
+
+def runs_compared(evidence: Evidence, test, reading: model.Reading) -> Iterator[RunConfiguration]:
+    """Yield the trainings that ``test`` compares; roles that the scale lacks have none."""
     algorithms: Sequence[str] = ["dapo"]
     cells: list[tuple[str, int | None]] = []
     match test:
@@ -382,24 +397,16 @@ def inputs(evidence: Evidence, test, reading: model.Reading) -> Iterator[str]:
             cells += product(test.treatment, test.n)
             cells += [(control, test.control_n or n) for control, n in product(test.controls, test.n)]
             cells += [(sampler, None) for sampler in test.negative_control or ()]
-            evaluated = isinstance(test.quantity, model.EvaluationQuantity)
         case model.LeadShrinks():
             algorithms = test.algorithm
             cells += product([test.treatment, *test.controls], [test.small_n, test.large_n])
-            evaluated = True
         case model.Trend() | model.Stability():
             cells += [(sampler, None) for sampler in test.samplers]
-        case model.Proposition():
+        case _:
             return
     for role, algorithm, (sampler, n) in product(test.role, algorithms, dict.fromkeys(cells)):
-        if role not in evidence.scale.roles:
-            continue
-        for run in evidence.cell(role, algorithm, reading.samplers.get(sampler, sampler), n):
-            if evaluated:
-                yield f"evaluations/{run.name}/manifest.json"
-            if isinstance(test, model.Stability):
-                yield f"evaluations/model~{run.model}/manifest.json"
-            yield f"runs/{run.name}/manifest.json"
+        if role in evidence.scale.roles:
+            yield from evidence.cell(role, algorithm, reading.samplers.get(sampler, sampler), n)
 
 
 def _where(runs: Sequence[RunConfiguration], algorithm: str) -> str:

@@ -1,15 +1,18 @@
 """The verdicts: every claim under every reading, from what has run."""
 
 import logging
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ead import seeds, statistics
 from reproduction.claims import power
-from reproduction.claims.comparisons import Builder, as_shares, inputs
+from reproduction.claims.comparisons import Builder, as_shares, decoder_of, inputs, runs_compared
 from reproduction.claims.decision import Comparison, Group, combine, decisive, estimate, few_seeds, leaves
-from reproduction.claims.evidence import Evidence, MissingEvidence, Store
+from reproduction.claims.evidence import Evidence, MissingEvidence, Recorded, Store
 from reproduction.claims.model import Claims, Proposition, Stability
 from reproduction.claims.words import models_in_words, quantity_in_words, test_in_words
 from reproduction.config import Configuration, Scale
@@ -45,6 +48,16 @@ def required(claims: Claims, store: Store, configuration: Configuration, scale: 
         for path in inputs(evidence, test, claims.readings[reading])
     )
     return list(dict.fromkeys(paths))
+
+
+def decoders_read(claims: Claims, configuration: Configuration, scale: Scale) -> Iterator[tuple[str, str]]:
+    """Yield run and evaluation decoder for all samples of trainings that verdicts rest on."""
+    evidence = Evidence(Recorded(Path()), configuration, scale)  # it names runs, and reads nothing
+    for claim in claims.claims.values():
+        for reading, test in product(map(claims.readings.get, claim.readings), claim.tests):
+            if decoder := decoder_of(test, reading):
+                for run in runs_compared(evidence, test, reading):
+                    yield run.name, decoder
 
 
 def judge(claims: Claims, store: Store, configuration: Configuration, scale: Scale) -> dict[str, Any]:

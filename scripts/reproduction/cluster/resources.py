@@ -8,9 +8,10 @@ Slurm executor. The same estimates make the budget (``reproduction.costs.budget`
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -21,6 +22,7 @@ from reproduction.config import (
     ROLES,
     SCALES,
     ConfigurationError,
+    Evaluation,
     ForkingStudy,
     MajorityStudy,
     Name,
@@ -277,7 +279,15 @@ def _is_hot(run: RunConfiguration) -> bool:
 class Needs:
     """What each job of a scale needs."""
 
-    def __init__(self, scale_name: str, scale: Scale, resources: Resources):
+    def __init__(
+        self,
+        scale_name: str,
+        scale: Scale,
+        resources: Resources,
+        decoders_of: Mapping[str, Collection[str]] = MappingProxyType({}),
+    ):
+        """See the class; ``decoders_of`` names those that a run is evaluated with, by default all of the scale."""
+        self._decoders_of = decoders_of
         if scale_name not in resources.scales:
             raise ConfigurationError(
                 f"{RESOURCES_FILE.name}: scales: no entry {scale_name!r}{suggest(scale_name, resources.scales)}"
@@ -353,16 +363,18 @@ class Needs:
         """The samples of all checkpoints of a run; afterwards the scale may keep the last checkpoint only."""
         count = len(run.training.checkpoints)
         freed = (count - 1) * self._checkpoint(self._model(run.model))
-        return self._evaluate(run.model, count, freed=freed if self.scale.keep_checkpoints == "last" else 0)
+        evaluation = self.scale.evaluation_of(run.model).reduced_to(self._decoders_of.get(run.name))
+        freed = freed if self.scale.keep_checkpoints == "last" else 0
+        return self._evaluate(run.model, evaluation, count, freed=freed)
 
     def evaluate_model(self, model: str) -> Need:
         """The samples of a model as it comes."""
         if model not in self._role_of:  # the real language model beside the paper's
             return self.rule("evaluate_model")
-        return self._evaluate(model, 1, freed=0)
+        return self._evaluate(model, self.scale.evaluation_of(model), 1, freed=0)
 
-    def _evaluate(self, name: str, checkpoints: int, *, freed: int) -> Need:
-        model, evaluation = self._model(name), self.scale.evaluation_of(name)
+    def _evaluate(self, name: str, evaluation: Evaluation, checkpoints: int, *, freed: int) -> Need:
+        model = self._model(name)
         decoders = [*evaluation.decoders * checkpoints, *evaluation.final_decoders]
         problems = self.table.problems_of.get(evaluation.dataset, self.table.problems)
         limit = self.scale.datasets[evaluation.dataset].limit or problems

@@ -1,5 +1,6 @@
 """What is drawn from models apart from training: evaluations, and studies of decoding."""
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, model_validator
@@ -23,7 +24,9 @@ class Evaluation(Strict):
     samples: Count = Field(16, description="responses per problem")
     max_new_tokens: Count = Field(description="a response is cut here")
     decoders: Annotated[list[Name], AfterValidator(unique)] = Field(
-        min_length=1, description="keys of the scale's decoders"
+        min_length=1,
+        description="keys of the scale's decoders; a run is evaluated with the first, and with those of the others "
+        "that a figure, a claim or a deviation of it reads",
     )
     final_decoders: Annotated[list[Name], AfterValidator(unique)] = Field(
         [], description="further decoders, for the last checkpoint only"
@@ -35,6 +38,16 @@ class Evaluation(Strict):
         if twice := [decoder for decoder in self.final_decoders if decoder in self.decoders]:
             raise ValueError(f"final_decoders holds {twice[0]!r}, which is among the decoders already")
         return self
+
+    def reduced_to(self, decoders: Collection[str] | None) -> "Evaluation":
+        """Return the evaluation with those of its decoders that are among ``decoders``; None leaves it as it is."""
+        if decoders is None:
+            return self
+        kept = {
+            key: [name for name in getattr(self, key) if name in decoders]
+            for key in ("decoders", "final_decoders")
+        }
+        return self.model_copy(update=kept)
 
 
 class RealLanguageModel(Evaluation):

@@ -21,9 +21,10 @@ from typing import Any, Literal
 
 from reproduction.cluster.loggers import with_loggers
 from reproduction.cluster.resources import Need, Needs, Resources, load_resources
-from reproduction.config import WORKFLOW, Configuration, ConfigurationError, Scale, load_scale
+from reproduction.config import WORKFLOW, Configuration, ConfigurationError, Scale
 from reproduction.config.runs import AXES, RunConfiguration, expand
 from reproduction.figures import load_experiments
+from reproduction.plan import read_plan
 from reproduction.rehearsal import reports as preflights
 
 HOUR, GIGABYTE = 3600.0, 1e9
@@ -287,8 +288,9 @@ def paper_parts(scale: Scale) -> dict[str, dict[str, RunConfiguration]]:
 
 def render_paper_hours() -> str:
     """Return the table of docs/paper_scale.md: GPU-hours with one seed, before and now."""
-    scale, resources = load_scale("paper"), load_resources()
-    now, then = Needs("paper", scale, resources), Needs("paper", *before(scale, resources))
+    paper = read_plan({"scale": "paper", "seeds": [0]})
+    scale, now = paper.scale, paper.estimates
+    then = Needs("paper", *before(scale, load_resources()))
     lines = [
         "| what | runs | before | now: training | evaluation | in all |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -304,17 +306,16 @@ def render_paper_hours() -> str:
 
 def render_plans() -> str:
     """Return the table of docs/paper_scale.md: what each scale of GPUs plans by itself, and one run of each kind."""
-    resources = load_resources()
     lines = [
         "| scale | runs | GPUs | a step | a run | its evaluation | in all |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in ("gpu24", "gpu1", "paper"):
-        scale, user = load_scale(name), Configuration(scale=name)
-        needs = Needs(name, scale, resources)
+        read = read_plan({"scale": name})
+        needs = read.estimates
         groups = defaultdict(list)
-        for experiment in user.experiments:
-            for run in expand(user, scale, load_experiments()[experiment]).values():
+        for experiment in read.configuration.experiments:
+            for run in read.runs_of[experiment].values():
                 if run not in groups[run.model, run.n]:
                     groups[run.model, run.n].append(run)
         for (model, n), runs in groups.items():

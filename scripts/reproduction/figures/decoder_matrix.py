@@ -39,7 +39,7 @@ class DecoderMatrix(OfRuns):
             "analysis": self.analysis,
             "names": list(runs),
             "metric_names": self.metrics,
-            "decoders": self._decoders(scale),
+            "decoders": self.decoders_read(scale),
             "root_seed": root_seed,
         }
 
@@ -51,7 +51,7 @@ class DecoderMatrix(OfRuns):
             **super().drawing(name, scale, runs),
             **self.words_of_runs(scale, runs),
             "metrics": self.metrics,
-            "decoders": {key: scale.decoders[key].label for key in self._decoders(scale)},
+            "decoders": {key: scale.decoders[key].label for key in self.decoders_read(scale)},
         }
 
     @staticmethod
@@ -61,10 +61,11 @@ class DecoderMatrix(OfRuns):
 
     def caption(self, scale: Scale, runs: Mapping[str, RunConfiguration]) -> dict[str, str]:
         """See :class:`Figure`."""
-        labels = [scale.decoders[key].label for key in self._decoders(scale)]
+        labels = [scale.decoders[key].label for key in self.decoders_read(scale)]
         return super().caption(scale, runs) | analyses.caption(self.metrics, labels, scale, runs)
 
-    def _decoders(self, scale: Scale) -> list[str]:
+    def decoders_read(self, scale: Scale) -> list[str]:
+        """See :class:`Figure`."""
         evaluations = [scale.evaluation_of(model) for model in sorted(self.models(scale))]
         evaluations = evaluations or [scale.evaluation]
         return list(

@@ -78,6 +78,10 @@ class Figure(Strict):
         """Whether its numbers come from evaluations of its runs."""
         return False
 
+    def decoders_read(self, scale: Scale) -> list[str]:
+        """Return the evaluation decoders that its numbers come from, beside the first of the scale."""
+        return []
+
     def records(self) -> list[str]:
         """Return the files of a run's folder that its numbers come from."""
         return []

@@ -49,6 +49,10 @@ class TrainingCurves(OfRuns):
         """See :class:`Figure`."""
         return any(metric in METRICS for metric in [*self.metrics, *self.tabulated])
 
+    def decoders_read(self, scale: Scale) -> list[str]:
+        """See :class:`Figure`."""
+        return self._decoders(scale) if self.reads_evaluations() else []
+
     def records(self) -> list[str]:
         """See :class:`Figure`."""
         tables = {TRAINING_METRICS[metric] for metric in self.metrics if metric in TRAINING_METRICS}

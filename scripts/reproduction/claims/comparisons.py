@@ -78,7 +78,10 @@ class Builder:
                 "sample_unit": "problems",
                 "samples": self.evidence.samples(everyone, decoder),
                 "subjects": [(run, decoder) for run in everyone],
-                "between_seeds": self.claims.between_seeds.variance(quantity, len(runs)),
+                # What is assumed is assumed of the declared decoder.
+                "between_seeds": None
+                if self.reading.decoder
+                else self.claims.between_seeds.variance(quantity, len(runs)),
             }
         ratio = quantity.compared_as == "ratio"
         return {

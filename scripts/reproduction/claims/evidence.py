@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -13,7 +13,7 @@ from reproduction.claims.model import Gates, Role
 from reproduction.config import Configuration, Scale
 from reproduction.config.runs import RunConfiguration, resolve
 from reproduction.evaluation.samples import correct_counts
-from reproduction.figures import load_experiments
+from reproduction.figures import Figure, load_experiments
 from reproduction.figures.analyses import METRICS
 from reproduction.training import contract
 
@@ -73,6 +73,10 @@ class Evidence:
         self._table = cache(store.table)
         self._by_step = cache(lambda path: self._table(path).set_index("step"))
         self._shares = cache(self._health_shares)
+
+    @cached_property
+    def experiments(self) -> dict[str, Figure]:
+        return load_experiments()
 
     def cell(self, role: Role, algorithm: str, sampler: str, n: int | None) -> list[RunConfiguration]:
         """Return the runs of a cell, one per seed of the configuration."""
@@ -207,7 +211,7 @@ class Evidence:
 
     def template_tokens(self, analysis: str) -> int:
         """Return how many tokens open every response alike in the study behind an inference analysis."""
-        experiment = load_experiments()[analysis]
+        experiment = self.experiments[analysis]
         study = self.scale.study(experiment.study)
         return getattr(study, "template_tokens", 0)
 

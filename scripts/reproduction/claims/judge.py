@@ -16,7 +16,6 @@ from reproduction.claims.evidence import Evidence, MissingEvidence, Recorded, St
 from reproduction.claims.model import Claims, Proposition, Stability
 from reproduction.claims.words import models_in_words, quantity_in_words, test_in_words
 from reproduction.config import Configuration, Scale
-from reproduction.figures import load_experiments
 
 CHOICES = {
     "scale",
@@ -142,7 +141,7 @@ def _row(claims: Claims, name: str, reading_name: str, evidence: Evidence) -> di
         "figure": claim.figure,
         "reading": reading_name,
         "reading_label": reading.label,
-        "models": models_in_words(claim, scale, load_experiments(), evidence.parameters()),
+        "models": models_in_words(claim, scale, evidence.experiments, evidence.parameters()),
         "verdict": "not run",
         "verdict_in_full": "not run",
         "reason": "",

@@ -204,6 +204,16 @@ def summary(run: dict, rows: list[dict]) -> str:
         f"it (C04). This run is at the `{run['scale']}` scale ({run['description']}; {seeds} training "
         f"seed{'s' * (seeds != 1)}). {main}"
     )
+    measured = [
+        f"{amount(row['effect'], row['unit'])} [{amount(row['low'], row['unit'])}, {amount(row['high'], row['unit'])}]"
+        for row in readings[READINGS["printed"]]
+        if row["id"] in ("C03", "C04") and row["effect"] is not None
+    ]
+    if len(measured) == 2:
+        said += (
+            " With the formula as printed, Pass@16 with EAD less Pass@16 at the fixed temperature that decides was "
+            f"{measured[0]} percentage points, and {measured[1]} with TIS."
+        )
     if any(row["verdict"] != row["was"] for row in rows):
         said += " The rule on seeds came after the run; [the gallery](reports/gallery/README.md) says what it changed."
     lines = [

@@ -99,6 +99,12 @@ class Exported:
         self.judged = _read(folder / "claims.json")
         self._records = _read(folder / "records.json")
         self.configuration = load_configuration(self._records["configuration"], str(folder / "records.json"))
+        # A sample file is none here: its counts are.
+        self._evaluated = {
+            f"{name}/{file}"
+            for name, files in self._records["evaluations"].items()
+            for file in ["manifest.json", *(each["file"] for each in files)]
+        }
         self._runs = {name: self._by_run(name) for name in ("metrics", "timings")}
         counts = self._parquet("counts")
         self._counts = {} if counts is None else dict(iter(counts.groupby(["subject", "decoder"])))
@@ -109,14 +115,7 @@ class Exported:
             run, _, file = rest.rpartition("/")
             return run in (self._records["runs"] if file == "manifest.json" else self._runs[Path(file).stem])
         if kind == "evaluations":
-            # A sample file is none here: its counts are.
-            subject = rest.removesuffix("/manifest.json")
-            files = (
-                f"{name}/{file['file']}"
-                for name, each in self._records["evaluations"].items()
-                for file in each
-            )
-            return subject in self._records["evaluations"] or rest in files
+            return rest in self._evaluated
         if kind == "analyses":
             return (self.folder / rest).exists()
         return path in self._records["models"]

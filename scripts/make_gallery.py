@@ -19,6 +19,7 @@ import os
 import platform
 import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -146,11 +147,13 @@ def page(run: dict, rows: list[dict], declared: Claims, pictures: list[tuple[str
         lines.append(f"- {READINGS.get(name, reading.label)}: {reading.about}")
     changed = [row for row in rows if row["verdict"] != row["was"]]
     if changed:
+        counts = Counter(row["was"] for row in changed)
+        was = ", ".join(f"{counts[name]} from {name}" for name in VERDICTS if counts[name])
         lines += [
             "",
             f"A claim about trainings needs {declared.seeds} training seeds or more. That rule came after this run, "
-            f"which had {len(run['seeds'])}. It turns {len(changed)} of {len(rows)} verdicts to inconclusive and "
-            "leaves the others as they were. Effects and intervals are those of the run. They do not hold how much "
+            f"which had {len(run['seeds'])}. It turns {len(changed)} of {len(rows)} verdicts to inconclusive ({was}) "
+            "and leaves the others as they were. Effects and intervals are those of the run. They do not hold how much "
             "trainings of other seeds differ. [claims.csv](claims.csv) keeps the verdicts of the run.",
         ]
     else:
@@ -211,8 +214,8 @@ def summary(run: dict, rows: list[dict]) -> str:
     ]
     if len(measured) == 2:
         said += (
-            " With the formula as printed, Pass@16 with EAD less Pass@16 at the fixed temperature that decides was "
-            f"{measured[0]} percentage points, and {measured[1]} with TIS."
+            " With the formula as printed, the mean Pass@16 over a run's checkpoints with EAD minus that at the fixed "
+            f"temperature that decides was {measured[0]} percentage points, and {measured[1]} with TIS."
         )
     if any(row["verdict"] != row["was"] for row in rows):
         said += " The rule on seeds came after the run; [the gallery](reports/gallery/README.md) says what it changed."
@@ -226,6 +229,9 @@ def summary(run: dict, rows: list[dict]) -> str:
         verdicts = [row["verdict"] for row in of_reading]
         counts = " | ".join(str(verdicts.count(name)) for name in VERDICTS)
         lines.append(f"| {len(of_reading)} claims, {heading} | {counts} |")
+    if others := [row["verdict"] for row in rows if row["reading"] not in READINGS]:
+        counts = " | ".join(str(others.count(name)) for name in VERDICTS)
+        lines.append(f"| {len(others)} claims, another reading | {counts} |")
     return "\n".join(lines)
 
 

@@ -77,10 +77,12 @@ def forest(judged: dict[str, Any], drawn: pd.DataFrame) -> Figure:
         Line2D([], [], color=COLORS[color], marker=marker, linestyle="", markersize=5, label=verdict)
         for verdict, (color, marker) in VERDICT_MARKS.items()
     ]
-    handles += [
-        Line2D([], [], color="black", marker="|", linestyle="", markersize=8, label="boundary"),
-        Patch(color="#0072B2", alpha=0.15, linewidth=0, label="margin"),
-    ]
+    if drawn["boundary"].notna().any():
+        handles.append(
+            Line2D([], [], color="black", marker="|", linestyle="", markersize=8, label="boundary")
+        )
+    if drawn["margin"].notna().any():
+        handles.append(Patch(color="#0072B2", alpha=0.15, linewidth=0, label="margin"))
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
     figure.suptitle(
         f"The paper's claims at the scale {judged['scale']}: {judged['description']}; seeds "

@@ -59,7 +59,7 @@ RULES = (
         "plot_cost",
     ),
     *("plot_deviations", "plot_figure", "plot_study", "prepare_dataset", "provenance", "real_lm", "report"),
-    *("preflight", "preflight_model", "preflight_sources", "rehearse", "runs", "stale"),
+    *("power", "preflight", "preflight_model", "preflight_sources", "rehearse", "runs", "stale"),
     *("tabulate_deviations", "tabulate_hyperparameters", "tabulate_real_lm", "train", "train_base_model"),
     *("verl_smoke", "write_report"),
 )

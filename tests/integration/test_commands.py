@@ -36,9 +36,9 @@ def test_the_command_is_planned(extended_checkout, words):
 
 
 # What `snakemake --lint` finds, each meant. Where a job's program and folders lie is no parameter of the job: another
-# machine is no reason to run it again. A helper stands in the file of the rules that use it. Two targets print a list.
+# machine is no reason to run it again. A helper stands in the file of the rules that use it. Three targets print.
 MEANT = ("Shell command directly uses variable", "Mixed rules and functions in same snakefile")
-PRINTING = ("rule budget", "rule stale")
+PRINTING = ("rule budget", "rule power", "rule stale")
 
 
 def test_the_linter_finds_nothing_else(extended_checkout):

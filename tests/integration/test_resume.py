@@ -86,7 +86,13 @@ def test_ctrl_c_of_make_reproduce_says_what_is_done_and_the_same_command_goes_on
     target = f"results/mini/runs/{RUN}/manifest.json"
     command = [sys.executable, str(REPOSITORY / "scripts" / "reproduce.py"), "--cores", "2", target]
     where = {"cwd": untrained.folder, "env": untrained.environment, "text": True, "stdout": subprocess.PIPE}
-    process = subprocess.Popen(command, **where, stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        **where,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+    )
     wait_for("after step 1, before a checkpoint", state, process)
     os.killpg(process.pid, signal.SIGINT)  # a terminal gives it to the whole group
     said, _ = process.communicate(timeout=60)

@@ -28,14 +28,14 @@ import pandas as pd
 from PIL import Image
 
 from ead.schedule import Annealed
-from reproduction.claims import Claims, as_table, load_claims, verdict_in_full
+from reproduction.claims import VERDICTS, Claims, as_table, load_claims, verdict_in_full
 from reproduction.claims.words import models_in_words, rule_in_words
 from reproduction.config import load_scale
 from reproduction.figures import claims as forest
 from reproduction.figures import load_experiments
 from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, set_style
 from reproduction.files import atomic_path, write_json, write_text
-from reproduction.report import READINGS, VERDICTS, amount, number, side_by_side, unit_label
+from reproduction.report import READINGS, amount, number, side_by_side, unit_label
 
 MARKS = ("<!-- verdicts, by `make gallery` -->", "<!-- end of verdicts -->")
 RULE = "../../docs/claims.md"  # from the gallery
@@ -182,10 +182,15 @@ def _cell(row: dict) -> str:
     label = "" if row["reading"] in READINGS else f"{row['reading_label']}: "
     if row["effect"] is None:
         return f"{label}**{row['verdict_in_full']}**"
+    units = "" if row["problems"] is None else f", {number(row['problems'])} {row['sample_unit']}"
+    return f"{label}**{row['verdict_in_full']}**: {_effect(row)} {unit_label(row['unit'])}{units}"
+
+
+def _effect(row: dict) -> str:
+    """Return an effect with its interval, where it has one, without the unit."""
     unit = row["unit"]
     interval = "" if row["low"] is None else f" [{amount(row['low'], unit)}, {amount(row['high'], unit)}]"
-    units = "" if row["problems"] is None else f", {number(row['problems'])} {row['sample_unit']}"
-    return f"{label}**{row['verdict_in_full']}**: {amount(row['effect'], unit)}{interval} {unit_label(unit)}{units}"
+    return f"{amount(row['effect'], unit)}{interval}"
 
 
 def summary(run: dict, rows: list[dict]) -> str:
@@ -208,7 +213,7 @@ def summary(run: dict, rows: list[dict]) -> str:
         f"seed{'s' * (seeds != 1)}). {main}"
     )
     measured = [
-        f"{amount(row['effect'], row['unit'])} [{amount(row['low'], row['unit'])}, {amount(row['high'], row['unit'])}]"
+        _effect(row)
         for row in readings[READINGS["printed"]]
         if row["id"] in ("C03", "C04") and row["effect"] is not None
     ]
@@ -225,13 +230,12 @@ def summary(run: dict, rows: list[dict]) -> str:
         f"| number of claims | {' | '.join(VERDICTS)} |",
         f"| --- |{' --- |' * len(VERDICTS)}",
     ]
-    for heading, of_reading in readings.items():
-        verdicts = [row["verdict"] for row in of_reading]
-        counts = " | ".join(str(verdicts.count(name)) for name in VERDICTS)
-        lines.append(f"| {len(of_reading)} claims, {heading} | {counts} |")
-    if others := [row["verdict"] for row in rows if row["reading"] not in READINGS]:
-        counts = " | ".join(str(others.count(name)) for name in VERDICTS)
-        lines.append(f"| {len(others)} claims, another reading | {counts} |")
+    for heading, part in zip([*READINGS.values(), "another reading"], side_by_side(rows), strict=True):
+        counts = Counter(row["verdict"] for row in part)
+        if part or heading in READINGS.values():
+            lines.append(
+                f"| {len(part)} claims, {heading} | {' | '.join(str(counts[name]) for name in VERDICTS)} |"
+            )
     return "\n".join(lines)
 
 

@@ -84,9 +84,8 @@ def summary(claims: dict | None, page: Path) -> str:
     """Return the lines with which a run ends: how the claims fared, and where to look."""
     lines = [f"report: {page}"]
     if claims:
-        order = ("reproduced", "not reproduced", "inconclusive", "not run")
         for reading, counts in reversed(claims["counts"].items()):
-            found = ", ".join(f"{counts[verdict]} {verdict}" for verdict in order)
+            found = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
             lines.insert(0, f"claims, {claims['readings'][reading]['label']}: {found}")
     return "\n".join(lines)
 

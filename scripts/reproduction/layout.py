@@ -1,5 +1,6 @@
 """Where results lie: each path that a rule and a script must agree on, once."""
 
+import os
 from pathlib import Path
 
 from reproduction.config import PretrainedModel, RealData, Scale
@@ -13,6 +14,12 @@ def model_manifest(results: Path, scale_name: str, scale: Scale, model: str) -> 
     """
     imported = isinstance(scale.models[model], PretrainedModel)
     return (results if imported else results / scale_name) / "models" / model / "manifest.json"
+
+
+def model_from_scale(scale: Scale, model: str) -> str:
+    """Return the same manifest as seen from the scale's folder, which is how verdicts name their evidence."""
+    manifest = model_manifest(Path("results"), "scale", scale, model)
+    return os.path.relpath(manifest, Path("results") / "scale")
 
 
 def dataset_file(results: Path, scale_name: str, scale: Scale, name: str) -> Path:

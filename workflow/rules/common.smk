@@ -98,12 +98,7 @@ wildcard_constraints:
 
 
 # What a page or a table of the whole scale depends on beside its inputs; a script resolves the rest from it.
-CHOICES = json.dumps(
-    {
-        key: getattr(configuration, key)
-        for key in ("scale", "seeds", "root_seed", "overrides")
-    }
-)
+CHOICES = json.dumps(configuration.choices)
 # Not a parameter of a training: what its numbers depend on is in the run.
 OVERRIDES = json.dumps(configuration.overrides)
 # The tables that such a script reads again; `extends` chains the scales, so each counts.

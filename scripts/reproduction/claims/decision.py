@@ -39,9 +39,7 @@ class Comparison:
     value: float | None = None
     subjects: Sequence = ()
     gates: list[dict] = field(default_factory=list)
-    between_seeds: float | None = (
-        None  # assumed variance of the scores' mean between seeds, where one is assumed
-    )
+    between_seeds: float | None = None  # variance of the scores' mean between seeds, where one is assumed
     p: float = 1.0
     p_against: float = 1.0
     low: float | None = None

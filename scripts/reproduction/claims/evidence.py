@@ -15,6 +15,7 @@ from reproduction.config.runs import RunConfiguration, resolve
 from reproduction.evaluation.samples import correct_counts
 from reproduction.figures import Figure, load_experiments
 from reproduction.figures.analyses import METRICS
+from reproduction.layout import model_from_scale
 from reproduction.training import contract
 
 Steps = Literal["final", "late", "run"]
@@ -100,9 +101,10 @@ class Evidence:
         if missing:
             raise MissingEvidence(*missing)
 
+    @cached_property
     def parameters(self) -> dict[str, int]:
-        """Return the number of parameters of each model that is made."""
-        manifests = {name: model_file(name, model.kind) for name, model in self.scale.models.items()}
+        """The number of parameters of each model that is made."""
+        manifests = {name: model_from_scale(self.scale, name) for name in self.scale.models}
         made = {name: self._json(path) for name, path in manifests.items() if self.store.exists(path)}
         return {name: manifest["parameters"] for name, manifest in made.items() if "parameters" in manifest}
 
@@ -265,8 +267,3 @@ class Evidence:
 def problems_file(analysis: str) -> str:
     """Where an inference analysis writes its scores by problem, below the scale's results."""
     return f"analyses/{analysis}_problems.parquet"
-
-
-def model_file(name: str, kind: str) -> str:
-    """Where a model's manifest lies, from the scale's results; imported models are shared by all scales."""
-    return f"{'../' if kind == 'pretrained' else ''}models/{name}/manifest.json"

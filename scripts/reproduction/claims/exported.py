@@ -19,11 +19,12 @@ from typing import Any
 
 import pandas as pd
 
-from reproduction.claims.evidence import Recorded, model_file
+from reproduction.claims.evidence import Evidence, Recorded
 from reproduction.claims.judge import required
 from reproduction.claims.model import Claims
 from reproduction.config import Configuration, load_configuration, load_scale
 from reproduction.files import atomic_directory, sha256_of_file, write_json, write_parquet
+from reproduction.layout import model_from_scale
 
 TIMINGS = ["step", "sampling_cpu_seconds"]
 
@@ -43,9 +44,8 @@ def export(
         "runs": {},
         "evaluations": {},
         "models": {
-            path: {"parameters": store.json(path)["parameters"]}
-            for path in (model_file(name, model.kind) for name, model in scale.models.items())
-            if store.exists(path) and "parameters" in store.json(path)
+            model_from_scale(scale, name): {"parameters": number}
+            for name, number in Evidence(store, configuration, scale).parameters.items()
         },
     }
     tables: dict[str, list[pd.DataFrame]] = {"counts": [], "metrics": [], "timings": []}

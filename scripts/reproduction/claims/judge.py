@@ -17,12 +17,6 @@ from reproduction.claims.model import Claims, Proposition, Stability
 from reproduction.claims.words import models_in_words, quantity_in_words, test_in_words
 from reproduction.config import Configuration, Scale
 
-CHOICES = {
-    "scale",
-    "seeds",
-    "root_seed",
-    "overrides",
-}  # of the configuration: what decides which runs are read
 log = logging.getLogger(__name__)
 
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
@@ -94,9 +88,9 @@ def judge(claims: Claims, store: Store, configuration: Configuration, scale: Sca
         "schema": 2,
         "scale": configuration.scale,
         "description": scale.description,
-        "configuration": configuration.model_dump(mode="json", include=CHOICES),
+        "configuration": configuration.choices,
         "seeds": configuration.seeds,
-        "parameters": evidence.parameters(),
+        "parameters": evidence.parameters,
         "root_seed": configuration.root_seed,
         "confidence": claims.confidence,
         "alpha": claims.alpha,
@@ -141,7 +135,7 @@ def _row(claims: Claims, name: str, reading_name: str, evidence: Evidence) -> di
         "figure": claim.figure,
         "reading": reading_name,
         "reading_label": reading.label,
-        "models": models_in_words(claim, scale, evidence.experiments, evidence.parameters()),
+        "models": models_in_words(claim, scale, evidence.experiments, evidence.parameters),
         "verdict": "not run",
         "verdict_in_full": "not run",
         "reason": "",

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reproduction.claims import model
+from reproduction.claims.decision import few_seeds
 from reproduction.config import ROLE_LABELS, Scale
 from reproduction.figures import Figure
 from reproduction.training.contract import PER_TOKEN
@@ -148,7 +149,7 @@ def what_would_change(row: Mapping[str, Any], claims: Mapping[str, Any]) -> str:
     """Return what evidence would change a verdict: ``row`` is one of claims.json, ``claims`` the whole file."""
     if row["verdict"] == "not run":
         return "The missing runs: the figure's target makes them, and then the target claims judges again."
-    if row["seeds_needed"] and row["seeds"] < row["seeds_needed"]:
+    if few_seeds(row["seeds"], row["seeds_needed"]):
         return (
             f"Training seeds: {row['seeds_needed']} at least. Trainings of other seeds differ, which an interval over "
             "problems does not hold. The target power says how many seeds would find an effect of the margin's size."

@@ -75,6 +75,11 @@ class Configuration(Strict):
     tracking: Tracking = Tracking()
     interpreters: Interpreters = Interpreters()
 
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What a page, a table or a verdict of the whole scale depends on beside its inputs, as plain data."""
+        return self.model_dump(mode="json", include={"scale", "seeds", "root_seed", "overrides"})
+
     @model_validator(mode="before")
     @classmethod
     def _as_the_scale_plans(cls, values: Any) -> Any:

@@ -100,9 +100,7 @@ def _draw_panel(axis, name: str, part: pd.DataFrame) -> None:
     for position, row in enumerate(part.itertuples()):
         color, marker = VERDICT_MARKS[row.verdict]
         if interval:
-            reach = (
-                row.boundary if row.boundary else row.margin
-            )  # NaN, and so not drawn, where it was not kept
+            reach = row.boundary or row.margin  # NaN, and so not drawn, where it was not kept
             axis.fill_betweenx(
                 [position - 0.38, position + 0.38],
                 min(0, reach),

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from ead import metrics
 from reproduction import figures
-from reproduction.claims import words
+from reproduction.claims import VERDICTS, words
 from reproduction.config import ROLE_LABELS, WORKFLOW, Configuration, RealData, Scale
 from reproduction.config.runs import RunConfiguration, expand
 from reproduction.evaluation.samples import correct_counts
@@ -29,7 +29,6 @@ from reproduction.figures.analyses import CONFIDENCE
 from reproduction.training import health
 
 MLFLOW_ADDRESS = "http://127.0.0.1:5000"  # where `make mlflow` serves
-VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
 # Readings that tables show side by side, none above another, and their headings; others share a last column.
 READINGS = {
     "printed": "formula as printed",

@@ -12,10 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-import yaml
-
 from reproduction.claims import Exported, judge, load_claims
-from reproduction.config import load_scale
+from reproduction.config import load_scale, parse_yaml
 
 
 def main() -> int:
@@ -27,7 +25,8 @@ def main() -> int:
     arguments = parser.parse_args()
 
     try:
-        claims = load_claims(changes=yaml.safe_load(arguments.changes))
+        changes = parse_yaml(arguments.changes, "--changes") if arguments.changes else {}
+        claims = load_claims(changes=changes)
         evidence = Exported(arguments.evidence)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)

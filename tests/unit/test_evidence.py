@@ -138,3 +138,19 @@ def test_a_verdict_that_the_evidence_does_not_give_is_an_error(evidence, monkeyp
 def test_where_there_is_no_evidence_the_script_says_what_makes_it(tmp_path, monkeypatch, capsys):
     status, _, err = run_script(monkeypatch, capsys, tmp_path)
     assert status == 1 and "`make evidence`, makes it" in err
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ("abc", "--changes: expected a mapping (key: value)"),
+        ("[1, 2]", "--changes: expected a mapping (key: value)"),
+        ("{seeds: [", "--changes: not valid YAML"),
+        ("{seeds: 1, seeds: 2}", "--changes: not valid YAML"),
+        ("{margin: {}}", "did you mean 'margins'?"),
+    ],
+)
+def test_changes_that_cannot_be_read_are_one_line(tmp_path, monkeypatch, capsys, changes, said):
+    status, _, err = run_script(monkeypatch, capsys, tmp_path, changes)
+    (line,) = err.splitlines()
+    assert status == 1 and said in line

@@ -59,7 +59,15 @@ from reproduction.config.tables import (
     load_scale,
     scale_values,
 )
-from reproduction.config.yaml_files import MOST_LEVELS, MOST_VALUES, dump_yaml, merge, read_yaml, scalar
+from reproduction.config.yaml_files import (
+    MOST_LEVELS,
+    MOST_VALUES,
+    dump_yaml,
+    merge,
+    parse_yaml,
+    read_yaml,
+    scalar,
+)
 from reproduction.fields import (
     FIGURES,
     REPOSITORY,
@@ -141,6 +149,7 @@ __all__ = [
     "load_samplers",
     "load_scale",
     "merge",
+    "parse_yaml",
     "read_yaml",
     "scalar",
     "render_configuration",

@@ -94,8 +94,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        _check_depth(text)
-        values = yaml.load(text, Loader=_StrictLoader)
     except FileNotFoundError:
         raise ConfigurationError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
@@ -104,14 +102,25 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """Return the mapping that ``text`` holds; ``source``, a file or an option, is named in errors.
+
+    Raises ConfigurationError as :func:`read_yaml` does.
+    """
+    try:
+        _check_depth(text)
+        values = yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigurationError(f"{path}: not valid YAML{_yaml_problem(error, text)}") from None
+        raise ConfigurationError(f"{source}: not valid YAML{_yaml_problem(error, text)}") from None
     if not isinstance(values, dict):
         found = "an empty file" if values is None else kind_of(values)
-        raise ConfigurationError(f"{path}: expected a mapping (key: value), found {found}")
+        raise ConfigurationError(f"{source}: expected a mapping (key: value), found {found}")
     if sum(1 for _, _ in zip(_values_in(values), range(MOST_VALUES + 1), strict=False)) > MOST_VALUES:
         raise ConfigurationError(
-            f"{path}: stands for more than {MOST_VALUES:,} values; use fewer aliases (*name)"
+            f"{source}: stands for more than {MOST_VALUES:,} values; use fewer aliases (*name)"
         )
     return values
 

@@ -6,7 +6,7 @@ gradients with it, and ``tests/hosts`` with TRL.
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -85,7 +85,7 @@ def policy_loss(
     weights: torch.Tensor | None = None,
     covariance_share: float = 2e-4,
     covariance_bounds: tuple[float, float] = (1.0, 5.0),
-    kl_coefficient: float = 1.0,
+    covariance_penalty: float = 1.0,
     generator: torch.Generator | None = None,
     total_tokens: int | None = None,
     total_sequences: int | None = None,
@@ -100,7 +100,7 @@ def policy_loss(
     - ``clip_cov`` (Cui et al. 2025): the same, with the loss of a few tokens set to 0: a random choice of
       ``covariance_share`` of the batch's tokens among the unclipped ones whose covariance
       ``(A - mean A)(log pi - mean log pi)`` lies strictly within ``covariance_bounds``.
-    - ``kl_cov`` (ibid.): ``-r A``, plus ``kl_coefficient |log r|`` on the ``covariance_share`` of tokens with
+    - ``kl_cov`` (ibid.): ``-r A``, plus ``covariance_penalty |log r|`` on the ``covariance_share`` of tokens with
       the largest covariance.
     - ``gspo`` (Zheng et al. 2025, section 4): that of ``clip`` with one ratio for all tokens of a response, the
       geometric mean ``s = exp(mean of log r)``; a token's gradient is ``s A`` times that of its ``log pi``. With
@@ -114,14 +114,12 @@ def policy_loss(
         advantages: ``[batch, response]``, or ``[batch]`` for one value per response.
         mask: which positions are response tokens.
         clip_low, clip_high: clip range, >= 0 (unused by ``kl_cov``).
-        kind: see above.
+        kind, covariance_share, covariance_bounds, covariance_penalty: see above.
         dual_clip: > 1; only with ``clip``.
         aggregation: how token losses become one number, see :func:`aggregate`.
         weights: importance weights that multiply each token's loss after clipping (TIS, D04).
-        covariance_share, covariance_bounds, kl_coefficient: see above.
         generator: source of ``clip_cov``'s random choice; required there.
-        total_tokens, total_sequences: of the mini-batch this micro-batch is part of, see :func:`aggregate`.
-        max_tokens: the limit of a response, see :func:`aggregate`.
+        total_tokens, total_sequences, max_tokens: of the mini-batch, see :func:`aggregate`.
 
     Returns:
         The scalar loss, and statistics over the mask as floats: ``tokens``; ``clip_low_share`` and
@@ -139,16 +137,61 @@ def policy_loss(
     if advantages.ndim == 1:
         advantages = advantages.unsqueeze(-1).expand_as(logprobs)
     _check_shapes(logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask, weights=weights)
-    _check_options(kind, clip_low, clip_high, dual_clip, covariance_share, covariance_bounds, generator)
+    covariance = _Covariance(covariance_share, covariance_bounds, covariance_penalty, generator)
+    options = _Options(kind, clip_low, clip_high, dual_clip, covariance)
+    _check_options(options)
     mask = mask.bool()
     if not mask.any():
         raise ValueError("mask selects no token")
     _check_finite(mask, advantages=advantages, weights=weights)
 
-    logprobs = _wide(logprobs)
     advantages = torch.where(mask, _wide(advantages.detach()), 0.0)
-    log_ratio = torch.where(mask, logprobs - _wide(old_logprobs.detach()), 0.0)
-    if kind == "gspo":
+    tokens = _tokens(options, _wide(logprobs), _wide(old_logprobs.detach()), advantages, mask)
+    factors = 1.0 if weights is None else torch.where(mask, _wide(weights.detach()), 0.0)
+    totals = {"total_tokens": total_tokens, "total_sequences": total_sequences, "max_tokens": max_tokens}
+    loss = aggregate(tokens.losses * factors, mask, aggregation, **totals)
+    return loss, _statistics(tokens, advantages, mask)
+
+
+class _Covariance(NamedTuple):
+    """What ``clip_cov`` and ``kl_cov`` choose tokens by, as :func:`policy_loss` takes it."""
+
+    share: float
+    bounds: tuple[float, float]
+    penalty: float
+    generator: torch.Generator | None
+
+
+class _Options(NamedTuple):
+    """A loss, as :func:`policy_loss` takes it."""
+
+    kind: Kind
+    clip_low: float
+    clip_high: float
+    dual_clip: float | None
+    covariance: _Covariance
+
+
+class _Tokens(NamedTuple):
+    """The losses of tokens before weights, and what led to them; each ``[batch, response]``, the last three bool."""
+
+    losses: torch.Tensor
+    log_ratio: torch.Tensor
+    ratio: torch.Tensor
+    stopped: torch.Tensor
+    dual_clipped: torch.Tensor
+    chosen: torch.Tensor
+
+
+def _tokens(
+    options: _Options,
+    logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    mask: torch.Tensor,
+) -> _Tokens:
+    log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0)
+    if options.kind == "gspo":
         of_response = log_ratio.detach().sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
         log_ratio = torch.where(mask, logprobs - logprobs.detach() + of_response, 0.0)
     log_ratio = log_ratio.clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
@@ -156,54 +199,60 @@ def policy_loss(
     losses = -advantages * ratio
     stopped = dual_clipped = chosen = torch.zeros_like(mask)
 
-    if kind != "kl_cov":
-        clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
+    if options.kind != "kl_cov":
+        clipped = -advantages * ratio.clamp(1 - options.clip_low, 1 + options.clip_high)
         stopped = clipped > losses
         losses = torch.maximum(losses, clipped)
-    if dual_clip is not None:
-        bound = -advantages * dual_clip
+    if options.dual_clip is not None:
+        bound = -advantages * options.dual_clip
         dual_clipped = (advantages < 0) & (losses > bound)
         losses = torch.where(advantages < 0, torch.minimum(losses, bound), losses)
-    if kind == "clip_cov":
-        covariance = _covariance(advantages, logprobs, mask)
-        low, high = covariance_bounds
-        eligible = (mask & ~stopped & (covariance > low) & (covariance < high)).nonzero()
-        order = torch.randperm(len(eligible), generator=generator, device=generator.device)
-        rows, columns = eligible[order[: _token_count(mask, covariance_share)].to(mask.device)].T
-        chosen = chosen.index_put((rows, columns), torch.ones_like(rows, dtype=torch.bool))
+    if options.kind == "clip_cov":
+        chosen = _within_bounds(
+            options.covariance, _covariance(advantages, logprobs, mask), mask, mask & ~stopped
+        )
         losses = torch.where(chosen, 0.0, losses)
-    if kind == "kl_cov":
-        covariance = torch.where(mask, _covariance(advantages, logprobs, mask), -torch.inf)
-        largest = covariance.flatten().topk(_token_count(mask, covariance_share)).indices
-        chosen = chosen.flatten().index_fill(0, largest, True).view_as(mask)
-        losses = losses + torch.where(chosen, kl_coefficient * log_ratio.abs(), 0.0)
+    if options.kind == "kl_cov":
+        chosen = _largest(options.covariance, _covariance(advantages, logprobs, mask), mask)
+        losses = losses + torch.where(chosen, options.covariance.penalty * log_ratio.abs(), 0.0)
+    return _Tokens(losses, log_ratio, ratio, stopped, dual_clipped, chosen)
 
-    if weights is not None:
-        losses = losses * torch.where(mask, _wide(weights.detach()), 0.0)
-    loss = aggregate(
-        losses,
-        mask,
-        aggregation,
-        total_tokens=total_tokens,
-        total_sequences=total_sequences,
-        max_tokens=max_tokens,
-    )
 
+def _within_bounds(
+    options: _Covariance, covariance: torch.Tensor, mask: torch.Tensor, unclipped: torch.Tensor
+) -> torch.Tensor:
+    """Choose the share of the mask's tokens at random, among unclipped ones of a covariance within the bounds."""
+    low, high = options.bounds
+    eligible = (unclipped & (covariance > low) & (covariance < high)).nonzero()
+    order = torch.randperm(len(eligible), generator=options.generator, device=options.generator.device)
+    rows, columns = eligible[order[: _token_count(mask, options.share)].to(mask.device)].T
+    chosen = torch.ones_like(rows, dtype=torch.bool)
+    return torch.zeros_like(mask).index_put((rows, columns), chosen)
+
+
+def _largest(options: _Covariance, covariance: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Choose the share of the mask's tokens whose covariance is largest."""
+    inside = torch.where(mask, covariance, -torch.inf).flatten()
+    largest = inside.topk(_token_count(mask, options.share)).indices
+    return torch.zeros_like(mask).flatten().index_fill(0, largest, True).view_as(mask)
+
+
+def _statistics(tokens: _Tokens, advantages: torch.Tensor, mask: torch.Tensor) -> dict[str, float]:
     with torch.no_grad():
-        inside = ratio[mask]
+        ratio = tokens.ratio[mask]
         statistics = {
             "tokens": mask.sum(),
-            "clip_low_share": (stopped & (advantages < 0))[mask].double().mean(),
-            "clip_high_share": (stopped & (advantages > 0))[mask].double().mean(),
-            "dual_clip_share": dual_clipped[mask].double().mean(),
-            "covariance_share": chosen[mask].double().mean(),
-            "approximate_kl": -log_ratio[mask].double().mean(),
-            "ratio_mean": inside.double().mean(),
-            "ratio_min": inside.min(),
-            "ratio_max": inside.max(),
+            "clip_low_share": (tokens.stopped & (advantages < 0))[mask].double().mean(),
+            "clip_high_share": (tokens.stopped & (advantages > 0))[mask].double().mean(),
+            "dual_clip_share": tokens.dual_clipped[mask].double().mean(),
+            "covariance_share": tokens.chosen[mask].double().mean(),
+            "approximate_kl": -tokens.log_ratio[mask].double().mean(),
+            "ratio_mean": ratio.double().mean(),
+            "ratio_min": ratio.min(),
+            "ratio_max": ratio.max(),
         }
         values = torch.stack([value.double() for value in statistics.values()]).tolist()  # one transfer
-    return loss, dict(zip(statistics, values, strict=True))
+    return dict(zip(statistics, values, strict=True))
 
 
 def aggregate(
@@ -309,28 +358,21 @@ def _check_shapes(logprobs: torch.Tensor, **others: torch.Tensor | None) -> None
             )
 
 
-def _check_options(
-    kind: str,
-    clip_low: float,
-    clip_high: float,
-    dual_clip: float | None,
-    covariance_share: float,
-    covariance_bounds: tuple[float, float],
-    generator: torch.Generator | None,
-) -> None:
+def _check_options(options: _Options) -> None:
+    kind, dual_clip, covariance = options.kind, options.dual_clip, options.covariance
     if kind not in get_args(Kind):
         raise ValueError(f"loss kind: found {kind!r}, allowed: {', '.join(get_args(Kind))}")
-    if not 0 <= clip_low <= 1:
-        raise ValueError(f"clip_low must be within [0, 1], found {clip_low!r}")
-    if not clip_high >= 0:
-        raise ValueError(f"clip_high must be at least 0, found {clip_high!r}")
+    if not 0 <= options.clip_low <= 1:
+        raise ValueError(f"clip_low must be within [0, 1], found {options.clip_low!r}")
+    if not options.clip_high >= 0:
+        raise ValueError(f"clip_high must be at least 0, found {options.clip_high!r}")
     if dual_clip is not None and kind != "clip":
         raise ValueError(f"dual_clip applies to the loss kind clip only, found kind {kind!r}")
     if dual_clip is not None and not dual_clip > 1:
         raise ValueError(f"dual_clip must be greater than 1, found {dual_clip!r}")
-    if not 0 < covariance_share <= 1:
-        raise ValueError(f"covariance_share must be within (0, 1], found {covariance_share!r}")
-    if not covariance_bounds[0] < covariance_bounds[1]:
-        raise ValueError(f"covariance_bounds must increase, found {covariance_bounds!r}")
-    if kind == "clip_cov" and generator is None:
+    if not 0 < covariance.share <= 1:
+        raise ValueError(f"covariance_share must be within (0, 1], found {covariance.share!r}")
+    if not covariance.bounds[0] < covariance.bounds[1]:
+        raise ValueError(f"covariance_bounds must increase, found {covariance.bounds!r}")
+    if kind == "clip_cov" and covariance.generator is None:
         raise ValueError("the loss kind clip_cov draws tokens at random: pass a torch.Generator as generator")

@@ -78,13 +78,14 @@ def test_the_shares_of_entropymech_are_those_of_the_method():
     """The in-process engine and verl are told by one file; `ead.objective`, called alone, does the same."""
     parameters = inspect.signature(objective.policy_loss).parameters
     default = {
-        name: parameters[name].default for name in ("covariance_share", "covariance_bounds", "kl_coefficient")
+        name: parameters[name].default
+        for name in ("covariance_share", "covariance_bounds", "covariance_penalty")
     }
     asked = ClipCov(loss="clip_cov").loss_options(None)
     assert asked["covariance_share"] == default["covariance_share"] == VERL_CONSTANTS["kl_cov_ratio"]
     assert asked["covariance_bounds"] == default["covariance_bounds"]
     assert (VERL_CONSTANTS["clip_cov_lb"], VERL_CONSTANTS["clip_cov_ub"]) == default["covariance_bounds"]
-    assert VERL_CONSTANTS["ppo_kl_coef"] == default["kl_coefficient"]
+    assert VERL_CONSTANTS["ppo_kl_coef"] == default["covariance_penalty"]
 
 
 def test_a_bound_that_a_loss_has_no_use_for_is_refused_before_the_first_job():

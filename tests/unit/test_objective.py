@@ -287,7 +287,7 @@ def test_kl_cov_penalises_the_tokens_of_largest_covariance():
         clip_low=0.2,
         clip_high=0.2,
         covariance_share=0.05,
-        kl_coefficient=0.7,
+        covariance_penalty=0.7,
     )
     loss.backward()
     count = int(0.05 * mask.sum())

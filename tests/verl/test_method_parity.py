@@ -207,7 +207,7 @@ def test_kl_cov(seed, mode, weighted):
         weights,
         kind="kl_cov",
         covariance_share=0.05,
-        kl_coefficient=0.7,
+        covariance_penalty=0.7,
     )
     _assert_same(ours, theirs)
 

@@ -22,7 +22,7 @@ class KLCov(Algorithm):
 
     def loss_options(self, generator) -> dict[str, Any]:
         """See :class:`Algorithm`."""
-        return {"kind": "kl_cov", "covariance_share": SHARE, "kl_coefficient": PENALTY}
+        return {"kind": "kl_cov", "covariance_share": SHARE, "covariance_penalty": PENALTY}
 
     def verl(self) -> dict[str, Any]:
         """See :class:`Algorithm`."""

@@ -163,3 +163,15 @@ def test_the_rules_load_no_torch():
     assert done.returncode == 0, (
         "torch is imported where the workflow is planned: import it where it computes"
     )
+
+
+def test_no_function_is_longer_than_eighty_lines():
+    """Docstring, signature and functions within it included."""
+    found = [
+        f"{path.relative_to(SCRIPTS)}:{node.lineno} {node.name}"
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if node.end_lineno - node.lineno + 1 > 80
+    ]
+    assert not found, found

@@ -10,11 +10,11 @@ import psutil
 import pytest
 
 from ead.schedule import from_config
-from reproduction.config import SCALES, PretrainedModel, load_scale
+from reproduction.config import SCALES, EvaluationRequest, PretrainedModel, load_scale
 from reproduction.engines import prompts_of_step
 from reproduction.engines.verl import RAY_WAS_LATE
 from reproduction.plan import read_plan
-from reproduction.rehearsal import cells, checks, load_stand_ins, reports
+from reproduction.rehearsal import cells, checks, load_stand_ins, preflight, reports
 from reproduction.rehearsal import rehearse as rehearsals
 from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed
 from reproduction.rehearsal.rehearse import (
@@ -363,6 +363,30 @@ def test_a_preflight_takes_the_run_of_each_model_that_shows_most(plan):
         assert bool(run.sampler_definition.importance) == any(
             r.sampler_definition.importance for r in of_model
         )
+
+
+def test_a_preflight_ends_at_the_first_part_that_fails_and_says_what_to_do(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "MODULES", ("json",))
+    folder = tmp_path / "preflight"
+    run = next(iter(plan.runs.values()))
+    request = EvaluationRequest(
+        dataset="math500", samples=1, max_new_tokens=8, decoders={}, verifier_timeout_s=1.0, root_seed=0
+    )
+    absent = tmp_path / "absent"
+    report = preflight.check(
+        run,
+        plan.scale.verl.model_copy(update={"device": "cpu"}),
+        **{"model": absent, "dataset": absent, "validation": absent, "request": request},
+        **{"scale": plan.configuration.scale, "scratch_bytes": 1 << 60, "folder": folder},
+    )
+    assert [(line.name, line.passed) for line in report.lines] == [
+        ("machine", True),
+        ("environment", True),
+        ("disk", False),
+    ]
+    assert "a training needs 1152921505 GB" in report.lines[-1].found
+    assert report.lines[-1].advice == "free some, or set paths.results to a larger disk"
+    assert set(report.measured) == {"host_gib"} and not report.passed
 
 
 # --- kills -------------------------------------------------------------------------------------------------

@@ -144,32 +144,9 @@ _CHARACTERS = {
     # Numbers of statements: ①② is not 12.
     **{chr(0x2460 + number): f" {number + 1} " for number in range(20)},
 }
-_GREEK = [
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "epsilon",
-    "zeta",
-    "eta",
-    "theta",
-    "iota",
-    "kappa",
-    "lambda",
-    "mu",
-    "nu",
-    "xi",
-    "omicron",
-    "pi",
-    "rho",
-    "sigma",
-    "tau",
-    "upsilon",
-    "phi",
-    "chi",
-    "psi",
-    "omega",
-]
+_GREEK = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa",
+          "lambda", "mu", "nu", "xi", "omicron", "pi", "rho", "sigma", "tau", "upsilon", "phi",
+          "chi", "psi", "omega"]  # fmt: skip
 for _name in _GREEK:
     _small = unicodedata.lookup(f"GREEK SMALL LETTER {'LAMDA' if _name == 'lambda' else _name.upper()}")
     _CHARACTERS[_small] = rf"\{_name} "
@@ -206,30 +183,10 @@ def in_latex(text: str) -> str:
 
 # ------------------------------------------------------------------------------------------------ tokens
 
+_LIKE_LATEX = ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "ln",
+               "log", "exp", "sqrt", "abs", "floor", "max", "min"]  # fmt: skip
 _FUNCTIONS = {
-    **{
-        name: name
-        for name in [
-            "sin",
-            "cos",
-            "tan",
-            "cot",
-            "sec",
-            "csc",
-            "sinh",
-            "cosh",
-            "tanh",
-            "coth",
-            "ln",
-            "log",
-            "exp",
-            "sqrt",
-            "abs",
-            "floor",
-            "max",
-            "min",
-        ]
-    },
+    **{name: name for name in _LIKE_LATEX},
     **{
         f"arc{name}": f"a{name}"
         for name in ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"]
@@ -253,24 +210,8 @@ _LAYOUT = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|phantom(?:\s*\{[^{}]*\})?"
     r"|hspace\s*\*?\s*\{[^{}]*\}|(?:text)?color\s*\{[^{}]*\}|label\s*\{[^{}]*\})(?![a-zA-Z])\.?|\\!\s*"
 )
-_TEXT_COMMANDS = [
-    "text",
-    "textbf",
-    "textit",
-    "textrm",
-    "textnormal",
-    "textsf",
-    "texttt",
-    "mbox",
-    "hbox",
-    "mathrm",
-    "mathsf",
-    "mathtt",
-    "operatorname",
-    "rm",
-    "unit",
-    "emph",
-]
+_TEXT_COMMANDS = ["text", "textbf", "textit", "textrm", "textnormal", "textsf", "texttt", "mbox",
+                  "hbox", "mathrm", "mathsf", "mathtt", "operatorname", "rm", "unit", "emph"]  # fmt: skip
 _TOKEN = re.compile(
     r"(?P<thin>\\[,;:> ]|\\q?quad|~)"
     r"|(?P<text>\\(?:" + "|".join(_TEXT_COMMANDS) + r")\*?\s*\{)"
@@ -361,98 +302,75 @@ def tokenise(text: str) -> list[Token]:
     text = _LAYOUT.sub("", text)
     tokens: list[Token] = []
     spaced, at = "", 0
-
-    def add(kind, value, written=""):
-        nonlocal spaced
-        tokens.append(Token(kind, value, spaced, written))
-        spaced = ""
-
     while at < len(text):
         match = _TOKEN.match(text, at)
         at, kind, value = match.end(), match.lastgroup, match[0]
-        if kind == "space":
-            spaced = spaced or " "
-        elif kind == "thin":
+        found: list[Token] = []
+        if kind == "thin":
             spaced = value
         elif kind == "text":
             end = _braced(text, at)
-            inner = text[at:end].strip()
-            at = end + 1
-            name = re.match(r"\\([a-z]+)", value)[1]
-            if not inner.strip("~ "):
+            inner, at = text[at:end].strip(), end + 1
+            if inner.strip("~ "):
+                found = _of_text(re.match(r"\\([a-z]+)", value)[1], inner, tokens[-1] if tokens else None)
+            else:
                 spaced = spaced or " "
-            elif _CONNECTIVE.fullmatch(inner):
-                add("operator", ",")
-            elif name == "operatorname" and inner in _FUNCTIONS:
-                add("function", _FUNCTIONS[inner])
-            elif (
-                _LETTERS.fullmatch(inner)
-                and not (tokens and name != "mathrm" and _is_value(tokens[-1]))
-                and not (
-                    name == "mathrm" and tokens and _is_value(tokens[-1]) and inner not in ("e", "i", "d")
-                )
-            ):
-                for kind_, piece in re.findall(r"([A-Za-z])|(,)", inner):
-                    add("symbol" if kind_ else "operator", kind_ or piece)
-            elif re.search(r"[0-9]", inner) or not re.search(r"[^\W\d_]", inner):
-                inside = tokenise(inner)  # \text{5 cm}, \mathrm{10}
-                if inside:
-                    inside[0].spaced = inside[0].spaced or spaced
-                    spaced = ""
-                tokens += inside
-            else:
-                add("words", " ".join(inner.replace("~", " ").replace("\\ ", " ").split()), "text")
         elif kind == "number":
-            add("number", _number(value), value)
+            found = [Token("number", _number(value), written=value)]
         elif kind == "clock":
-            add("words", "pm" if value[0] in "pP" else "am")
+            found = [Token("words", "pm" if value[0] in "pP" else "am")]
         elif kind == "word":
-            if re.match(r"(?:np|numpy|math|sympy|cmath)\.", text[match.start() : match.start() + 6]):
-                at = match.start() + text[match.start() :].index(".") + 1
-                continue
-            lower = value.lower()
-            if lower in ("and", "or", "和", "或", "与", "及"):
-                add("operator", ",")
-                continue
-            for kind_, piece in _split_letters(value):
-                add(kind_, piece, value)
-        elif kind == "command":
-            name = value[1:]
-            if name in _FUNCTIONS:
-                add("function", _FUNCTIONS[name])
-            elif name in _CONSTANTS:
-                add("constant", _CONSTANTS[name])
-            elif name == "$" or name == "dollar":
-                add("operator", "$")
-            elif name == "%":
-                add("operator", "%")
-            elif name in ("{", "lbrace"):
-                add("operator", "\\{")
-            elif name in ("}", "rbrace"):
-                add("operator", "\\}")
-            elif name in _SAME:
-                add("operator", _SAME[name])
-            elif name in (
-                "mathbf",
-                "mathit",
-                "boldsymbol",
-                "bm",
-                "mathcal",
-                "mathnormal",
-                "ensuremath",
-                "bf",
-                "it",
-            ) or name in ("(", ")", "[", "]", "\n", "displaystyle", "nonumber", "par", "hline"):
-                continue
+            if library := _LIBRARY.match(text, match.start()):
+                at = library.end()
+            elif value.lower() in _CONJUNCTIONS:
+                found = [Token("operator", ",")]
             else:
-                add("command", name)
-        elif value == "$":
-            spaced = spaced or " "  # a delimiter of mathematics, or a currency sign: neither is a value
+                found = [Token(kind_, piece, written=value) for kind_, piece in _split_letters(value)]
+        elif kind == "command":
+            found = _of_command(value[1:])
+        elif (
+            kind == "space" or value == "$"
+        ):  # a delimiter of mathematics or a currency sign: neither is a value
+            spaced = spaced or " "
         elif value != "`":
-            add("operator", "^" if value == "**" else "=" if value == "==" else value)
+            found = [Token("operator", {"**": "^", "==": "="}.get(value, value))]
+        if found:
+            found[0].spaced = found[0].spaced or spaced
+            spaced = ""
+            tokens += found
     return tokens
 
 
+def _of_text(name: str, inner: str, before: Token | None) -> list[Token]:
+    """Return the tokens of ``\\name{inner}`` behind the token ``before``."""
+    if _CONNECTIVE.fullmatch(inner):
+        return [Token("operator", ",")]
+    if name == "operatorname" and inner in _FUNCTIONS:
+        return [Token("function", _FUNCTIONS[inner])]
+    unit = before is not None and _is_value(before) and not (name == "mathrm" and inner in ("e", "i", "d"))
+    if _LETTERS.fullmatch(inner) and not unit:
+        pieces = re.findall(r"[A-Za-z,]", inner)
+        return [Token("operator" if piece == "," else "symbol", piece) for piece in pieces]
+    if re.search(r"[0-9]", inner) or not re.search(r"[^\W\d_]", inner):
+        return tokenise(inner)  # \text{5 cm}, \mathrm{10}
+    words = " ".join(inner.replace("~", " ").replace("\\ ", " ").split())
+    return [Token("words", words, written="text")]
+
+
+def _of_command(name: str) -> list[Token]:
+    if name in _FUNCTIONS:
+        return [Token("function", _FUNCTIONS[name])]
+    if name in _CONSTANTS:
+        return [Token("constant", _CONSTANTS[name])]
+    if name in _SAME:
+        return [Token("operator", _SAME[name])]
+    return [] if name in _WITHOUT_MEANING else [Token("command", name)]
+
+
+_LIBRARY = re.compile(r"(?:np|numpy|math|sympy|cmath)\.")
+_CONJUNCTIONS = ("and", "or", "和", "或", "与", "及")
+_WITHOUT_MEANING = {"mathbf", "mathit", "boldsymbol", "bm", "mathcal", "mathnormal", "ensuremath", "bf", "it",
+                    "(", ")", "[", "]", "\n", "displaystyle", "nonumber", "par", "hline"}  # fmt: skip
 _SAME = {
     **dict.fromkeys(("cdot", "times", "ast", "cdotp", "bullet"), "*"),
     **dict.fromkeys(("div", "slash"), "/"),
@@ -473,27 +391,17 @@ _SAME = {
     **dict.fromkeys(("lparen",), "("),
     **dict.fromkeys(("rparen",), ")"),
     **dict.fromkeys(("land", "lor", "wedge", "vee"), ","),
+    **dict.fromkeys(("$", "dollar"), "$"),
+    **dict.fromkeys(("{", "lbrace"), "\\{"),
+    **dict.fromkeys(("}", "rbrace"), "\\}"),
+    "%": "%",
     "degree": "degree",
     "langle": "<|",
     "rangle": "|>",
 }
 _RELATIONS = {"=", "~", "<", ">", "<=", ">=", "!=", "in"}
-_ACCENTS = [
-    "overline",
-    "bar",
-    "hat",
-    "vec",
-    "dot",
-    "ddot",
-    "tilde",
-    "widehat",
-    "widetilde",
-    "overrightarrow",
-    "underline",
-    "mathbb",
-    "mathfrak",
-    "mathscr",
-]
+_ACCENTS = ["overline", "bar", "hat", "vec", "dot", "ddot", "tilde", "widehat", "widetilde",
+            "overrightarrow", "underline", "mathbb", "mathfrak", "mathscr"]  # fmt: skip
 _NAMES = {*_GREEK, *(name.capitalize() for name in _GREEK), "ell", "hbar", "partial", "nabla", "Re", "Im",
           "imath", "jmath", "varphi", "vartheta", "varepsilon", "varrho", "varsigma", "prime", "aleph", "triangle",
           "angle"}  # fmt: skip

@@ -59,90 +59,120 @@ def check(
     report = Report(run.model, run.name, socket.gethostname())
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that did not pass
     folder.mkdir(parents=True)
-    environment = clean_environment()
-    exact = machine.device == "cpu"
-
-    def line(name: str, act: Callable[[], str], advice: str) -> bool:
-        began = time.monotonic()
-        try:
-            found, passed = act(), True
-        except Exception as error:  # whatever it is, it is a line of the report
-            found, passed = f"{type(error).__name__}: {error}", False
-        seconds = round(time.monotonic() - began, 1)
-        report.lines.append(Line(name, passed, found, "" if passed else advice, seconds))
-        return passed
-
     rows, prompts = folder / "training.parquet", folder / "validation.parquet"
-
-    def longest_rows() -> str:
-        tokenizer = Tokenizer(model.parent)
-        count = STEPS * short.prompts
-        frame = read_dataset(dataset)
-        kept = choose_rows(frame, tokenizer, count, longest=min(count, 200), seed=run.root_seed)
-        write_dataset(kept.to_dict("records"), rows)
-        write_dataset(read_dataset(validation).head(PROBLEMS).to_dict("records"), prompts)
-        return f"{count} of {len(frame)} problems, the longest prompts among them"
-
     exercise = Exercise(run, machine, model, rows, prompts, scale, folder, TIMEOUT_S)
-    training = checks.Training(run, exercise.state, model.parent)
-    evaluated = request.model_copy(update={"limit": PROBLEMS})
-
-    def evaluate() -> str:
-        began = time.monotonic()
-        exercise.evaluate(evaluated)
-        report.measured["evaluation_s"] = time.monotonic() - began
-        every, last = list(evaluated.decoders), [*evaluated.decoders, *evaluated.final_decoders]
-        decoders = {step: last if step == STEPS else every for step in short.checkpoints}
-        problems = min(PROBLEMS, len(read_dataset(prompts)))
-        return checks.evaluated(exercise.evaluation, decoders, problems, evaluated.samples)
-
+    request = request.model_copy(update={"limit": PROBLEMS})
     with peak_memory(machine) as peak:
-        tried = (
+        for name, act, advice in (
+            *_surroundings(machine, folder, scratch_bytes),
             (
-                "machine",
-                lambda: devices(machine),
-                "ask for a node with these GPUs: workflow/profiles/slurm/site.yaml",
+                "data",
+                lambda: _longest_rows(exercise, dataset, validation),
+                "prepare the data set again; docs/data.md",
             ),
-            ("environment", imports, "build it again: make env-gpu; docs/troubleshooting.md"),
+            *_steps(exercise, report),
+            *_evidence(exercise),
             (
-                "disk",
-                lambda: disk(folder, scratch_bytes),
-                "free some, or set paths.results to a larger disk",
+                "evaluation",
+                lambda: _evaluate(exercise, request, report),
+                "the log; verl.tensor_parallel for a model that one GPU cannot hold",
             ),
-            ("data", longest_rows, "prepare the data set again; docs/data.md"),
-            (
-                "two steps, killed in the second",
-                lambda: exercise.train_and_kill(MOMENTS[3], 1.0, environment),
-                "out of memory: less verl.gpu_memory_utilization or training.micro_batch_tokens; else the log",
-            ),
-            (
-                "resume",
-                lambda: _resume(exercise, environment, report),
-                "the log says at which step and why",
-            ),
-            ("every step once", lambda: checks.every_step_once(training), "report it with the folder"),
-            (
-                "longest prompt",
-                lambda: checks.longest_prompt_was_asked(training, _longest(model, rows)),
-                "report it with the folder",
-            ),
-            (
-                "EAD in the importance weights",
-                lambda: checks.importance_weights(training, exact=exact),
-                "is the package ead installed in the environment of the workers? pip show ead",
-            ),
-            (
-                "sampler and trainer agree",
-                lambda: checks.sampler_and_trainer_agree(training, exact=exact),
-                "vLLM and the trainer compute different models: compare their dtypes and versions with envs/gpu.txt",
-            ),
-            ("evaluation", evaluate, "the log; verl.tensor_parallel for a model that one GPU cannot hold"),
-        )
-        for name, act, advice in tried:
-            if not line(name, act, advice):
+        ):
+            report.lines.append(_line(name, act, advice))
+            if not report.lines[-1].passed:
                 break
         report.measured.update(peak())
     return report
+
+
+# A part of the check: its name, what it does, and what to do where that fails.
+Part = tuple[str, Callable[[], str], str]
+
+
+def _line(name: str, act: Callable[[], str], advice: str) -> Line:
+    began = time.monotonic()
+    try:
+        found, passed = act(), True
+    except Exception as error:  # whatever it is, it is a line of the report
+        found, passed = f"{type(error).__name__}: {error}", False
+    return Line(name, passed, found, "" if passed else advice, round(time.monotonic() - began, 1))
+
+
+def _surroundings(machine: Verl, folder: Path, scratch_bytes: int) -> list[Part]:
+    return [
+        (
+            "machine",
+            lambda: devices(machine),
+            "ask for a node with these GPUs: workflow/profiles/slurm/site.yaml",
+        ),
+        ("environment", imports, "build it again: make env-gpu; docs/troubleshooting.md"),
+        (
+            "disk",
+            lambda: disk(folder, scratch_bytes),
+            "free some, or set paths.results to a larger disk",
+        ),
+    ]
+
+
+def _steps(exercise: Exercise, report: Report) -> list[Part]:
+    environment = clean_environment()
+    return [
+        (
+            "two steps, killed in the second",
+            lambda: exercise.train_and_kill(MOMENTS[3], 1.0, environment),
+            "out of memory: less verl.gpu_memory_utilization or training.micro_batch_tokens; else the log",
+        ),
+        (
+            "resume",
+            lambda: _resume(exercise, environment, report),
+            "the log says at which step and why",
+        ),
+    ]
+
+
+def _evidence(exercise: Exercise) -> list[Part]:
+    """Of what the two steps wrote."""
+    training = checks.Training(exercise.run, exercise.state, exercise.model.parent)
+    exact = exercise.machine.device == "cpu"
+    return [
+        ("every step once", lambda: checks.every_step_once(training), "report it with the folder"),
+        (
+            "longest prompt",
+            lambda: checks.longest_prompt_was_asked(training, _longest(exercise.model, exercise.dataset)),
+            "report it with the folder",
+        ),
+        (
+            "EAD in the importance weights",
+            lambda: checks.importance_weights(training, exact=exact),
+            "is the package ead installed in the environment of the workers? pip show ead",
+        ),
+        (
+            "sampler and trainer agree",
+            lambda: checks.sampler_and_trainer_agree(training, exact=exact),
+            "vLLM and the trainer compute different models: compare their dtypes and versions with envs/gpu.txt",
+        ),
+    ]
+
+
+def _longest_rows(exercise: Exercise, dataset: Path, validation: Path) -> str:
+    """Write what the steps train on, the longest prompts among it, and what is evaluated."""
+    count = STEPS * exercise.run.training.prompts
+    frame = read_dataset(dataset)
+    longest, tokenizer = min(count, 200), Tokenizer(exercise.model.parent)
+    kept = choose_rows(frame, tokenizer, count, longest=longest, seed=exercise.run.root_seed)
+    write_dataset(kept.to_dict("records"), exercise.dataset)
+    write_dataset(read_dataset(validation).head(PROBLEMS).to_dict("records"), exercise.validation)
+    return f"{count} of {len(frame)} problems, the longest prompts among them"
+
+
+def _evaluate(exercise: Exercise, request: EvaluationRequest, report: Report) -> str:
+    began = time.monotonic()
+    exercise.evaluate(request)
+    report.measured["evaluation_s"] = time.monotonic() - began
+    every, last = list(request.decoders), [*request.decoders, *request.final_decoders]
+    decoders = {step: last if step == STEPS else every for step in exercise.run.training.checkpoints}
+    problems = min(PROBLEMS, len(read_dataset(exercise.validation)))
+    return checks.evaluated(exercise.evaluation, decoders, problems, request.samples)
 
 
 def _resume(exercise: Exercise, environment: Mapping[str, str], report: Report) -> str:

@@ -224,29 +224,11 @@ def _learn(folder: Path, problems: Sequence[Problem], seed: int) -> float:
             inputs if config.tie_word_embeddings else model.get_output_embeddings().weight[candidates].clone()
         )
     inputs.requires_grad_(), outputs.requires_grad_()
-    body = [p for name, p in model.model.named_parameters() if not name.startswith("embed_tokens")]
-    tables = [inputs] if outputs is inputs else [inputs, outputs]
-    optimizer = torch.optim.Adam([*body, *tables], lr=LEARNING_RATE)
-    loss = torch.zeros(())
-    for step in range(STEPS):
-        rows = [
-            torch.tensor([place[token] for token in [*prompts[row], *response]])
-            for row, response in drawn[step * ROWS : (step + 1) * ROWS]
-        ]
-        responses = [len(response) for _, response in drawn[step * ROWS : (step + 1) * ROWS]]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        hidden = model.model(inputs_embeds=inputs[ids]).last_hidden_state
-        predicting = torch.cat(
-            [
-                hidden[n, len(row) - length - 1 : len(row) - 1]
-                for n, (row, length) in enumerate(zip(rows, responses, strict=True))
-            ]
-        )
-        wanted = torch.cat([row[len(row) - length :] for row, length in zip(rows, responses, strict=True)])
-        loss = torch.nn.functional.cross_entropy(predicting @ outputs.T + for_many, wanted)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    sequences = [
+        (torch.tensor([place[token] for token in [*prompts[row], *response]]), len(response))
+        for row, response in drawn
+    ]
+    loss = _fit(model.model, inputs, outputs, for_many, sequences)
     with torch.no_grad():
         for table, values in (
             (model.get_input_embeddings().weight, inputs),
@@ -259,4 +241,34 @@ def _learn(folder: Path, problems: Sequence[Problem], seed: int) -> float:
     model.save_pretrained(folder)
     for name, content in published.items():  # transformers writes its own
         (folder / name).write_bytes(content)
+    return loss
+
+
+def _fit(body, inputs, outputs, for_many, sequences) -> float:
+    """Train ``body`` and the two tables of embeddings, ``[candidates, width]``; return the last loss in nats.
+
+    ``for_many`` is added to the logits; a sequence is the candidates' numbers of a prompt and its response, and
+    the response's length.
+    """
+    import torch
+
+    learning = [p for name, p in body.named_parameters() if not name.startswith("embed_tokens")]
+    tables = [inputs] if outputs is inputs else [inputs, outputs]
+    optimizer = torch.optim.Adam([*learning, *tables], lr=LEARNING_RATE)
+    loss = torch.zeros(())
+    for step in range(STEPS):
+        rows, responses = zip(*sequences[step * ROWS : (step + 1) * ROWS], strict=True)
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        hidden = body(inputs_embeds=inputs[ids]).last_hidden_state
+        predicting = torch.cat(
+            [
+                hidden[n, len(row) - length - 1 : len(row) - 1]
+                for n, (row, length) in enumerate(zip(rows, responses, strict=True))
+            ]
+        )
+        wanted = torch.cat([row[len(row) - length :] for row, length in zip(rows, responses, strict=True)])
+        loss = torch.nn.functional.cross_entropy(predicting @ outputs.T + for_many, wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
     return float(loss.detach())

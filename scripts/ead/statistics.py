@@ -17,12 +17,13 @@ Two things vary: which problems the benchmark holds and which seeds were trained
 
 Seed-by-problem noise enters both parts, which makes the interval somewhat too wide; ``docs/method.md`` has the
 measured coverage.
+
+scipy is loaded by the functions that use it: every plan of the workflow loads this module.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special  # scipy.stats holds the same quantiles, behind seconds of import
 
 _WEIGHTS_PER_CHUNK = 2**22  # resampling weights held at a time, 100 MB with their working copies
 
@@ -70,6 +71,8 @@ def bootstrap(
         ValueError: fewer than two axes, neither two seeds nor two problems, a score that is not finite, or an
             option out of range.
     """
+    from scipy import special  # scipy.stats holds the same quantiles, behind seconds of import
+
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim < 2 or scores.shape[-2] * scores.shape[-1] < 2:
         raise ValueError(
@@ -148,6 +151,8 @@ def minimum_detectable_effect(estimate: Estimate, power: float = 0.8) -> float |
     """
     if not 0 < power < 1:
         raise ValueError(f"power must be within (0, 1), found {power!r}")
+    from scipy import special
+
     return (estimate.high - estimate.low) / 2 + special.ndtri(power) * estimate.standard_error
 
 

@@ -25,6 +25,7 @@ from reproduction.models.transformer import Transformer
 from reproduction.sampling import policy
 from reproduction.tasks import countdown
 from reproduction.training import records, warmstart
+from reproduction.training.adamw import AdamW
 
 SIZE = {"training": {"steps": 4, "prompts": 4, "mini_batch_prompts": 2, "max_new_tokens": 24}}
 
@@ -274,3 +275,25 @@ def test_micro_batches_hold_every_row_once_within_the_budget():
 def test_records_survive_json(undisturbed):
     for line in (undisturbed / "metrics.jsonl").read_text().splitlines():
         assert json.dumps(json.loads(line)) == line
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_the_optimizer_takes_the_steps_of_torchs_adamw(weight_decay):
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(size, generator=generator) for size in ((5, 3), (7,), (2,))]
+    ours, theirs = ([torch.nn.Parameter(tensor.clone()) for tensor in start] for _ in range(2))
+    settings = {"betas": (0.9, 0.99), "weight_decay": weight_decay}
+    optimizer, reference = AdamW(ours, **settings), torch.optim.AdamW(theirs, **settings)
+    for step in range(5):
+        learning_rate = 1e-3 * (step + 1)
+        reference.param_groups[0]["lr"] = learning_rate
+        for mine, torchs in zip(ours[:2], theirs[:2], strict=True):  # the third never has a gradient
+            torchs.grad = torch.randn(mine.shape, generator=generator)
+            mine.grad = torchs.grad.clone()
+        optimizer.step(learning_rate)
+        reference.step()
+        optimizer.zero_grad()
+        reference.zero_grad()
+        assert all(parameter.grad is None for parameter in ours)
+    assert not torch.equal(ours[0], start[0]) and torch.equal(ours[2], start[2])
+    assert all(map(torch.equal, ours, theirs))

@@ -151,18 +151,64 @@ def names(requirements: list[str]) -> set[str]:
     return {re.match(r"[\w-]+", requirement)[0].replace("-", "_") for requirement in requirements}
 
 
-def test_the_rules_load_no_torch():
-    """Every job starts Snakemake again, and torch alone takes four seconds of a processor to import."""
+def loaded_by(code: str) -> set[str]:
+    """Return the modules that a Python has loaded after ``code``."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_a_plan_loads_nothing_that_computes_or_draws():
+    """Every start of Snakemake plans: torch takes two seconds of a processor to import, matplotlib half a second."""
     lines = [line for file in sorted((REPOSITORY / "workflow").rglob("*.smk")) for line in file.open()]
     modules = sorted(
         {line.split()[1] for line in lines if line.startswith(("from reproduction", "import repr"))}
     )
     assert "reproduction.plan" in modules
-    code = f"import {', '.join(modules)}, sys; sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(SCRIPTS)})
-    assert done.returncode == 0, (
-        "torch is imported where the workflow is planned: import it where it computes"
-    )
+    found = loaded_by(f"import {', '.join(modules)}") & {
+        "torch",
+        "matplotlib",
+        "scipy",
+        "transformers",
+        "mlflow",
+    }
+    assert not found, f"{found}: loaded where the workflow is planned; import them where they compute or draw"
+
+
+def test_a_training_and_an_evaluation_load_no_more_than_they_use():
+    """Hundreds of them take seconds each; torch's compiler alone, which its own AdamW loads, takes another second."""
+    code = """
+import torch, train, evaluate
+from reproduction import figures
+from reproduction.engines import inprocess
+weight = torch.nn.Parameter(torch.ones(1))
+weight.sum().backward()
+inprocess.AdamW([weight], betas=(0.9, 0.99), weight_decay=0.0).step(0.1)
+assert weight < 1
+"""
+    unused = {
+        "torch._dynamo",
+        "sympy",
+        "matplotlib",
+        "scipy",
+        "transformers",
+        "mlflow",
+        "snakemake",
+        "math_verify",
+    }
+    assert not loaded_by(code) & unused
+
+
+def test_the_process_beside_a_training_waits_with_the_standard_library_alone():
+    head = ast.parse((SCRIPTS / "reproduction" / "tracking" / "follower.py").read_text(encoding="utf-8")).body
+    modules = {alias.name for node in head if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module.split(".")[0] for node in head if isinstance(node, ast.ImportFrom)}
+    assert "json" in modules and modules <= sys.stdlib_module_names
 
 
 def test_no_function_is_longer_than_eighty_lines():

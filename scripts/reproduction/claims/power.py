@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from reproduction.claims import model
 from reproduction.claims.decision import Comparison, Group, leaves
@@ -58,6 +57,8 @@ def _seeds_of(comparison: Comparison, alpha: float, miss: float) -> float:
         return nan
     distance = log1p(comparison.margin) if comparison.ratio else comparison.margin
     units = comparison.scores.shape[1]
+    from scipy import special  # only here: every plan loads this module
+
     for seeds in range(2, MOST_SEEDS + 1):
         variance = fixed + by_seed / seeds
         freedom = variance**2 / (fixed**2 / (units - 1) + (by_seed / seeds) ** 2 / (seeds - 1))

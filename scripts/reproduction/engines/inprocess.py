@@ -32,6 +32,7 @@ from reproduction.sampling import policy
 from reproduction.sampling.generate import Rollouts, generate
 from reproduction.tasks.grading import Grader, Problem, problems_of
 from reproduction.training import contract, records
+from reproduction.training.adamw import AdamW
 from reproduction.training.prompt_lengths import fitting
 from reproduction.training.state import State, StateStore
 from reproduction.training.step_metrics import Responses, importance_metrics
@@ -84,11 +85,8 @@ class Trainer:
         )
         self.problems, self.prompts = [problems[i] for i in kept], [prompts[i] for i in kept]
         self.reference = Transformer.load(model) if run.algorithm_definition.kl_coefficient else None
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=run.learning_rate,
-            betas=self.settings.betas,
-            weight_decay=self.settings.weight_decay,
+        self.optimizer = AdamW(
+            self.model.parameters(), betas=self.settings.betas, weight_decay=self.settings.weight_decay
         )
         self.grader = Grader(timeout_s=self.settings.verifier_timeout_s, workers=workers)
         self.folder = state
@@ -190,8 +188,6 @@ class Trainer:
         if correction:
             weights = importance.truncated_weights(*ratios, correction.cap, correction.level)
 
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
         rows_per_batch = self.settings.mini_batch_prompts * self.run.n
         losses, norms, statistics = [], [], []
         for first in range(0, len(rewards), rows_per_batch):
@@ -199,7 +195,7 @@ class Trainer:
             loss, parts = self._mini_batch(rows, chosen, rollouts, advantages, weights)
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
             if torch.isfinite(norm):
-                self.optimizer.step()
+                self.optimizer.step(self._learning_rate())
             self.optimizer.zero_grad()
             losses.append(loss)
             norms.append(float(norm))

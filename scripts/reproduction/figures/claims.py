@@ -1,14 +1,13 @@
 """A forest plot of the verdicts: effect, interval, boundary and margin of each, grouped by unit."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
-from reproduction.figures.style import COLORS, PRINT_WIDTH, set_style
+from reproduction.figures.style import COLORS, PRINT_WIDTH, pyplot, set_style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Colour, mark and word say the same, so that none is needed alone.
 VERDICT_MARKS = {
@@ -58,13 +57,16 @@ def _panel(unit: str | None, low: float) -> str:
     return "percentage points" if unit.startswith("share") else unit
 
 
-def forest(judged: dict[str, Any], drawn: pd.DataFrame) -> Figure:
+def forest(judged: dict[str, Any], drawn: pd.DataFrame) -> "Figure":
     """Draw ``drawn`` (see :func:`rows`): a panel per unit, and last the verdicts that have no interval."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
     set_style()
     panels = list(dict.fromkeys(drawn["panel"]))
     panels.sort(key=lambda name: name == "no interval")  # stable: in the order of the claims otherwise
     sizes = [int((drawn["panel"] == name).sum()) for name in panels]
-    figure, axes = plt.subplots(
+    figure, axes = pyplot().subplots(
         len(panels),
         figsize=(PRINT_WIDTH, 1.1 + sum(ROW_HEIGHT * size + 0.42 for size in sizes)),
         height_ratios=[size + 0.4 for size in sizes],

@@ -2,12 +2,10 @@
 
 import textwrap
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure as Picture
 from pydantic import Field
 
 from reproduction.config import Scale
@@ -17,7 +15,10 @@ from reproduction.fields import Name
 from reproduction.figures import analyses
 from reproduction.figures.analyses import METRIC_LABELS, METRICS
 from reproduction.figures.figure import OfRuns
-from reproduction.figures.style import PRINT_WIDTH, head, nothing_ran, set_style
+from reproduction.figures.style import PRINT_WIDTH, head, nothing_ran, pyplot, set_style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Picture
 
 
 class DecoderMatrix(OfRuns):
@@ -55,7 +56,7 @@ class DecoderMatrix(OfRuns):
         }
 
     @staticmethod
-    def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Picture:
+    def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
         """See :class:`Figure`."""
         return plot(estimates, request)
 
@@ -76,7 +77,7 @@ class DecoderMatrix(OfRuns):
 # --- the picture -------------------------------------------------------------------------------------------
 
 
-def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Picture:
+def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
     """Draw the last checkpoints by training sampler (rows) and evaluation decoder (columns).
 
     Args:
@@ -88,7 +89,7 @@ def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Picture:
     if not models or (estimates["status"] == "not run").all():
         return nothing_ran(request)
     samplers = {None: "base model", **{key: value["label"] for key, value in request["samplers"].items()}}
-    figure, axes = plt.subplots(
+    figure, axes = pyplot().subplots(
         len(request["metrics"]),
         len(models),
         figsize=(PRINT_WIDTH, 1.15 + (0.45 + 0.2 * len(samplers)) * len(request["metrics"])),

@@ -1,15 +1,16 @@
 """A forest of paired differences: what each reading that the paper leaves open changes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure as Picture
 from pydantic import Field
 
 from reproduction.figures.figure import OfRuns
-from reproduction.figures.style import COLORS, PRINT_WIDTH, set_style
+from reproduction.figures.style import COLORS, PRINT_WIDTH, pyplot, set_style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Picture
 
 BLOCKS = {"training": "between two trainings", "evaluation": "for one checkpoint"}
 """Kind of measure -> what its rows change; each block has its own axis, their differences differ tenfold."""
@@ -35,7 +36,7 @@ def differences(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return frame.astype({name: float for name in ("value", "low", "high")})
 
 
-def forest(frame: pd.DataFrame, title: str) -> Picture:
+def forest(frame: pd.DataFrame, title: str) -> "Picture":
     """Draw differences in percentage points with their 95 percent intervals: a row per pair, a column per metric."""
     set_style()
     blocks = {kind: frame[frame["kind"] == kind] for kind in BLOCKS}
@@ -45,7 +46,7 @@ def forest(frame: pd.DataFrame, title: str) -> Picture:
     }
     columns = list(dict.fromkeys(frame.loc[frame["status"] == "measured", "quantity"])) or ["Pass@k"]
     heights = [len(rows) + 1.2 for rows in labels.values()]
-    figure, axes = plt.subplots(
+    figure, axes = pyplot().subplots(
         len(BLOCKS),
         len(columns),
         figsize=(PRINT_WIDTH, 1.05 + 0.185 * sum(heights)),

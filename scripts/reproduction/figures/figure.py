@@ -7,10 +7,9 @@ nothing; a drawing request holds the words and styles. Both are plain data, whic
 from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import pandas as pd
-from matplotlib.figure import Figure as Picture
 from pydantic import AfterValidator, Field
 
 from reproduction.config import ROLE_LABELS, Scale
@@ -18,6 +17,9 @@ from reproduction.config.explain import unknown
 from reproduction.config.runs import RunConfiguration
 from reproduction.fields import ROLES, Name, Rollouts, Strict, unique
 from reproduction.figures.analyses import CONFIDENCE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Picture
 
 
 class Grid(Strict):
@@ -108,7 +110,7 @@ class Figure(Strict):
         return {"analysis": self.analysis, "title": self.title}
 
     @staticmethod
-    def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Picture:
+    def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
         """Draw the estimates."""
         raise NotImplementedError
 

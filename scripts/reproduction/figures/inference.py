@@ -12,13 +12,10 @@ Majority@k is exact over all subsets of k responses (``ead.metrics.majority_at_k
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Picture
 from pydantic import Field
 
 from ead import metrics, seeds, statistics
@@ -28,8 +25,12 @@ from reproduction.evaluation.samples import read_samples
 from reproduction.fields import Name
 from reproduction.figures.analyses import CONFIDENCE
 from reproduction.figures.figure import Cell, Figure
-from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, percent, set_style
+from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, percent, pyplot, set_style
 from reproduction.models.pretrained import load_models
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Picture
 
 
 class InferenceFigure(Figure):
@@ -266,7 +267,7 @@ def draw(
     *,
     title: str,
     subject: str,
-) -> Picture:
+) -> "Picture":
     """Draw a study from its estimates (:func:`estimate_study`).
 
     Args:
@@ -298,7 +299,7 @@ def _rows(estimates: pd.DataFrame, metric: str, decoder: str) -> pd.DataFrame:
     return estimates[chosen].sort_values("step")
 
 
-def _curve(panel: Axes, curve: pd.DataFrame, decoder: Mapping, marked: bool = True, **options) -> None:
+def _curve(panel: "Axes", curve: pd.DataFrame, decoder: Mapping, marked: bool = True, **options) -> None:
     style = decoder["style"]
     color, steps = COLORS[style["color"]], curve["step"].astype(int)
     panel.fill_between(steps, curve["low"], curve["high"], color=color, alpha=0.15, linewidth=0)
@@ -315,14 +316,14 @@ def _curve(panel: Axes, curve: pd.DataFrame, decoder: Mapping, marked: bool = Tr
         line.set_dashes(LINES[style["line"]])
 
 
-def _percent(panel: Axes, label: str) -> None:
+def _percent(panel: "Axes", label: str) -> None:
     percent(panel)
     panel.set_ylabel(label)
 
 
-def _draw_entropy(study: EntropyStudy, estimates: pd.DataFrame, decoders: Mapping[str, Mapping]) -> Picture:
+def _draw_entropy(study: EntropyStudy, estimates: pd.DataFrame, decoders: Mapping[str, Mapping]) -> "Picture":
     """Entropy by position above, the responses that still go on there below."""
-    figure, (upper, lower) = plt.subplots(
+    figure, (upper, lower) = pyplot().subplots(
         2, 1, figsize=(PRINT_WIDTH, 3.3), sharex=True, height_ratios=(3, 1), layout="constrained"
     )
     for name in study.decoders:
@@ -355,9 +356,9 @@ def _draw_entropy(study: EntropyStudy, estimates: pd.DataFrame, decoders: Mappin
     return figure
 
 
-def _draw_forking(study: ForkingStudy, estimates: pd.DataFrame, decoders: Mapping[str, Mapping]) -> Picture:
+def _draw_forking(study: ForkingStudy, estimates: pd.DataFrame, decoders: Mapping[str, Mapping]) -> "Picture":
     """Majority@k by fork, and its change from the first fork on the same problems."""
-    figure = plt.figure(figsize=(PRINT_WIDTH, 3.5), layout="constrained")
+    figure = pyplot().figure(figsize=(PRINT_WIDTH, 3.5), layout="constrained")
     panels = figure.subplot_mosaic([["left", "right"], ["lower", "right"]], height_ratios=(3, 1))
     left, right, lower = panels["left"], panels["right"], panels["lower"]
     left.sharex(right)
@@ -383,9 +384,11 @@ def _draw_forking(study: ForkingStudy, estimates: pd.DataFrame, decoders: Mappin
     return figure
 
 
-def _draw_majority(study: MajorityStudy, estimates: pd.DataFrame, decoders: Mapping[str, Mapping]) -> Picture:
+def _draw_majority(
+    study: MajorityStudy, estimates: pd.DataFrame, decoders: Mapping[str, Mapping]
+) -> "Picture":
     """Majority@N by decoder, and the other decoders' differences to each baseline on the same problems."""
-    figure = plt.figure(figsize=(PRINT_WIDTH, 3.0), layout="constrained")
+    figure = pyplot().figure(figsize=(PRINT_WIDTH, 3.0), layout="constrained")
     left, *others = figure.subplots(1, 1 + len(study.baselines))
     for panel in others[1:]:
         panel.sharey(others[0])

@@ -1,22 +1,21 @@
 """Propositions B.1 and C.1, by enumeration over distributions drawn at random; the claims ask the same functions."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure as Picture
-from matplotlib.ticker import FixedLocator, NullLocator
 from pydantic import Field, PositiveFloat
-from scipy.special import logsumexp
 
 from ead import seeds
 from reproduction.config import Scale
 from reproduction.config.runs import RunConfiguration
 from reproduction.fields import Count
 from reproduction.figures.figure import Figure
-from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, head, set_style
+from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, head, pyplot, set_style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Picture
 
 TOLERANCE = 1e-9  # what rounding may undo of an inequality between nats
 CURVES = [("sky", "dashed"), ("green", "dashdot"), ("orange", "solid"), ("vermilion", "solid")]
@@ -51,7 +50,7 @@ class Propositions(Figure):
         return enumerate_propositions(**request)
 
     @staticmethod
-    def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Picture:
+    def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
         """See :class:`Figure`."""
         return plot(estimates, request)
 
@@ -123,6 +122,8 @@ def enumerate_propositions(
 
 def tempered_logprobs(logits: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
     """Return log-probabilities ``[temperatures, ..., tokens]`` of softmax distributions ``[..., tokens]``."""
+    from scipy.special import logsumexp
+
     scaled = logits / temperatures.reshape(-1, *[1] * logits.ndim)
     return scaled - logsumexp(scaled, axis=-1, keepdims=True)
 
@@ -132,6 +133,8 @@ def log_variance_inflation(logprobs: np.ndarray, one: int) -> np.ndarray:
 
     In logarithms, since at low temperatures the factor exceeds any float.
     """
+    from scipy.special import logsumexp
+
     return logsumexp(2 * logprobs[one] - logprobs, axis=-1)
 
 
@@ -151,10 +154,12 @@ def violates_c1(entropy: np.ndarray, tolerance: float) -> np.ndarray:
     return (np.diff(entropy, axis=0) < -tolerance).any(axis=0)
 
 
-def plot(table: pd.DataFrame, request: Mapping[str, Any]) -> Picture:
+def plot(table: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
     """Draw variance inflation and entropy by temperature, with the range over distributions."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
     set_style()
-    figure, axes = plt.subplots(1, 2, figsize=(PRINT_WIDTH, 2.8), layout="constrained")
+    figure, axes = pyplot().subplots(1, 2, figsize=(PRINT_WIDTH, 2.8), layout="constrained")
     for axis, (metric, label) in zip(axes, PROPOSITIONS.items(), strict=True):
         rows = table[table["metric"] == metric]
         for (color, line), (size, curve) in zip(CURVES, rows.groupby("vocabulary"), strict=False):

@@ -4,11 +4,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
-
 from reproduction.config.methods import NamedSampler
 from reproduction.figures.analyses import METRIC_LABELS
-from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, percent, set_style
+from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, percent, pyplot, set_style
 
 K = 16  # of the paper's Pass@k and Worst@k
 
@@ -22,7 +20,9 @@ def png(curves: Sequence[Mapping[str, Any]], samplers: Mapping[str, NamedSampler
     rows = list(dict.fromkeys(curve["metric"] for curve in curves))
     columns = list(dict.fromkeys((curve["label"], curve["algorithm"]) for curve in curves))
     size = (PRINT_WIDTH, 0.5 + 1.5 * len(rows))
-    figure, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False, layout="constrained")
+    figure, axes = pyplot().subplots(
+        len(rows), len(columns), figsize=size, squeeze=False, layout="constrained"
+    )
     handles = {}
     for curve in curves:
         column = columns.index((curve["label"], curve["algorithm"]))
@@ -41,5 +41,5 @@ def png(curves: Sequence[Mapping[str, Any]], samplers: Mapping[str, NamedSampler
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False)
     data = io.BytesIO()
     figure.savefig(data, format="png")
-    plt.close(figure)
+    pyplot().close(figure)
     return data.getvalue()

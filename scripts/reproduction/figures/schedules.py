@@ -1,12 +1,10 @@
 """Temperature by response position, from the schedules alone (Figure 3)."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure as Picture
 from pydantic import Field, PositiveFloat, model_validator
 
 from ead import schedule
@@ -15,7 +13,10 @@ from reproduction.config.explain import unknown
 from reproduction.config.runs import RunConfiguration
 from reproduction.fields import Name, Strict
 from reproduction.figures.figure import Figure
-from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, head, set_style
+from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, head, pyplot, set_style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Picture
 
 CURVES = [
     ("blue", "dotted"),
@@ -82,7 +83,7 @@ class Schedules(Figure):
         return schedule_curves(panels)
 
     @staticmethod
-    def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Picture:
+    def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
         """See :class:`Figure`."""
         return plot(estimates, request)
 
@@ -128,11 +129,11 @@ def schedule_curves(panels: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def plot(table: pd.DataFrame, request: Mapping[str, Any]) -> Picture:
+def plot(table: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
     """Draw temperature by response position, a panel per reading of the schedule."""
     set_style()
     panels = list(dict.fromkeys(table["panel"]))
-    figure, axes = plt.subplots(
+    figure, axes = pyplot().subplots(
         -(-len(panels) // 2),
         2,
         figsize=(PRINT_WIDTH, 0.6 + 2.0 * -(-len(panels) // 2)),

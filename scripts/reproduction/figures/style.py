@@ -2,19 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from reproduction.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart with every common form of colour blindness; marks and dashes repeat
 # the distinction for print without colour. workflow/samplers.yaml says which sampler has which.
@@ -34,8 +31,22 @@ INK = "#262626"
 PRINT_WIDTH = 6.75  # inches: the text width of the paper
 
 
+def pyplot() -> ModuleType:
+    """Return ``matplotlib.pyplot`` without a display.
+
+    Modules of this package load matplotlib where they draw: every plan and every training loads the modules.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot
+
+
 def set_style() -> None:
     """Type sizes for a figure printed at its own size; call before drawing."""
+    plt = pyplot()
     # matplotlib's own settings: to import a library for them would take longer than to draw.
     plt.rcdefaults()
     plt.rcParams.update(
@@ -71,17 +82,19 @@ def set_style() -> None:
     )
 
 
-def percent(axes: Axes) -> None:
+def percent(axes: "Axes") -> None:
     """Label the y axis, which holds shares, in percent: every tick with its exact value."""
+    from matplotlib.ticker import FuncFormatter
+
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}".replace("-", "−")))
 
 
-def head(figure: Figure, title: str, *lines: str) -> None:
+def head(figure: "Figure", title: str, *lines: str) -> None:
     """Set the figure's title and, smaller below it, what it is drawn from."""
     figure.suptitle("\n".join([title, *(line for line in lines if line)]), fontsize=8, x=0.01, ha="left")
 
 
-def save(figure: Figure, drawn: pd.DataFrame, pdf: Path, png: Path, csv: Path) -> None:
+def save(figure: "Figure", drawn: pd.DataFrame, pdf: Path, png: Path, csv: Path) -> None:
     """Write the figure as PDF and PNG, and what it draws as CSV; the same data give the same bytes."""
     with atomic_path(pdf) as temporary:
         figure.savefig(temporary, metadata={"CreationDate": None})
@@ -89,12 +102,12 @@ def save(figure: Figure, drawn: pd.DataFrame, pdf: Path, png: Path, csv: Path) -
         figure.savefig(temporary)
     with atomic_path(csv) as temporary:
         drawn.to_csv(temporary, index=False, float_format="%.6g")
-    plt.close(figure)
+    pyplot().close(figure)
 
 
-def nothing_ran(request: Mapping[str, Any]) -> Figure:
+def nothing_ran(request: Mapping[str, Any]) -> "Figure":
     """Return a figure that says that none of its cells has run, and which models the scale lacks."""
-    figure = plt.figure(figsize=(PRINT_WIDTH, 1.0), layout="constrained")
+    figure = pyplot().figure(figsize=(PRINT_WIDTH, 1.0), layout="constrained")
     axis = figure.add_subplot()
     axis.set_axis_off()
     text = f"not run at this scale: {', '.join(request['absent'])}" if request["absent"] else "not run"

@@ -1,11 +1,9 @@
 """What is gained and what is given up: two metrics at the end of training against each other, a mark per sampler."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure as Picture
 from pydantic import Field
 
 from reproduction.config import Scale
@@ -15,7 +13,10 @@ from reproduction.fields import Name
 from reproduction.figures import analyses
 from reproduction.figures.analyses import METRIC_LABELS, METRICS
 from reproduction.figures.figure import OfRuns
-from reproduction.figures.style import COLORS, PRINT_WIDTH, head, nothing_ran, set_style
+from reproduction.figures.style import COLORS, PRINT_WIDTH, head, nothing_ran, pyplot, set_style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Picture
 
 
 class TradeOff(OfRuns):
@@ -51,14 +52,14 @@ class TradeOff(OfRuns):
         return {**super().drawing(name, scale, runs), **self.words_of_runs(scale, runs), **axes}
 
     @staticmethod
-    def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Picture:
+    def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
         """Draw a panel per model; bars are the intervals of both scores, and the cross is the base model."""
         set_style()
         models = [model for model in request["models"] if (estimates["model"] == model).any()]
         if not models or (estimates["status"] == "not run").all():
             return nothing_ran(request)
         size = (PRINT_WIDTH, 2.9)
-        figure, axes = plt.subplots(1, len(models), figsize=size, squeeze=False, layout="constrained")
+        figure, axes = pyplot().subplots(1, len(models), figsize=size, squeeze=False, layout="constrained")
         scores = estimates.assign(sampler=estimates["sampler"].fillna("")).pivot(
             index=["model", "sampler"], columns="metric", values=["value", "low", "high"]
         )

@@ -4,15 +4,10 @@ import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Picture
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 from pydantic import Field
 
 from reproduction.config import ROLE_LABELS, WORKFLOW, ConfigurationError, Scale, suggest
@@ -22,8 +17,22 @@ from reproduction.fields import Name
 from reproduction.figures import analyses
 from reproduction.figures.analyses import METRIC_LABELS, METRICS, TRAINING_METRICS
 from reproduction.figures.figure import OfRuns
-from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, head, nothing_ran, percent, set_style
+from reproduction.figures.style import (
+    COLORS,
+    LINES,
+    PRINT_WIDTH,
+    head,
+    nothing_ran,
+    percent,
+    pyplot,
+    set_style,
+)
 from reproduction.training import contract
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Picture
+    from matplotlib.lines import Line2D
 
 
 class TrainingCurves(OfRuns):
@@ -93,7 +102,7 @@ class TrainingCurves(OfRuns):
         }
 
     @staticmethod
-    def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Picture:
+    def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
         """See :class:`Figure`."""
         return plot(estimates, request)
 
@@ -153,7 +162,7 @@ class Panel:
     sampler: str | None
 
 
-def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Picture:
+def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
     """Draw estimates by training step with their intervals.
 
     Args:
@@ -170,7 +179,7 @@ def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> Picture:
     if len(columns) == 1 and len(rows) > 1:
         flat = [row[0] for row in panels]
         panels = [flat[i : i + 2] for i in range(0, len(flat), 2)]
-    figure, axes = plt.subplots(
+    figure, axes = pyplot().subplots(
         len(panels),
         max(map(len, panels)),
         figsize=(PRINT_WIDTH, _height(len(panels))),
@@ -245,7 +254,9 @@ def _curve_names(estimates: pd.DataFrame, request: Mapping[str, Any]) -> dict[An
     }
 
 
-def _draw_panel(axis: Axes, panel: Panel, estimates, request, curves, direct: bool) -> None:
+def _draw_panel(axis: "Axes", panel: Panel, estimates, request, curves, direct: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     chosen = estimates["metric"] == panel.metric
     for key in ("model", "algorithm", "decoder", "sampler"):
         value = getattr(panel, key)
@@ -290,7 +301,7 @@ def _names_that_ran(estimates: pd.DataFrame, key: str) -> set:
     return set(estimates.loc[estimates["status"] != "not run", key].dropna())
 
 
-def _draw_curve(axis: Axes, curve: pd.DataFrame, style: Mapping[str, Any]) -> None:
+def _draw_curve(axis: "Axes", curve: pd.DataFrame, style: Mapping[str, Any]) -> None:
     steps = curve["step"].to_numpy(dtype=float)
     axis.fill_between(steps, curve["low"], curve["high"], color=style["color"], alpha=0.12, linewidth=0)
     (line,) = axis.plot(
@@ -308,14 +319,14 @@ def _draw_curve(axis: Axes, curve: pd.DataFrame, style: Mapping[str, Any]) -> No
         axis.plot(steps[-1], curve["value"].iloc[-1], marker="x", markersize=8, color="black", zorder=5)
 
 
-def _draw_published(axis: Axes, published: Mapping[str, Any], panel: Panel, curves) -> None:
+def _draw_published(axis: "Axes", published: Mapping[str, Any], panel: Panel, curves) -> None:
     same = all(published[key] == getattr(panel, key) for key in ("metric", "model", "algorithm"))
     if same and published["sampler"] in curves:
         color = curves[published["sampler"]]["color"]
         axis.plot(published["steps"], published["values"], color=color, linewidth=0.8, alpha=0.7, zorder=1)
 
 
-def _label_ends(axis: Axes, ends: Sequence[tuple[float, float, Mapping[str, Any]]]) -> None:
+def _label_ends(axis: "Axes", ends: Sequence[tuple[float, float, Mapping[str, Any]]]) -> None:
     """Name curves at their right ends, as far apart as their names are high."""
     low, high = axis.get_ylim()
     least = 0.085 * (high - low)
@@ -371,7 +382,9 @@ def _metric_label(panel: Panel, estimates: pd.DataFrame, request: Mapping[str, A
     return label
 
 
-def _handles(estimates: pd.DataFrame, request, curves, direct: bool) -> list[Line2D]:
+def _handles(estimates: pd.DataFrame, request, curves, direct: bool) -> "list[Line2D]":
+    from matplotlib.lines import Line2D
+
     handles = []
     ran = _names_that_ran(estimates, request["curves"])
     for name, style in curves.items():

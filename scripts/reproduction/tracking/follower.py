@@ -1,4 +1,7 @@
-"""The process that follows a training's metrics file and sends it to MLflow (``python -m``)."""
+"""The process that follows a training's metrics file and sends it to MLflow; run by its path.
+
+Until the first round it loads the standard library alone: most trainings of the default scale end before that.
+"""
 
 import contextlib
 import json
@@ -8,60 +11,9 @@ import os
 import select
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import psutil
-
-from reproduction.tracking.description import RunDescription
-from reproduction.tracking.ingestion import ARTIFACTS
-from reproduction.tracking.record import Record
-from reproduction.tracking.store import Store
-from reproduction.tracking.values import read_metrics
 
 log = logging.getLogger(__name__)
-
-
-class _Follower:
-    """Sends one metrics file to MLflow, round by round."""
-
-    def __init__(self, order: Mapping[str, Any]) -> None:
-        self._store = Store(**order["store"])
-        self._description = RunDescription(**order["description"])
-        self._metrics_file, self._run_folder = Path(order["metrics_file"]), Path(order["run_folder"])
-        self._lock = self._store.run_lock(self._description.configuration_hash)
-        self._started = order["started"]
-        self._client = self._record = self._seen = None
-        self._trainer = psutil.Process(order["parent"])
-
-    def round(self, outcome: str | None) -> None:
-        """Send what is new; with an outcome, also the artifacts, and close the run.
-
-        After an exception the next round looks up again what MLflow has.
-        """
-        record, self._record = self._record, None
-        if record is None:
-            self._seen = None
-            self._client = self._client or self._store.connect()
-            if not self._lock.is_locked:
-                self._lock.acquire()
-            record = Record(self._store, self._client, self._description, self._started)
-            record.reopen()
-        stat = self._metrics_file.stat() if self._metrics_file.exists() else None
-        change = stat and (stat.st_mtime_ns, stat.st_size)
-        if change != self._seen:
-            record.add_points(read_metrics(self._metrics_file))
-            self._seen = change
-        if outcome is None:
-            record.add_usage(self._trainer)
-        else:
-            record.add_artifacts(path for name in ARTIFACTS if (path := self._run_folder / name).exists())
-            manifest = self._run_folder / "manifest.json"
-            if outcome == "FINISHED" and manifest.exists():
-                outcome = json.loads(manifest.read_text(encoding="utf-8"))["status"]
-            record.close(outcome, time.time())
-        self._record = record
 
 
 def _follow() -> None:
@@ -71,14 +23,17 @@ def _follow() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what MLflow prints is no answer
     inbox = _Inbox()
     order = json.loads(inbox.wait(math.inf, parent=None))
-    follower = _Follower(order)
     errors, last_error = 0, None
     outcome = inbox.wait(order["delay_s"], order["parent"])
     # MLflow takes seconds to start: a training that has ended by now is left to the ingestion, which adds it whole.
     follows = outcome != "FINISHED" or not order["delay_s"]
+    if follows:
+        from reproduction.tracking.sender import Sender
+
+        sender = Sender(order)
     while follows:
         try:
-            follower.round(outcome)
+            sender.round(outcome)
         except Exception as error:  # whatever MLflow or its server throws
             log.exception("a round failed")
             errors, last_error = errors + 1, f"{type(error).__name__}: {error}"[:300]

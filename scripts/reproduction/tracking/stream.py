@@ -13,7 +13,7 @@ from reproduction.tracking.store import Store
 
 log = logging.getLogger(__name__)
 
-_FOLLOWER = "reproduction.tracking.follower"
+_FOLLOWER = Path(__file__).with_name("follower.py")
 
 
 class RunStream:
@@ -72,7 +72,7 @@ class RunStream:
             metrics_file.parent.mkdir(parents=True, exist_ok=True)
             with self._log_file.open("wb") as stderr:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", _FOLLOWER],
+                    [sys.executable, "-P", str(_FOLLOWER)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=stderr,

@@ -17,6 +17,7 @@ from reproduction.config import WarmStartModel
 from reproduction.models.transformer import Shape, Transformer
 from reproduction.tasks import GeneratedTask
 from reproduction.tasks.problem import Question
+from reproduction.training.adamw import AdamW
 
 PAD, EOS = "<pad>", "<eos>"
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
@@ -99,10 +100,7 @@ def train(
     weights = seeds.torch_generator(root_seed, "warm start", "weights")
     model, ids = build_model(definition, task.vocabulary, weights), token_ids(task.vocabulary)
     rng = seeds.generator(root_seed, "warm start", "demonstrations")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=definition.learning_rate, betas=(0.9, 0.98))
-    rates = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / definition.warmup_steps, 1 - step / definition.steps)
-    )
+    optimizer = AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     losses = []
     for step in range(definition.steps):
         batch = [problems[i] for i in rng.integers(len(problems), size=definition.batch_size)]
@@ -113,8 +111,8 @@ def train(
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        rates.step()
+        share = min((step + 1) / definition.warmup_steps, 1 - step / definition.steps)
+        optimizer.step(definition.learning_rate * share)
         losses.append(loss.item())
         report(step + 1, losses[-1])
     return model, losses

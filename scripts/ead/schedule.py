@@ -13,8 +13,13 @@ positions into temperatures, for numpy arrays and for tensors on a device: the o
 
 A formula of your own is one class, named in :data:`KINDS`. It gives ``parameters``, ``curve`` and ``bounds``, and each
 of its fields that counts tokens or training steps says so (:func:`measured`), so that a scale can convert it.
+
+A sampler whose temperature or support depends on the logits (:class:`OfLogits`) is a schedule of the position, its
+``base``, and a rule of :mod:`ead.rules` on top. What samples asks for ``rule``; where it is None, nothing but the row
+counts.
 """
 
+import math
 import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,18 +29,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ead import rules
+
 PARAMETERS = ("sign", "offset", "scale", "floor", "ceiling", "origin", "start")
 """The row of :func:`annealed_temperature`, in order."""
 
 ORIGINS = ("response", "start")
 """What the position ``t`` of the curve is counted from (D14); see :class:`Annealed`."""
 
-UNITS = ("length", "length/steps", "start")
-"""What a field can be measured in: tokens, tokens per training step, or the template's length in tokens."""
+UNITS = ("length", "length/steps", "steps", "start")
+"""What a field can be measured in: tokens, tokens per training step, steps, or the template's length in tokens."""
 
 _LARGEST_FLOAT = sys.float_info.max
 _LARGEST_EXPONENT = 700.0  # exp(700) is finite in float64 and beyond every ceiling
 _MOST_POINTS = 16  # of a list in a schedule: a request may come from anyone
+_LEAST_ENTROPY = 1e-6  # nats: of a step whose every token was certain
 _RELEASED_STRETCH = 20.0  # D01: the released sampler computes exp(t / (20 d_s))
 
 
@@ -76,6 +84,29 @@ class Schedule:
 
     ``xp`` is numpy or torch; ``minimum`` and the like that both have under one name are what a curve is written with.
     """
+
+    rule: ClassVar[rules.Rule | None] = None
+    """What is done with the logits, of :mod:`ead.rules`; None: they are divided by the temperature."""
+
+    @property
+    def by_position(self) -> "Schedule":
+        """The schedule of the position that the rule starts from; without a rule, the schedule itself."""
+        return self
+
+    @property
+    def rule_numbers(self) -> tuple[float, ...]:
+        """What the rule takes; see :func:`ead.rules.apply`."""
+        return ()
+
+    def resolved(self, entropies: Sequence[float], vocabulary: int, steps: int) -> "Schedule":
+        """Return the schedule of the next training step; only :class:`HeldEntropy` is not that of every step.
+
+        Args:
+            entropies: of the steps taken so far, nats per token at the sampling temperature, as they were recorded.
+            vocabulary: number of tokens that a logit stands for.
+            steps: of the whole training.
+        """
+        return self
 
     def parameters(self, step: int = 0) -> np.ndarray:
         """Return this schedule at ``step`` as the numbers that ``curve`` takes, a float64 vector."""
@@ -431,9 +462,8 @@ class Switched(Schedule):
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from error
                 object.__setattr__(self, name, part)
-            _require(
-                not isinstance(part, Switched), name, part.kind, "a schedule that does not switch itself"
-            )
+            plain = not isinstance(part, (Switched, OfLogits, HeldEntropy))
+            _require(plain, name, part.kind, "a schedule of position and step alone")
         tokens = self.tokens if isinstance(self.tokens, Sequence) else [self.tokens]
         if isinstance(tokens, str) or not 1 <= len(tokens) <= _MOST_POINTS:
             raise ValueError(f"tokens must be a list of 1 to {_MOST_POINTS} token ids, found {self.tokens!r}")
@@ -476,8 +506,300 @@ class Switched(Schedule):
         return f"{self.before} until token {tokens}, then {self.after} from there"
 
 
+@dataclass(frozen=True)
+class BySteps(Schedule):
+    """One temperature for all tokens of a training step, on a straight line from the first step to the last.
+
+    Attributes:
+        tau_first: temperature at training step 0, > 0 (``by_steps``).
+        tau_last: temperature from step ``steps`` on, > 0 (``by_steps``).
+        steps: training steps from the one to the other; the paper trains 440 (``by_steps``).
+    """
+
+    kind: ClassVar[str] = "by_steps"
+    tau_first: float = 1.2
+    tau_last: float = 0.8
+    steps: float = measured("steps", 440.0)
+
+    def __post_init__(self) -> None:
+        for name in ("tau_first", "tau_last", "steps"):
+            _set_float(self, name)
+            _require(getattr(self, name) > 0, name, getattr(self, name), "greater than 0")
+
+    def parameters(self, step: int = 0) -> np.ndarray:
+        share = min(_integer("step", step) / self.steps, 1.0)
+        return Fixed(self.tau_first * (1 - share) + self.tau_last * share).parameters()
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return min(self.tau_first, self.tau_last), max(self.tau_first, self.tau_last)
+
+    def __str__(self) -> str:
+        first, change, steps = map(_number, (self.tau_first, self.tau_last - self.tau_first, self.steps))
+        return f"tau(s) = {first} + {change} * min(s / {steps}, 1)"
+
+
+@dataclass(frozen=True)
+class HeldEntropy(Schedule):
+    """E3's controller (arXiv 2505.18573, its released ``TemperatureScheduler``): the temperature holds the entropy.
+
+    With ``H_s`` the mean entropy of step s at its temperature ``T_s``, the target ``H*`` that of the first step, and
+    ``V`` the vocabulary::
+
+        T_{s+1} = T_s (1 + T_s ln(H* / H_s) / (ln V + ln ln V))     for s >= 2, tau before
+
+    Within the last ``annealed_share`` of the training the target falls, along half a cosine, to ``annealed_factor``
+    of its value. Temperatures are a function of the entropies that the trainer has recorded (:meth:`resolved`), so a
+    trainer that resumes finds the same ones. The source bounds no temperature; here none is below 0.01.
+
+    Attributes:
+        tau: temperature of the first two steps, > 0.
+        annealed_share: share of the training in which the target falls, from 0 to 1 (``held_entropy``).
+        annealed_factor: what it falls to, in terms of the first target, > 0 (``held_entropy``).
+    """
+
+    kind: ClassVar[str] = "held_entropy"
+    tau: float = 1.0
+    annealed_share: float = 0.4
+    annealed_factor: float = 0.9
+
+    def __post_init__(self) -> None:
+        for name in ("tau", "annealed_share", "annealed_factor"):
+            _set_float(self, name)
+        _require(self.tau > 0, "tau", self.tau, "greater than 0")
+        _require(0 <= self.annealed_share <= 1, "annealed_share", self.annealed_share, "from 0 to 1")
+        _require(self.annealed_factor > 0, "annealed_factor", self.annealed_factor, "greater than 0")
+
+    def resolved(self, entropies: Sequence[float], vocabulary: int, steps: int) -> "Fixed":
+        tau = self.tau
+        if len(entropies) < 2:
+            return Fixed(tau)
+        first = target = max(entropies[0], _LEAST_ENTROPY)
+        factor = math.log(vocabulary) + math.log(math.log(vocabulary))
+        annealed = steps - int(steps * self.annealed_share)
+        for step, found in enumerate(entropies[1:], start=2):
+            change = math.log(target / max(found, _LEAST_ENTROPY)) / factor
+            tau = max(tau * (1 + tau * change), rules.LOWEST_TEMPERATURE)
+            if self.annealed_share and step >= annealed and steps > annealed:
+                left = (1 + math.cos(math.pi * (step - annealed) / (steps - annealed))) / 2
+                target = first * ((1 - self.annealed_factor) * left + self.annealed_factor)
+        return Fixed(tau)
+
+    def parameters(self, step: int = 0) -> np.ndarray:
+        raise ValueError(
+            f"schedule {self.kind}: its temperature follows from the entropies that the trainer has recorded; ask for "
+            "the fixed one that resolved() returns"
+        )
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return rules.LOWEST_TEMPERATURE, _LARGEST_FLOAT
+
+    def __str__(self) -> str:
+        return f"tau(s) from {_number(self.tau)}, holding the entropy"
+
+
+@dataclass(frozen=True)
+class OfLogits(Schedule):
+    """Fields and forwarding of every sampler that looks at the logits; ``temperature`` is its base's.
+
+    Attributes:
+        base: a schedule of position and step, whose temperature a kind that looks at the logits starts from.
+    """
+
+    base: Schedule = field(default_factory=lambda: Fixed(1.0))
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base, Schedule):
+            try:
+                object.__setattr__(self, "base", from_config(self.base))
+            except ValueError as error:
+                raise ValueError(f"base: {error}") from error
+        plain = not isinstance(self.base, (OfLogits, Switched, HeldEntropy))
+        _require(plain, "base", self.base.kind, "a schedule of position and step alone")
+        for each in fields(self):
+            if each.type is float:
+                _set_float(self, each.name)
+
+    @property
+    def by_position(self) -> Schedule:
+        return self.base
+
+    def parameters(self, step: int = 0) -> np.ndarray:
+        return self.base.parameters(step)
+
+    def temperature(self, position: Any, step: int = 0) -> float | np.ndarray:
+        return self.base.temperature(position, step)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.base.bounds
+
+    def converted(self, convert: Callable[[str, Any], Any]) -> "Schedule":
+        return replace(super().converted(convert), base=self.base.converted(convert))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "base": self.base.to_dict()}
+
+    def __str__(self) -> str:
+        numbers = ", ".join(
+            f"{each.name} = {_number(getattr(self, each.name))}"
+            for each in fields(self)
+            if each.name != "base"
+        )
+        return f"{self.kind} ({numbers}) of {self.base}"
+
+
+@dataclass(frozen=True)
+class EntropyBased(OfLogits):
+    """EDT (arXiv 2403.14541, equation 7): ``T = T0 N^(theta / H)``, with ``T0`` the base's; cooler where it is sure.
+
+    Attributes:
+        theta: how much cooler a sure policy is sampled, > 0 (``entropy_based``).
+        n: base of the power, between 0 and 1; the source sets 0.8 (``entropy_based``).
+    """
+
+    kind: ClassVar[str] = "entropy_based"
+    rule: ClassVar[rules.Rule] = staticmethod(rules.entropy_based)
+    theta: float = 0.1
+    n: float = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.theta > 0, "theta", self.theta, "greater than 0")
+        _require(0 < self.n < 1, "n", self.n, "between 0 and 1")
+
+    @property
+    def rule_numbers(self) -> tuple[float, ...]:
+        return self.theta, self.n
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return rules.LOWEST_TEMPERATURE, self.base.bounds[1]
+
+
+@dataclass(frozen=True)
+class Dynamic(OfLogits):
+    """llama.cpp's dynamic temperature, ``T - spread + 2 spread (H / ln V)^exponent`` with ``T`` the base's.
+
+    Attributes:
+        spread: llama.cpp's ``dynatemp_range``, at least 0 and less than every temperature of the base (``dynamic``).
+        exponent: llama.cpp's ``dynatemp_exponent``, > 0 (``dynamic``).
+    """
+
+    kind: ClassVar[str] = "dynamic"
+    rule: ClassVar[rules.Rule] = staticmethod(rules.dynamic)
+    spread: float = 0.5
+    exponent: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        lowest = self.base.bounds[0]
+        _require(0 <= self.spread < lowest, "spread", self.spread, f"at least 0 and less than {lowest}")
+        _require(self.exponent > 0, "exponent", self.exponent, "greater than 0")
+
+    @property
+    def rule_numbers(self) -> tuple[float, ...]:
+        return self.spread, self.exponent
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        lowest, highest = self.base.bounds
+        return max(lowest - self.spread, rules.LOWEST_TEMPERATURE), highest + self.spread
+
+
+@dataclass(frozen=True)
+class EntropyThreshold(OfLogits):
+    """Another temperature where the entropy exceeds a bound: exploration at the tokens that are open.
+
+    Attributes:
+        tau_high: temperature of tokens with more entropy than ``bound``, > 0 (``entropy_threshold``).
+        bound: in nats, at least 0 (``entropy_threshold``).
+    """
+
+    kind: ClassVar[str] = "entropy_threshold"
+    rule: ClassVar[rules.Rule] = staticmethod(rules.threshold)
+    tau_high: float = 1.2
+    bound: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.tau_high > 0, "tau_high", self.tau_high, "greater than 0")
+        _require(self.bound >= 0, "bound", self.bound, "at least 0")
+
+    @property
+    def rule_numbers(self) -> tuple[float, ...]:
+        return self.tau_high, self.bound
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        lowest, highest = self.base.bounds
+        return min(lowest, self.tau_high), max(highest, self.tau_high)
+
+
+@dataclass(frozen=True)
+class Truncated(OfLogits):
+    """Min-p or top-p of the base's distribution, one of the two.
+
+    Attributes:
+        top_p: probability that the kept tokens hold; 1 is off (``truncated``).
+        min_p: least probability of a kept token, in terms of the most probable one's; 0 is off (``truncated``).
+    """
+
+    kind: ClassVar[str] = "truncated"
+    rule: ClassVar[rules.Rule] = staticmethod(rules.truncated)
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(0 < self.top_p <= 1, "top_p", self.top_p, "greater than 0 and at most 1")
+        _require(0 <= self.min_p < 1, "min_p", self.min_p, "at least 0 and less than 1")
+        _require(
+            (self.top_p < 1) != (self.min_p > 0), "top_p, min_p", (self.top_p, self.min_p), "set, one of them"
+        )
+
+    @property
+    def rule_numbers(self) -> tuple[float, ...]:
+        return self.top_p, self.min_p
+
+
+@dataclass(frozen=True)
+class FirstToken(OfLogits):
+    """REFT (arXiv 2605.28295): the first token behind the template is uniform among the policy's most probable.
+
+    Its source also deals the tokens evenly to the rollouts of a prompt; here each rollout draws for itself, as requests
+    to a server do. Each has the same distribution either way.
+
+    Attributes:
+        candidates: how many most probable tokens the first is drawn from, 2 to 64; the source has 20 (``first_token``).
+        place: position of that token (``first_token``).
+    """
+
+    kind: ClassVar[str] = "first_token"
+    rule: ClassVar[rules.Rule] = staticmethod(rules.first_token)
+    candidates: int = 20
+    place: int = measured("start", 10)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("candidates", "place"):
+            object.__setattr__(self, name, _integer(name, getattr(self, name)))
+        most = rules.MOST_FIRST_TOKENS
+        _require(2 <= self.candidates <= most, "candidates", self.candidates, f"from 2 to {most}")
+        _require(self.place < 2**24, "place", self.place, "less than 2**24")
+
+    @property
+    def rule_numbers(self) -> tuple[float, ...]:
+        return self.candidates, self.place
+
+
 KINDS: dict[str, type[Schedule]] = {
-    cls.kind: cls for cls in (Fixed, Annealed, ReverseAnnealed, Linear, Cosine, Piecewise, Switched)
+    cls.kind: cls
+    for cls in (
+        *(Fixed, Annealed, ReverseAnnealed, Linear, Cosine, Piecewise, Switched, BySteps, HeldEntropy),
+        *(EntropyBased, Dynamic, EntropyThreshold, Truncated, FirstToken),
+    )
 }
 """Every schedule by the name under which a configuration asks for it."""
 
@@ -569,7 +891,11 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
     unknown = [key for key in values if key not in allowed]
     if unknown:
         raise ValueError(f"schedule {kind}: unknown key {unknown[0]!r}, allowed: {', '.join(allowed)}")
-    missing = [name for name, each in allowed.items() if each.default is MISSING and name not in values]
+    missing = [
+        name
+        for name, each in allowed.items()
+        if each.default is MISSING and each.default_factory is MISSING and name not in values
+    ]
     if missing:
         raise ValueError(f"schedule {kind}: the key {missing[0]!r} is missing")
     return KINDS[kind](**values)

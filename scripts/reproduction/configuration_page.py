@@ -154,9 +154,11 @@ def rows_of(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, st
 
 def schedule_rows() -> list[tuple[str, str, str, str]]:
     """Return the same for the kinds of a schedule, from the classes of ``ead.schedule``."""
-    about = _attributes(schedule.Annealed)
+    about = _attributes(schedule.Annealed) | _attributes(schedule.OfLogits)
     rows = [("kind", ", ".join(map(_value, schedule.KINDS)), "required", "the formula")]
-    for kind in (schedule.Fixed, schedule.Annealed, schedule.Piecewise, schedule.Switched):
+    for kind in dict.fromkeys(
+        (schedule.Fixed, schedule.Annealed, schedule.Piecewise, *schedule.KINDS.values())
+    ):
         if kind.__doc__ and "Attributes:" in kind.__doc__:
             about |= _attributes(kind)
         for field in fields(kind):
@@ -179,6 +181,8 @@ def schedule_rows() -> list[tuple[str, str, str, str]]:
             elif field.name == "interpolation":
                 allowed = ", ".join(map(_value, kind.interpolations))
             default = "required" if field.default is MISSING else _value(field.default)
+            if field.default_factory is not MISSING:
+                default = _code(f"fixed, tau: {field.default_factory().tau:g}")
             meaning = about.get(
                 field.name,
                 "the temperature of every token (`fixed`), or a list, one at each of `at` (`piecewise`)",

@@ -87,6 +87,33 @@ def test_an_interrupted_training_ends_with_the_same_bits(world, undisturbed, tmp
     assert outcome(tmp_path) == outcome(undisturbed)
 
 
+@pytest.mark.parametrize(
+    ("kind", "wanted"), [("held_entropy", {"annealed_share": 1.0}), ("truncated", {"min_p": 0.1})]
+)
+def test_a_sampler_that_follows_the_training_or_the_logits_resumes_with_the_same_bits(
+    world, tmp_path, kind, wanted
+):
+    """E3's temperature is a function of the recorded entropies, those before the kill and those after it."""
+    definition = run_of().sampler_definition.model_copy(update={"schedule": {"kind": kind, **wanted}})
+    run = run_of(training={"checkpoint_every": 2}).model_copy(update={"sampler_definition": definition})
+    train(world, run, tmp_path / "whole")
+
+    def start():
+        return inprocess.Trainer(run, world / "model", world / "train.parquet", tmp_path / "cut", workers=1)
+
+    for steps in (1, 3):  # with nothing saved, and with a step that is to be made again
+        trainer = start()
+        for _ in range(steps):
+            trainer.advance()
+    trainer = start()
+    assert trainer.step == len(trainer.entropies) == 2
+    train(world, run, tmp_path / "cut")
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    if kind == "held_entropy":
+        trainer.step, trainer.entropies = 4, [0.5, 0.4, 0.6]
+        assert trainer._schedule_of_step().tau not in (1.0, trainer.schedule.tau)
+
+
 def test_another_configuration_is_refused(world, undisturbed):
     with pytest.raises(RuntimeError, match="written with run ="):
         train(world, run_of("ead"), undisturbed)

@@ -345,7 +345,7 @@ def test_the_printed_formula_is_the_schedule(schedule, position, step):
         (lambda: Switched(Fixed(1), Fixed(1), [-1]), "tokens must be an integer >= 0, found -1"),
         (
             lambda: Switched(Switched(Fixed(1), Fixed(1), 1), Fixed(1), 1),
-            "before must be a schedule that does not switch itself, found 'switched'",
+            "before must be a schedule of position and step alone, found 'switched'",
         ),
         (lambda: Linear(origin="prompt"), "origin must be one of response, start"),
         (lambda: from_config({"kind": "fixed"}), "the key 'tau' is missing"),

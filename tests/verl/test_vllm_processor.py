@@ -20,7 +20,8 @@ from vllm.v1.sample.logits_processor import (
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
 from ead.integrations.vllm import AnnealedTemperature, request, requested_schedule
-from ead.schedule import Annealed, Fixed, Linear, Piecewise, ReverseAnnealed, Switched
+from ead.schedule import Annealed, Fixed, HeldEntropy, Linear, Piecewise, ReverseAnnealed, Switched
+from rules_reference import RULED, probabilities
 
 ROWS, VOCABULARY = 8, 32
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -130,6 +131,58 @@ def test_any_sequence_of_batch_updates_keeps_every_row_right(data):
             # Asynchronous scheduling appends a placeholder, part of a prompt brings none, a failure takes some back.
             grown = data.draw(st.sampled_from([1, 1, 1, 0, 30, -2]), label="tokens of the step")
             tokens[:] = tokens[:grown] if grown < 0 else tokens + [-1] * grown
+
+
+def test_rows_with_rules_have_the_distribution_of_their_definition_among_others():
+    """Rules, schedules and requests without EAD in one batch; rows move, and a token later positions have moved too."""
+    lp, step = processor(), 3
+    asked = [*RULED[1:4], None, Annealed(d0=6, alpha=1, start=2), RULED[5], RULED[7], RULED[8]]
+    rows = [
+        (
+            sampling_params(
+                None if schedule is None else {**schedule.to_dict(), "step": step}, temperature=1.0
+            ),
+            [],
+        )
+        for schedule in asked
+    ]
+    added = [(row, params, None, tokens) for row, (params, tokens) in enumerate(rows)]
+    lp.update_state(BatchUpdate(batch_size=ROWS, removed=[], added=added, moved=[]))
+    generator = torch.Generator().manual_seed(0)
+    for position in range(4):
+        if position == 2:
+            asked[0], asked[3] = asked[3], asked[0]
+            lp.update_state(BatchUpdate(ROWS, removed=[], added=[], moved=[(0, 3, MoveDirectionality.SWAP)]))
+        elif position:
+            lp.update_state(None)
+        logits = torch.randn(ROWS, VOCABULARY, generator=generator) * 2
+        found = lp.apply(logits.clone())
+        for row, schedule in enumerate(asked):
+            if schedule is None:
+                assert_same_bits(found[row], logits[row])
+            elif schedule.rule is None:
+                tau = torch.tensor(schedule.temperature(position, step), dtype=torch.float32)
+                assert_same_bits(found[row], logits[row] / tau)
+            else:
+                expected = probabilities(schedule, logits[row], position, step)
+                np.testing.assert_allclose(found[row].double().softmax(-1).numpy(), expected, atol=1e-5)
+        for _, tokens in rows:
+            tokens.append(0)
+    lp.update_state(
+        BatchUpdate(batch_size=4, removed=[4, 5, 6, 7], added=[(0, PLAIN_ROW, None, [])], moved=[])
+    )
+    lp.update_state(BatchUpdate(batch_size=1, removed=[1, 2, 3], added=[], moved=[]))
+    logits = torch.randn(1, VOCABULARY)
+    version = logits._version
+    assert lp.apply(logits) is logits and logits._version == version
+
+
+PLAIN_ROW = sampling_params(temperature=1.0)
+
+
+def test_a_request_carries_no_schedule_that_follows_a_training():
+    with pytest.raises(ValueError, match=r"ask for the fixed one that resolved\(\) returns"):
+        requested_schedule(sampling_params(HeldEntropy().to_dict(), temperature=1.0))
 
 
 class Scheduler:

@@ -14,6 +14,7 @@ from vllm import SamplingParams
 from ead.integrations.vllm import AnnealedTemperature
 from ead.schedule import Annealed, Cosine, Fixed, Linear, Piecewise, Switched
 from goodness_of_fit import assert_sampled_from
+from rules_reference import RULED, probabilities
 
 interface = pytest.importorskip("vllm.v1.worker.gpu.sample.logits_processor")
 
@@ -160,6 +161,37 @@ def test_every_row_has_the_temperature_of_its_place(seed):
             for slot in slots:
                 accepted = drafts[slot][: generator.integers(0, len(drafts[slot]) + 1)]
                 batch.settle(slot, [*accepted, int(generator.integers(0, VOCABULARY))])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_with_rules_have_the_distribution_of_their_definition(seed):
+    """Among rows without one, with drafts, and in slots that another rule had before."""
+    generator = np.random.default_rng(seed)
+    states = request_state()
+    batch = Batch(AnnealedTemperature(configuration(), states), states, generator)
+    for _ in range(4):
+        slots = [int(slot) for slot in generator.permutation(SLOTS)[:6]]
+        for slot in slots:
+            schedule = [*RULED, *PLAIN, None][generator.integers(len(RULED) + len(PLAIN) + 1)]
+            drawn = generator.integers(0, VOCABULARY, generator.integers(0, 4)).tolist()
+            batch.add(slot, schedule, [1, 2, 3], drawn, position=0)
+        batch.processor.apply_staged_writes()
+        drafts = {
+            slot: generator.integers(0, VOCABULARY, generator.integers(0, DRAFTED + 1)).tolist()
+            for slot in slots
+        }
+        context, temperatures = batch.step(slots, drafts)
+        logits = torch.randn(len(temperatures), VOCABULARY) * 2
+        found = batch.processor.apply(logits.clone(), context)
+        for row, (slot, place) in enumerate(zip(context.expanded_idx_mapping, context.pos, strict=True)):
+            schedule, first, _ = batch.requests[int(slot)]
+            if schedule is None or schedule.rule is None:
+                torch.testing.assert_close(
+                    found[row], logits[row] / float(temperatures[row]), rtol=1e-6, atol=0
+                )
+                continue
+            expected = probabilities(schedule, logits[row], int(place) + 1 - first, STEP)
+            np.testing.assert_allclose(found[row].double().softmax(-1).numpy(), expected, atol=1e-5)
 
 
 def test_a_batch_without_ead_is_not_touched():

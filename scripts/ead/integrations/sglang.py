@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 
+from ead import rules
 from ead.schedule import Schedule, Switched, from_config
 
 _KEY = "ead"
@@ -50,31 +51,41 @@ class AnnealedTemperature:
         if not asked:
             return logits
         drafts = len({id(params) for params in asked}) < len(asked)
-        temperatures = []
-        for params in rows:
+        temperatures, ruled = [], {}
+        for row, params in enumerate(rows):
+            temperatures.append(1.0)
             if not params or params.get(_KEY) is None:
-                temperatures.append(1.0)
                 continue
             try:
                 if drafts:
                     raise ValueError("ead: speculative decoding is not supported")
-                temperatures.append(_temperature(params))
+                schedule, step, position = _place(params)
             except ValueError as error:
                 _abort(params["__req__"], str(error))
-                temperatures.append(1.0)
-        return logits / torch.tensor(temperatures, dtype=torch.float32, device=logits.device)[:, None]
+                continue
+            if schedule is None:  # greedy
+                continue
+            temperatures[row] = schedule.temperature(position, step)
+            if schedule.rule is not None:
+                ruled[row] = (schedule, position)
+        divided = logits / torch.tensor(temperatures, dtype=torch.float32, device=logits.device)[:, None]
+        for row, (schedule, position) in ruled.items():
+            divided[row] = rules.apply(
+                schedule.rule, logits[row, None].float(), temperatures[row], schedule.rule_numbers, position
+            )[0]
+        return divided
 
 
 def request_parameters(schedule: Schedule, step: int = 0, position: int = 0) -> dict[str, Any]:
     """Return ``custom_logit_processor`` and ``custom_params`` of a request.
 
     Args:
-        schedule: any schedule of :mod:`ead.schedule` that depends on position and step alone.
+        schedule: any schedule of :mod:`ead.schedule` that does not depend on the tokens or on a training.
         step: the trainer's global step, >= 0.
         position: how many tokens of the response the prompt ends with, >= 0.
 
     Raises:
-        ValueError: a value is out of range, or the schedule depends on the tokens.
+        ValueError: a value is out of range, or the schedule depends on the tokens or on a training.
     """
     config = {**schedule.to_dict(), "step": step, "position": position}
     _read(config)
@@ -97,18 +108,18 @@ def _read(config: Any) -> tuple[Schedule, int, int]:
     return schedule, step, position
 
 
-def _temperature(params: dict[str, Any]) -> float:
-    """Return the temperature of the next token of the request to which ``params`` belong."""
+def _place(params: dict[str, Any]) -> tuple[Schedule | None, int, int]:
+    """Return schedule (None: greedy), step and position of the next token of the request with these ``params``."""
     request = params["__req__"]
     if _STATE not in params:  # SGLang gives each request a dictionary of its own
         params[_STATE] = _read(params[_KEY])
         _check(request.sampling_params)
-    if request.sampling_params.top_k == 1:  # greedy
-        return 1.0
+    if request.sampling_params.top_k == 1:
+        return None, 0, 0
     if request.decode_batch_idx == 0:  # the prompt is being read, perhaps anew, with the output so far
         params["__ead_read__"] = len(request.output_ids)
     schedule, step, first = params[_STATE]
-    return schedule.temperature(first + params["__ead_read__"] + request.decode_batch_idx, step)
+    return schedule, step, first + params["__ead_read__"] + request.decode_batch_idx
 
 
 def _check(sampling_params: Any) -> None:

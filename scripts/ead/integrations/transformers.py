@@ -24,6 +24,7 @@ Not supported: beam search, whose scores stop being log-probabilities once divid
 import torch
 from transformers import LogitsProcessor
 
+from ead import rules
 from ead.schedule import Schedule, Switched
 
 PLAIN_SAMPLING = {
@@ -41,18 +42,18 @@ PLAIN_SAMPLING = {
 
 
 class AnnealedTemperature(LogitsProcessor):
-    """Divide the scores of response token ``t`` by ``schedule.temperature(t, step)``.
+    """Divide the scores of response token ``t`` by ``schedule.temperature(t, step)``, or do what its rule says.
 
     Args:
-        schedule: any schedule of :mod:`ead.schedule`.
+        schedule: any schedule of :mod:`ead.schedule`; of ``held_entropy`` what it resolves to at the step.
         prompt_length: width in tokens of the prompt given to ``generate``, padding included; all rows of a
             batch padded on the left share it, and their responses begin at the same column.
         step: the trainer's global step, >= 0.
 
     Raises:
         TypeError: ``schedule`` is not a schedule.
-        ValueError: ``prompt_length`` or ``step`` is negative or not an integer; when called, a sequence is
-            shorter than ``prompt_length``.
+        ValueError: ``prompt_length`` or ``step`` is negative or not an integer, or the schedule follows a training;
+            when called, a sequence is shorter than ``prompt_length``.
     """
 
     def __init__(self, schedule: Schedule, prompt_length: int, step: int = 0) -> None:
@@ -74,6 +75,11 @@ class AnnealedTemperature(LogitsProcessor):
                 f"{self.prompt_length}; pass the width of generate's prompt, inputs['input_ids'].shape[1]"
             )
         # Not in place: generate keeps the same tensor as the raw logits it returns.
+        if self.schedule.rule is not None:
+            temperature = self.schedule.temperature(position, self.step)
+            # In float32: a model may give scores in half precision, and log-probabilities are wanted of them.
+            scores = scores.float()
+            return rules.apply(self.schedule.rule, scores, temperature, self.schedule.rule_numbers, position)
         if isinstance(self.schedule, Switched):
             return scores / self._by_row(input_ids[:, self.prompt_length :], position).to(scores)
         return scores / self.schedule.temperature(position, self.step)

@@ -40,7 +40,7 @@ from transformers import GenerationConfig, StoppingCriteria
 from trl import GRPOConfig, GRPOTrainer
 
 from ead.integrations.transformers import AnnealedTemperature
-from ead.schedule import Schedule, Switched
+from ead.schedule import HeldEntropy, Schedule, Switched
 
 POSITIONS = ("response", "turn")
 """What a schedule's position counts in a response of several turns; see the module."""
@@ -68,7 +68,8 @@ class AnnealedGRPOTrainer(GRPOTrainer):
 
     Raises:
         TypeError: ``schedule`` is not a schedule.
-        ValueError: an argument clashes with EAD, or the vLLM engine does not know it; see the module.
+        ValueError: an argument clashes with EAD, the schedule follows the training, or the vLLM engine does not know
+            EAD; see the module.
     """
 
     def __init__(
@@ -83,6 +84,8 @@ class AnnealedGRPOTrainer(GRPOTrainer):
     ) -> None:
         if not isinstance(schedule, Schedule):
             raise TypeError(f"schedule must be one of ead.schedule, found {schedule!r}")
+        if isinstance(schedule, HeldEntropy):
+            raise ValueError("held_entropy follows the recorded entropies, which TRL's trainer does not give")
         if position not in POSITIONS:
             raise ValueError(f"position must be one of {', '.join(POSITIONS)}, found {position!r}")
         if (

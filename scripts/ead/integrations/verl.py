@@ -48,7 +48,7 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
 
 from ead import seeds
-from ead.schedule import Switched, from_config
+from ead.schedule import HeldEntropy, Switched, from_config
 
 POSITIONS = ("response", "turn")
 """What a schedule's position counts in a response of several turns; see the module."""
@@ -71,8 +71,8 @@ class _Annealed:
             log-probabilities and the request's parameters; None keeps nothing. ``record_every`` thins the steps.
 
     Raises:
-        ValueError: the schedule is malformed, or a prompt is longer than ``rollout.prompt_length``, which verl
-            would cut with a warning.
+        ValueError: the schedule is malformed or follows the training, or a prompt is longer than
+            ``rollout.prompt_length``, which verl would cut with a warning.
         RuntimeError: the engine does not know EAD, and would sample at the temperature that verl sets.
     """
 
@@ -91,6 +91,10 @@ class _Annealed:
         self.record, self.record_every = record, record_every
         self.stream = None if stream is None else _plain(stream)
         self.schedule = None if schedule is None else from_config(_plain(schedule)).to_dict()
+        if self.schedule and self.schedule["kind"] == HeldEntropy.kind:
+            raise ValueError(
+                "held_entropy follows the recorded entropies, which verl does not tell an agent loop"
+            )
 
     async def run(self, sampling_params: dict[str, Any], **kwargs) -> AgentLoopOutput:
         """Return the response to ``kwargs["raw_prompt"]``."""

@@ -46,7 +46,10 @@ class Sampler(Strict):
                 "importance needs logprob_temperature: one; with `sampling` the trainer has no log-probabilities "
                 "of the policy at temperature 1 that the sampler could be corrected to"
             )
-        if self.logprob_temperature == "sampling" and self.schedule["kind"] == schedule.Switched.kind:
+        kind = schedule.KINDS[self.schedule["kind"]]
+        if self.logprob_temperature == "sampling" and issubclass(
+            kind, (schedule.Switched, schedule.OfLogits)
+        ):
             raise ValueError("logprob_temperature: sampling needs a schedule of the position alone")
         return self
 
@@ -85,6 +88,8 @@ def adapt_schedule(schedule_values: Mapping[str, Any], annealed: Mapping[str, An
     if kind is schedule.Switched:
         parts = {part: adapt_schedule(schedule_values[part], annealed) for part in ("before", "after")}
         return {**schedule_values, **parts}
+    if issubclass(kind, schedule.OfLogits):
+        return {**schedule_values, "base": adapt_schedule(schedule_values["base"], annealed)}
     if not issubclass(kind, schedule.StepAware) or not annealed:
         return dict(schedule_values)
     return schedule.from_config({**schedule_values, **annealed}).to_dict()

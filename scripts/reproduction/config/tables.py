@@ -116,7 +116,7 @@ def load_algorithms(path: Path = WORKFLOW / "algorithms.yaml") -> dict[str, Any]
 
 def convert_samplers(samplers: Mapping[str, Any], units: ScheduleUnits) -> dict[str, Any]:
     """Return samplers in the paper's units as samplers in a scale's, for every field that says its unit."""
-    factors = {"length": units.length, "length/steps": units.length / units.steps}
+    factors = {"length": units.length, "length/steps": units.length / units.steps, "steps": units.steps}
 
     def convert(unit: str, value: float) -> float:
         return units.start if unit == "start" else float(f"{value * factors[unit]:.6g}")

@@ -1,6 +1,6 @@
 """What verl cannot do: the configuration asks before the first job, and the engine when it is told a run."""
 
-from ead.schedule import Fixed, from_config
+from ead.schedule import Fixed, HeldEntropy, from_config
 from reproduction.config.methods import Sampler
 
 
@@ -30,9 +30,11 @@ def temperature(sampler: Sampler) -> float | None:
 
     verl knows one temperature. A fixed one at which the trainer's log-probabilities are taken too is verl's own; with
     every other sampler it is 1, and the logits processor does the rest. Where the trainer's temperature would have to
-    follow the position, verl has none.
+    follow the position, verl has none, and none where the temperature follows what the trainer has recorded.
     """
+    schedule = from_config(sampler.schedule)
+    if isinstance(schedule, HeldEntropy):
+        return None
     if sampler.logprob_temperature == "one":
         return 1.0
-    schedule = from_config(sampler.schedule)
     return schedule.tau if isinstance(schedule, Fixed) else None

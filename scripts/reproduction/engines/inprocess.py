@@ -102,6 +102,8 @@ class Trainer:
         )
         self.step = 0
         self._restore()
+        recorded = records.read(state / "metrics.jsonl")
+        self.entropies = [values["entropy_at_sampling_temperature"] for values in recorded]
 
     # --- one step ------------------------------------------------------------------------------------------
 
@@ -127,6 +129,7 @@ class Trainer:
         values = {"step": self.step, **responses.metrics(), **update_metrics}
         contract.check("inprocess", values)
         records.append(self.folder / "metrics.jsonl", values)
+        self.entropies.append(values["entropy_at_sampling_temperature"])
         problems = [self.problems[i].id for i in chosen]
         groups = {"step": self.step, "problem": problems, **responses.groups()}
         records.append(self.folder / "groups.jsonl", groups)
@@ -143,11 +146,16 @@ class Trainer:
     def _prompts_of_step(self, step: int) -> list[int]:
         return prompts_of_step(self.run, step, len(self.problems))
 
+    def _schedule_of_step(self) -> schedule.Schedule:
+        """The sampler's schedule; of one that follows the training, what the steps before this one make of it."""
+        before, tokens = self.entropies[: self.step - 1], self.model.shape.vocabulary
+        return self.schedule.resolved(before, tokens, self.settings.steps)
+
     def _rollouts(self, chosen: list[int]) -> Rollouts:
         return generate(
             self.model,
             [self.prompts[i] for i in chosen],
-            self.schedule,
+            self._schedule_of_step(),
             samples=self.run.n,
             max_new_tokens=self.settings.max_new_tokens,
             generator=seeds.torch_generator(*self._stream_name("rollouts", self.step)),
@@ -257,7 +265,7 @@ class Trainer:
         """What divides the trainer's logits, by position (D15); None is 1 everywhere."""
         if self.run.sampler_definition.logprob_temperature == "one":
             return None
-        return torch.from_numpy(self.schedule.temperature(np.arange(width), self.step))
+        return torch.from_numpy(self._schedule_of_step().temperature(np.arange(width), self.step))
 
     def _learning_rate(self) -> float:
         """Linear warm-up over the first steps, then constant or linear decay to zero after the last step."""

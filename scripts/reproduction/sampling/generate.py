@@ -1,8 +1,8 @@
 """The in-process sampler: batched decoding with a key-value cache, annealed or not.
 
 All rows of a batch are at the same response position, so a schedule costs one scalar division per step; where it
-switches at a token, each row has a number of its own. Each prompt is read once for all its samples; rows that have
-finished leave the batch.
+switches at a token, each row has a number of its own, and where it looks at the logits, its rule (``ead.rules``) does
+the division. Each prompt is read once for all its samples; rows that have finished leave the batch.
 
 The uniform numbers of a batch are drawn before decoding, one per row and position, and tokens are found by
 inverting the cumulative distribution: what a row draws does not depend on when other rows finish.
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ead import rules
 from ead.schedule import Schedule, Switched
 from reproduction.models.transformer import Transformer
 
@@ -31,9 +32,9 @@ class Rollouts:
 
     ``tokens`` [B, T] int64, ``mask`` [B, T] bool (response tokens, the end-of-sequence token included),
     ``finished`` [B] bool (False: cut at the token limit). With ``record``, in nats and 0 outside the mask:
-    ``behaviour_logprobs`` of the sampled token under the distribution it was drawn from (after the
-    temperature, before top-p), ``policy_logprobs`` at the trainer's temperature, ``entropy`` at temperature 1
-    and ``behaviour_entropy`` at the sampling temperature (D10), all [B, T] float32.
+    ``behaviour_logprobs`` of the sampled token under the distribution it was drawn from (after temperature and
+    truncation), ``policy_logprobs`` at the trainer's temperature, ``entropy`` at temperature 1 and
+    ``behaviour_entropy`` of the distribution drawn from (D10), all [B, T] float32.
     """
 
     tokens: Tensor
@@ -70,12 +71,13 @@ def generate(
     Args:
         model: the policy to sample from.
         prompts: token ids.
-        schedule: temperature by response position; None decodes greedily.
+        schedule: temperature by response position, and what it does with the logits; None decodes greedily.
         generator: source of the uniform numbers, on the CPU; may be None for greedy decoding.
         step: the trainer's global step, which sets the decay rate of an annealed schedule.
         start: response position of the first token drawn, where the prompts end with that many response tokens.
         record: also return log-probabilities and entropies.
-        logprob_temperature: temperature of ``policy_logprobs``: ``one`` or ``sampling`` (D15).
+        logprob_temperature: temperature of ``policy_logprobs``: ``one`` or ``sampling`` (D15), the latter for a
+            schedule of the position alone.
         batch_rows: rows decoded together; bounds the memory of the cache.
         report: called after every token with the share of the work that is done at most.
 
@@ -95,6 +97,7 @@ def generate(
         draw = _Draw(
             temperatures=_temperatures(schedule, step, start, width, chunk, samples, model.device),
             uniforms=None if uniforms is None else uniforms[rows_of_chunk].to(model.device),
+            rule=None if schedule is None or schedule.rule is None else partial(_ruled, schedule, start),
             top_p=top_p,
             record=record,
             policy_at_sampling_temperature=logprob_temperature == "sampling",
@@ -175,6 +178,7 @@ def _temperatures(
     samples: int,
     device: torch.device,
 ) -> _SameForAll:
+    schedule = None if schedule is None else schedule.by_position
     if isinstance(schedule, Switched):
         begun = [prompt[len(prompt) - start :] for prompt in prompts]
         return _ByRow(schedule, step, start, width, begun, samples, device)
@@ -183,11 +187,17 @@ def _temperatures(
     return _SameForAll(schedule.temperature(start + np.arange(width), step))
 
 
+def _ruled(schedule: Schedule, start: int, logits: Tensor, temperature: float | Tensor, t: int) -> Tensor:
+    """Return the logits that a schedule with a rule draws the token number ``t`` from."""
+    return rules.apply(schedule.rule, logits, temperature, schedule.rule_numbers, start + t)
+
+
 @dataclass(frozen=True)
 class _Draw:
     """How the next token is chosen, and what is recorded about it."""
 
     temperatures: _SameForAll
+    rule: Callable[[Tensor, float | Tensor, int], Tensor] | None
     uniforms: Tensor | None  # [B, T] float64; None is greedy
     top_p: float
     record: bool
@@ -204,15 +214,16 @@ class _Draw:
 
     def _draw(self, logits: Tensor, rows: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
         temperature = self.temperatures.at(rows, t)
+        if self.rule is not None:
+            return self._draw_by_rule(logits, self.rule(logits, temperature, t), rows, t)
         everywhere_one = isinstance(temperature, float) and temperature == 1.0
         scaled = logits if everywhere_one else logits / temperature
-        if self.uniforms is None:
-            tokens = logits.argmax(-1)
-        else:
-            tokens = _invert_cumulative(_nucleus(scaled, self.top_p), self.uniforms[rows, t])
+        tokens = self._tokens(logits, scaled, rows, t)
         self.temperatures.note(rows, t, tokens)
         if not self.record:
             return tokens, None
+        if self.top_p < 1.0:
+            return tokens, self._truncated_values(logits, _nucleus(scaled, self.top_p), tokens)
         at_one = F.log_softmax(logits, -1)
         at_sampling = at_one if everywhere_one else F.log_softmax(scaled, -1)
         policy = at_sampling if self.policy_at_sampling_temperature else at_one
@@ -221,6 +232,30 @@ class _Draw:
         behaviour_entropy = entropy if everywhere_one else -(at_sampling.exp() * at_sampling).sum(-1)
         logprobs = (series.gather(-1, chosen).squeeze(-1) for series in (at_sampling, policy))
         return tokens, torch.stack((*logprobs, entropy, behaviour_entropy))
+
+    def _tokens(self, logits: Tensor, scaled: Tensor, rows: Tensor, t: int) -> Tensor:
+        if self.uniforms is None:
+            return logits.argmax(-1)
+        return _invert_cumulative(_nucleus(scaled, self.top_p), self.uniforms[rows, t])
+
+    def _draw_by_rule(
+        self, logits: Tensor, shaped: Tensor, rows: Tensor, t: int
+    ) -> tuple[Tensor, Tensor | None]:
+        tokens = self._tokens(logits, shaped, rows, t)
+        if not self.record:
+            return tokens, None
+        return tokens, self._truncated_values(logits, _nucleus(shaped, self.top_p), tokens)
+
+    def _truncated_values(self, logits: Tensor, probabilities: Tensor, tokens: Tensor) -> Tensor:
+        """Return the recorded values where ``probabilities`` [b, V], up to a factor, have a support of their own."""
+        if self.policy_at_sampling_temperature:
+            raise ValueError("logprob_temperature: sampling needs a schedule of the position alone")
+        behaviour = probabilities / probabilities.sum(-1, keepdim=True)
+        at_one = F.log_softmax(logits, -1)
+        chosen = tokens.unsqueeze(-1)
+        logprobs = (behaviour.gather(-1, chosen).log(), at_one.gather(-1, chosen))
+        entropies = (-(at_one.exp() * at_one).sum(-1), torch.special.entr(behaviour).sum(-1))
+        return torch.stack([*(series.squeeze(-1) for series in logprobs), *entropies]).to(logits.dtype)
 
 
 def _invert_cumulative(probabilities: Tensor, uniforms: Tensor) -> Tensor:

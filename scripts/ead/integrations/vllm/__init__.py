@@ -29,6 +29,8 @@ second applies EAD before the request's temperature and min-p. Hence:
 - top-k and top-p filter the annealed distribution. They are reported once, since they may be the model's too;
 - a schedule that switches at a token needs to see the tokens: with the first runner and asynchronous scheduling
   this class must be named in ``logits_processors``, else such a request is refused;
+- a schedule with a rule (``ead.rules``) shapes the logits at the same place: log-probabilities are then those of the
+  truncated distribution. ``held_entropy`` is refused: a request carries the fixed temperature that it resolves to;
 - speculative decoding works with the second runner. The first then loads no processor from entry points, and
   requests for EAD are refused.
 
@@ -205,7 +207,7 @@ class AnnealedTemperature(*_CLASSES):
             self._runner = _Absent(f"{interface} gave something unexpected ({error})")
 
     def is_argmax_invariant(self) -> bool:
-        """True: division by a positive temperature keeps the order, so vLLM may skip greedy batches."""
+        """True, so that vLLM may skip greedy batches; the first token of REFT, a tie, is drawn and never greedy."""
         return True
 
     def update_state(self, batch_update: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ead.integrations.vllm.request import is_greedy, requested_schedule, warn_of_raw_logprobs
+from ead.integrations.vllm.request import RuleTable, is_greedy, requested_schedule, warn_of_raw_logprobs
 from ead.schedule import Schedule, ScheduleTable, Switched
 
 if TYPE_CHECKING:
@@ -71,13 +71,14 @@ class FirstRunner:
         rows = vllm_config.scheduler_config.max_num_seqs
         self._logprobs_mode = vllm_config.model_config.logprobs_mode
         # One entry per row of the batch; a row that is not annealed keeps temperature 1 and counts no tokens.
-        self._table = ScheduleTable(rows)
+        self._table, self._rules = ScheduleTable(rows), RuleTable(rows)
         self._outputs: list[list[int] | tuple[()]] = [()] * rows
         self._first = np.zeros(rows, dtype=np.int64)  # position of the request's first output token
         self._annealed = np.zeros(rows, dtype=bool)
         self._switches: dict[int, _Switch] = {}
         self._batch_size = 0
         self._any_annealed = False
+        self._present: list[int] = []  # rules of the batch's rows
         # Of this step and the next: how long the outputs will be, and the batch's temperatures, [batch, 1].
         self._foreseen: Iterator[tuple[list[int], torch.Tensor]] = iter(())
         self._temperatures = torch.ones(0, 1)
@@ -128,7 +129,13 @@ class FirstRunner:
             raise RuntimeError(f"{logits.shape[0]} rows of logits for a batch of {self._batch_size} requests")
         if self._switches:
             self._follow_switches()
-        return logits.div_(self._temperatures)
+        if not self._present:
+            return logits.div_(self._temperatures)
+        rows = slice(self._batch_size)
+        position = self._first[rows] + [len(output) for output in self._outputs[rows]]
+        columns = (self._rules.rule[rows], self._rules.numbers[:, rows], position)
+        on_device = (torch.from_numpy(column).to(logits.device) for column in columns)
+        return self._rules.apply(self._present, logits, self._temperatures, *on_device)
 
     def _follow_switches(self) -> None:
         """Let rows whose switching token was drawn go on with their second schedule.
@@ -151,6 +158,8 @@ class FirstRunner:
             if request is None or is_greedy(params):
                 continue
             schedule, step, first = request
+            self._rules.set(row, schedule)
+            schedule = schedule.by_position
             if isinstance(schedule, Switched):
                 known = (prompt_tokens or ())[-first:] if first else ()
                 self._switches[row] = _Switch(schedule, step, first, known)
@@ -163,6 +172,7 @@ class FirstRunner:
         for source, target, direction in update.moved:
             pair, swapped = [source, target], [target, source]
             self._table.swap(source, target)
+            self._rules.swap(source, target)
             self._annealed[pair] = self._annealed[swapped]
             self._first[pair] = self._first[swapped]
             self._outputs[source], self._outputs[target] = self._outputs[target], self._outputs[source]
@@ -172,9 +182,11 @@ class FirstRunner:
                 self._clear(source)
         self._batch_size = update.batch_size
         self._any_annealed = bool(self._annealed[: self._batch_size].any())
+        self._present = [rule for rule in np.unique(self._rules.rule[: self._batch_size]).tolist() if rule]
 
     def _clear(self, row: int) -> None:
         self._table.clear(row)
+        self._rules.rule[row] = 0
         self._outputs[row] = ()
         self._first[row] = 0
         self._annealed[row] = False

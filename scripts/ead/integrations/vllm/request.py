@@ -2,16 +2,18 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ead import rules
 from ead.schedule import Schedule, from_config
 
 if TYPE_CHECKING:
+    import torch
     from vllm import SamplingParams
 
 # Below vLLM's own logger, so that messages look like its own and go where those go.
@@ -121,6 +123,64 @@ def _plain_data(value: Any) -> Mapping[str, Any]:
             f"ead: found {type(value).__name__}, allowed: a schedule as a mapping or as the JSON text of one"
         )
     return value
+
+
+class RuleTable:
+    """The rules of a batch's rows, for either runner: which row has one, and what it takes.
+
+    Attributes:
+        rules: those seen so far; ``rule`` counts them from 1.
+        rule: integers, shape (rows,); 0 is none.
+        numbers: float64, shape (2, rows).
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.rules: list[rules.Rule] = []
+        self.rule = np.zeros(rows, dtype=np.int64)
+        self.numbers = np.zeros((2, rows))
+
+    def set(self, row: int, schedule: Schedule) -> None:
+        """Let ``row`` follow the rule of ``schedule``, if it has one."""
+        if schedule.rule is None:
+            self.rule[row] = 0
+            return
+        if schedule.rule not in self.rules:
+            self.rules.append(schedule.rule)
+        self.rule[row] = self.rules.index(schedule.rule) + 1
+        self.numbers[:, row] = schedule.rule_numbers
+
+    def swap(self, one: int, other: int) -> None:
+        """Exchange two rows."""
+        pair, swapped = [one, other], [other, one]
+        self.rule[pair] = self.rule[swapped]
+        self.numbers[:, pair] = self.numbers[:, swapped]
+
+    def apply(
+        self,
+        present: Sequence[int],
+        logits: "torch.Tensor",
+        temperatures: "torch.Tensor",
+        rule: "torch.Tensor",
+        numbers: "torch.Tensor",
+        position: "torch.Tensor",
+    ) -> "torch.Tensor":
+        """Divide ``logits`` in place by ``temperatures``, or do what the rule of a row says.
+
+        Args:
+            logits: shape (rows, vocabulary); temperatures: shape (rows, 1).
+            present: the rules that occur in ``rule``.
+            rule, numbers, position: of each row, on the device of ``logits``.
+        """
+        # Every row is computed: to pick some out, the host would have to wait for the device.
+        found = {
+            each: rules.apply(self.rules[each - 1], logits, temperatures, numbers, position)
+            for each in present
+            if each
+        }
+        logits.div_(temperatures)
+        for each, shaped in found.items():
+            logits.copy_(shaped.where((rule == each)[:, None], logits))
+        return logits
 
 
 def warn_of_raw_logprobs(params: "SamplingParams", logprobs_mode: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ead.integrations.vllm.request import is_greedy, requested_schedule, warn_of_raw_logprobs
+from ead.integrations.vllm.request import RuleTable, is_greedy, requested_schedule, warn_of_raw_logprobs
 from ead.schedule import ScheduleTable, Switched
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class SecondRunner:
         self._drafted = speculative.num_speculative_tokens if speculative else 0
         # One entry per slot, on the host and, from the next apply_staged_writes on, on the device.
         self._table, self._later = ScheduleTable(slots), ScheduleTable(slots)  # until and after a switch
+        self._rules = RuleTable(slots)
         self._start = np.zeros(slots, dtype=np.int64)  # place in the sequence of the response's first token
         self._tokens = np.full((slots, _MOST_TOKENS), _NO_TOKEN, dtype=np.int64)  # that switch
         self._annealed = np.zeros(slots, dtype=bool)
@@ -52,11 +53,14 @@ class SecondRunner:
         self._taken.append(slot)
         self._annealed[slot], self._switches[slot] = annealed, False
         self._table.clear(slot)
+        self._rules.rule[slot] = 0
         self._tokens[slot] = _NO_TOKEN
         if not annealed:
             return False
         schedule, step, position = request
         self._start[slot] = int(self._states.prompt_len.np[slot]) - position
+        self._rules.set(slot, schedule)
+        schedule = schedule.by_position
         if isinstance(schedule, Switched):
             self._later.set(slot, schedule.after, step)
             self._tokens[slot, : len(schedule.tokens)] = schedule.tokens
@@ -90,6 +94,8 @@ class SecondRunner:
             "formulas": self._table.formulas,
             "later parameters": self._later.parameters,
             "later formulas": self._later.formulas,
+            "rule": self._rules.rule,
+            "rule numbers": self._rules.numbers,
         }
         return {name: self._copied(array) for name, array in arrays.items()}
 
@@ -113,7 +119,12 @@ class SecondRunner:
             since = ctx.pos - self._follow_switches(slots, ctx)
             later = self._temperatures(self._later, "later ", slots, since.clamp(min=0), ctx)
             temperatures = torch.where(since >= 0, later, temperatures)
-        return logits.div_(temperatures.to(logits.dtype)[:, None])
+        temperatures = temperatures.to(logits.dtype)[:, None]
+        present = [rule for rule in np.unique(self._rules.rule[ctx.idx_mapping_np]).tolist() if rule]
+        if not present:
+            return logits.div_(temperatures)
+        rule, numbers = self._on_device["rule"][slots], self._on_device["rule numbers"][:, slots]
+        return self._rules.apply(present, logits, temperatures, rule, numbers, position)
 
     def _temperatures(
         self,

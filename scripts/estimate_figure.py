@@ -16,13 +16,19 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--evaluations", type=Path, required=True, help="folder of their evaluations")
     parser.add_argument("--partial", action="store_true", help="runs without results are shown as not run")
+    parser.add_argument("--manifest", type=Path, help="of a study of decoding")
+    parser.add_argument(
+        "--problems", type=Path, help="scores by problem (Parquet), which a study also leaves"
+    )
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
 
     request = json.loads(arguments.request)
     kind = KINDS[request.pop("analysis")]
-    folders = {"runs": arguments.runs, "evaluations": arguments.evaluations}
-    write_parquet(kind.estimate(**request, **folders, partial=arguments.partial), arguments.output)
+    read = {"runs": arguments.runs, "evaluations": arguments.evaluations, "partial": arguments.partial}
+    if arguments.manifest:
+        read |= {"manifest": arguments.manifest, "problems": arguments.problems}
+    write_parquet(kind.estimate(**request, **read), arguments.output)
 
 
 if __name__ == "__main__":

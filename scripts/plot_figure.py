@@ -1,29 +1,25 @@
-"""Draw a figure from its estimates: PDF, PNG, and the CSV of what it shows."""
+"""Make a figure or a table of its estimates: PDF, PNG and the CSV of what is drawn, or CSV and HTML."""
 
 import argparse
 import json
 from pathlib import Path
 
-import pandas as pd
-
-from reproduction.figures import KINDS, style
+from reproduction.figures import KINDS
+from reproduction.figures.claims import Verdicts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--estimates", type=Path, required=True)
+    parser.add_argument("--estimates", type=Path, required=True, help="what it shows, as its kind reads it")
     parser.add_argument(
         "--request", required=True, help="JSON of the figure's `drawing` (reproduction.figures)"
     )
-    parser.add_argument("--pdf", type=Path, required=True)
-    parser.add_argument("--png", type=Path, required=True)
-    parser.add_argument("--csv", type=Path, required=True)
+    parser.add_argument("--files", type=Path, nargs="+", required=True, help="what is written, by suffix")
     arguments = parser.parse_args()
 
-    estimates = pd.read_parquet(arguments.estimates)
     request = json.loads(arguments.request)
-    figure = KINDS[request["analysis"]].plot(estimates, request)
-    style.save(figure, estimates, arguments.pdf, arguments.png, arguments.csv)
+    kind = {**KINDS, "claims": Verdicts}[request["analysis"]]
+    kind.write(arguments.estimates, request, {path.suffix[1:]: path for path in arguments.files})
 
 
 if __name__ == "__main__":

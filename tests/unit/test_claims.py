@@ -577,7 +577,7 @@ def test_a_mistake_in_the_claims_is_explained(change, words):
         validate(Claims, values, "claims.yaml")
 
 
-def test_the_forest_plot_shows_the_intervals_of_the_verdicts(right_judged, right_verdicts):
+def test_the_forest_plot_shows_the_intervals_of_the_verdicts(right_judged, right_verdicts, tmp_path):
     drawn = plotting.rows(right_judged)
     assert len(drawn) == len(right_verdicts)
     row = drawn[(drawn["id"] == "C03") & (drawn["reading"] == "printed")].iloc[0]
@@ -590,6 +590,10 @@ def test_the_forest_plot_shows_the_intervals_of_the_verdicts(right_judged, right
         "C03  EAD beats every fixed τ (Pass@16), as printed",
         "C03, released sampler (D01)",
     } <= set(labels)
+    write_json(tmp_path / "claims.json", right_judged)
+    files = {suffix: tmp_path / f"claims.{suffix}" for suffix in ("pdf", "png", "csv")}
+    plotting.Verdicts.write(tmp_path / "claims.json", {}, files)
+    assert pd.read_csv(files["csv"])["verdict"].tolist() == drawn["verdict"].tolist()
 
 
 def test_the_page_on_claims_states_the_numbers_of_the_table():

@@ -12,7 +12,8 @@ from reproduction.claims import deviations
 from reproduction.claims.deviations import Recorded, load_deviations, measure, tabulate
 from reproduction.config import ConfigurationError
 from reproduction.figures import deviations as plotting
-from reproduction.figures import load_experiments, style
+from reproduction.figures import load_experiments
+from reproduction.files import write_json
 
 
 @pytest.fixture
@@ -179,6 +180,8 @@ def test_the_forest_shows_what_ran_and_what_did_not(recorded, tmp_path):
     rows = tabulate(load_deviations(), recorded)
     drawn = plotting.differences(rows)
     assert set(drawn["status"]) == {"measured", "not run"}
-    files = [tmp_path / f"forest.{suffix}" for suffix in ("pdf", "png", "csv")]
-    style.save(plotting.forest(drawn, "title"), drawn, *files)
-    assert all(file.stat().st_size for file in files)
+    write_json(tmp_path / "deviations.json", {"rows": rows})
+    files = {suffix: tmp_path / f"forest.{suffix}" for suffix in ("pdf", "png", "csv")}
+    plotting.DeviationsFigure.write(tmp_path / "deviations.json", {"title": "title"}, files)
+    assert all(file.stat().st_size for file in files.values())
+    assert pd.read_csv(files["csv"])["label"].tolist() == drawn["label"].tolist()

@@ -22,8 +22,7 @@ from reproduction.config import (
 from reproduction.data import make_row, read_dataset, write_dataset
 from reproduction.evaluation.responses import describe_samples, write_samples
 from reproduction.evaluation.studies import choose_problems, draw_study
-from reproduction.figures import inference as plots
-from reproduction.figures.inference import estimate_study
+from reproduction.figures.inference import InferenceFigure, estimate_study
 from reproduction.files import write_json
 from reproduction.models.tokenizer import Tokenizer
 from reproduction.sampling import entropies
@@ -307,10 +306,14 @@ def test_every_figure_is_drawn_from_its_estimates(world, tmp_path):
     for study, lines in ((entropy(), 1), (forking(), 2)):
         output = tmp_path / study.kind
         draw(world, output, study)
-        table, _ = estimate_study(study, output / "manifest.json", SUBJECT, root_seed=0)
-        again, _ = estimate_study(study, output / "manifest.json", SUBJECT, root_seed=0)
+        asked = {"study": study.model_dump(mode="json"), "subject": SUBJECT, "root_seed": 0}
+        files = {"manifest": output / "manifest.json", "problems": output / "problems.parquet"}
+        table = InferenceFigure.estimate(**asked, **files)
+        again, scores = estimate_study(study, output / "manifest.json", SUBJECT, root_seed=0)
         pd.testing.assert_frame_equal(table, again)
-        figure = plots.draw(study, table, {"tau1.0": TAU1}, title="Title", subject="model tiny")
+        assert len(pd.read_parquet(files["problems"])) == len(scores)
+        words = {"title": "Title", "subject": "model tiny", "decoders": {"tau1.0": TAU1}}
+        figure = InferenceFigure.plot(table, {"study": asked["study"], **words})
         assert "model tiny\n5 problems" in figure.get_suptitle()
         curves = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) > 2]
         assert len(curves) == lines

@@ -12,7 +12,7 @@ RULES = {
     match["name"]: match["body"]
     for path in sorted((REPOSITORY / "workflow/rules").glob("*.smk"))
     for match in re.finditer(
-        r"^( *)rule (?P<name>\w+):\n(?P<body>(?:\1 +.*\n|\n)+)",
+        r"^( *)(?:use rule \w+ as|rule) (?P<name>\w+)(?: with)?:\n(?P<body>(?:\1 +.*\n|\n)+)",
         path.read_text(encoding="utf-8"),
         re.MULTILINE,
     )

@@ -66,7 +66,11 @@ def test_a_thousand_mistakes_do_not_flood_the_screen(checkout):
 def test_the_list_of_rules_is_that_of_the_workflow():
     files = [REPOSITORY / "workflow" / "Snakefile", *(REPOSITORY / "workflow" / "rules").glob("*.smk")]
     defined = {
-        name for file in files for name in re.findall(r"^ *rule (\w+):", file.read_text(), re.MULTILINE)
+        name
+        for file in files
+        for name in re.findall(
+            r"^ *(?:use rule \w+ as|rule) (\w+)(?: with)?:", file.read_text(), re.MULTILINE
+        )
     }
     assert set(RULES) == defined
 

@@ -56,6 +56,7 @@ rule estimate_figure:
                 configuration.root_seed,
             )
         ),
+        study=[],
         partial=lambda wildcards: (
             "--partial" if wildcards.figure.endswith(SO_FAR) else ""
         ),
@@ -65,5 +66,6 @@ rule estimate_figure:
         " --runs {SCALE:q}/runs"
         " --evaluations {SCALE:q}/evaluations"
         " {params.partial}"
-        " --output {output:q}"
+        " {params.study:q}"
+        " --output {output[0]:q}"
         " > {log:q} 2>&1"

@@ -43,7 +43,7 @@ rule judge_claims:
         " > {log:q} 2>&1"
 
 
-rule plot_claims:
+use rule plot_figure as plot_claims with:
     input:
         f"{REPORTS}/claims.json",
     output:
@@ -59,11 +59,11 @@ rule plot_claims:
         f"{SCALE}/logs/figures/claims.log",
     benchmark:
         f"{SCALE}/benchmarks/figures/claims.tsv"
-    conda:
-        "../../envs/cpu.yaml"
     resources:
         **needs("plot_claims"),
     params:
+        request=json.dumps({"analysis": "claims"}),
+        caption=None,
         scale=scale.description,
         alpha=claims_table.alpha,
         confidence=f"{claims_table.confidence:.0%}",
@@ -71,13 +71,6 @@ rule plot_claims:
             f"{len(claims_table.family(name))} ({reading.label})"
             for name, reading in claims_table.readings.items()
         ),
-    shell:
-        "{PYTHON:q} {SCRIPTS:q}/plot_claims.py"
-        " --claims {input:q}"
-        " --pdf {output.pdf:q}"
-        " --png {output.png:q}"
-        " --csv {output.csv:q}"
-        " > {log:q} 2>&1"
 
 
 rule claims:
@@ -100,6 +93,7 @@ rule claims_so_far:
         judged=CHOICES,
         verdicts=f"{REPORTS}/claims{SO_FAR}",
         figure=f"{REPORTS}/figures/claims{SO_FAR}",
+        request=json.dumps({"analysis": "claims"}),
     shell:
         "({PYTHON:q} {SCRIPTS:q}/judge_claims.py"
         " --claims {CLAIMS_FILE:q}"
@@ -107,11 +101,10 @@ rule claims_so_far:
         " --results {SCALE:q}"
         " --json {params.verdicts:q}.json"
         " --csv {params.verdicts:q}.csv"
-        " && {PYTHON:q} {SCRIPTS:q}/plot_claims.py"
-        " --claims {params.verdicts:q}.json"
-        " --pdf {params.figure:q}.pdf"
-        " --png {params.figure:q}.png"
-        " --csv {params.figure:q}.csv"
+        " && {PYTHON:q} {SCRIPTS:q}/plot_figure.py"
+        " --estimates {params.verdicts:q}.json"
+        " --request {params.request:q}"
+        " --files {params.figure:q}.pdf {params.figure:q}.png {params.figure:q}.csv"
         ") > {log:q} 2>&1"
 
 

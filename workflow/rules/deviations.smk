@@ -58,7 +58,7 @@ rule tabulate_deviations:
         " > {log:q} 2>&1"
 
 
-rule plot_deviations:
+use rule plot_figure as plot_deviations with:
     input:
         rules.tabulate_deviations.output.json,
     output:
@@ -74,22 +74,16 @@ rule plot_deviations:
         f"{SCALE}/logs/figures/deviations.log",
     benchmark:
         f"{SCALE}/benchmarks/figures/deviations.tsv"
-    conda:
-        "../../envs/cpu.yaml"
     resources:
         **needs("plot_deviations"),
     params:
+        request=json.dumps(
+            experiments["deviations"].drawing("deviations", scale, compared)
+        ),
+        caption=None,
         title=experiments["deviations"].title,
         scale=scale.description,
         decoder=scale.decoders[scale.evaluation.decoders[0]].label,
-    shell:
-        "{PYTHON:q} {SCRIPTS:q}/plot_deviations.py"
-        " --deviations {input:q}"
-        " --title {params.title:q}"
-        " --pdf {output.pdf:q}"
-        " --png {output.png:q}"
-        " --csv {output.csv:q}"
-        " > {log:q} 2>&1"
 
 
 rule deviations:

@@ -48,15 +48,11 @@ rule plot_figure:
         "{PYTHON:q} {SCRIPTS:q}/plot_figure.py"
         " --estimates {input:q}"
         " --request {params.request:q}"
-        " --pdf {output.pdf:q}"
-        " --png {output.png:q}"
-        " --csv {output.csv:q}"
+        " --files {output:q}"
         " > {log:q} 2>&1"
 
 
-rule tabulate_hyperparameters:
-    input:
-        f"{SCALE}/analyses/{{figure}}.parquet",
+use rule plot_figure as tabulate_hyperparameters with:
     output:
         csv=f"{REPORTS}/tables/{{figure}}.csv",
         html=report(
@@ -78,18 +74,8 @@ rule tabulate_hyperparameters:
             for name, experiment in estimated.items()
             if experiment.folder == "tables"
         ),
-    conda:
-        "../../envs/cpu.yaml"
     resources:
         **needs("tabulate_hyperparameters"),
-    params:
-        caption=caption_of,
-    shell:
-        "{PYTHON:q} {SCRIPTS:q}/tabulate_hyperparameters.py"
-        " --table {input:q}"
-        " --csv {output.csv:q}"
-        " --html {output.html:q}"
-        " > {log:q} 2>&1"
 
 
 for figure in (

@@ -28,27 +28,8 @@ def study_request(wildcards):
     ).model_dump_json()
 
 
-def subject_columns(wildcards):
-    """What the estimates are about, in the columns that all analyses share."""
-    study = studies[wildcards.inference_figure]
-    run = studied_run(study)
-    if run:
-        return json.dumps(
-            {"cell": run.cell}
-            | {
-                axis: getattr(run, axis)
-                for axis in ("model", "algorithm", "sampler", "n")
-            }
-        )
-    model = study.model or scale.roles[study.role].model
-    return json.dumps(
-        {"cell": f"model~{model}", "model": model}
-        | dict.fromkeys(("algorithm", "sampler", "n"))
-    )
-
-
 def study_of_figure(wildcards):
-    return experiments[wildcards.inference_figure].study
+    return f"{SCALE}/inference/{experiment_of(wildcards).study}/manifest.json"
 
 
 def study_threads(wildcards):
@@ -89,85 +70,37 @@ rule draw_study:
         " > {log:q} 2>&1"
 
 
-rule estimate_study:
+use rule estimate_figure as estimate_study with:
     input:
-        lambda wildcards: f"{SCALE}/inference/{study_of_figure(wildcards)}/manifest.json",
+        study_of_figure,
     output:
-        estimates=f"{SCALE}/analyses/{{inference_figure}}.parquet",
-        problems=f"{SCALE}/analyses/{{inference_figure}}_problems.parquet",
-    log:
-        f"{SCALE}/logs/analyses/{{inference_figure}}.log",
-    benchmark:
-        f"{SCALE}/benchmarks/analyses/{{inference_figure}}.tsv"
+        estimates=f"{SCALE}/analyses/{{figure}}.parquet",
+        problems=f"{SCALE}/analyses/{{figure}}_problems.parquet",
     wildcard_constraints:
-        inference_figure="|".join(studies) or "none",
-    conda:
-        "../../envs/cpu.yaml"
+        figure="|".join(studies) or "none",
     resources:
         **needs("estimate_study"),
     params:
-        subject=subject_columns,
-        study=lambda wildcards: studies[wildcards.inference_figure].model_dump_json(),
-        root_seed=configuration.root_seed,
-    shell:
-        "{PYTHON:q} {SCRIPTS:q}/estimate_study.py"
-        " --manifest {input:q}"
-        " --study {params.study:q}"
-        " --subject {params.subject:q}"
-        " --root-seed {params.root_seed}"
-        " --problems {output.problems:q}"
-        " --output {output.estimates:q}"
-        " > {log:q} 2>&1"
+        study=lambda wildcards, input, output: [
+            *("--manifest", input[0]),
+            *("--problems", output.problems),
+        ],
 
 
-def decoders_of_study(wildcards):
-    name = wildcards.inference_figure
-    return json.dumps(experiments[name].drawing(name, scale, runs_of[name])["decoders"])
-
-
-rule plot_study:
-    input:
-        f"{SCALE}/analyses/{{inference_figure}}.parquet",
+use rule plot_figure as plot_study with:
     output:
-        pdf=f"{REPORTS}/figures/{{inference_figure}}.pdf",
+        pdf=f"{REPORTS}/figures/{{figure}}.pdf",
         png=report(
-            f"{REPORTS}/figures/{{inference_figure}}.png",
+            f"{REPORTS}/figures/{{figure}}.png",
             caption="../report/inference.rst",
             category="Figures",
             labels=lambda wildcards: {
-                "figure": wildcards.inference_figure,
-                "shows": experiments[wildcards.inference_figure].title,
+                "figure": wildcards.figure,
+                "shows": experiment_of(wildcards).title,
             },
         ),
-        csv=f"{REPORTS}/figures/{{inference_figure}}.csv",
-    log:
-        f"{SCALE}/logs/figures/{{inference_figure}}.log",
-    benchmark:
-        f"{SCALE}/benchmarks/figures/{{inference_figure}}.tsv"
+        csv=f"{REPORTS}/figures/{{figure}}.csv",
     wildcard_constraints:
-        inference_figure="|".join(studies) or "none",
-    conda:
-        "../../envs/cpu.yaml"
+        figure="|".join(studies) or "none",
     resources:
         **needs("plot_study"),
-    params:
-        title=lambda wildcards: experiments[wildcards.inference_figure].title,
-        subject=lambda wildcards: experiments[wildcards.inference_figure].subject(
-            scale, runs_of[wildcards.inference_figure]
-        ),
-        study=lambda wildcards: studies[wildcards.inference_figure].model_dump_json(),
-        caption=lambda wildcards: experiments[wildcards.inference_figure].caption(
-            scale, runs_of[wildcards.inference_figure]
-        ),
-        decoders=decoders_of_study,
-    shell:
-        "{PYTHON:q} {SCRIPTS:q}/plot_study.py"
-        " --estimates {input:q}"
-        " --study {params.study:q}"
-        " --decoders {params.decoders:q}"
-        " --title {params.title:q}"
-        " --subject {params.subject:q}"
-        " --pdf {output.pdf:q}"
-        " --png {output.png:q}"
-        " --csv {output.csv:q}"
-        " > {log:q} 2>&1"

@@ -1,10 +1,13 @@
 """A forest plot of the verdicts: effect, interval, boundary and margin of each, grouped by unit."""
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from reproduction.figures.style import COLORS, PRINT_WIDTH, pyplot, set_style
+from reproduction.figures.style import COLORS, PRINT_WIDTH, pyplot, save, set_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +36,17 @@ _COLUMNS = [
         "p_against_adjusted",
     ),
 ]
+
+
+class Verdicts:
+    """The figure of all claims; no entry of workflow/experiments.yaml, since every scale has it."""
+
+    @staticmethod
+    def write(estimates: Path, request: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+        """See :class:`reproduction.figures.figure.Figure`; ``estimates`` is claims.json."""
+        judged = json.loads(estimates.read_text(encoding="utf-8"))
+        drawn = rows(judged)
+        save(forest(judged, drawn), drawn, **files)
 
 
 def rows(judged: dict[str, Any]) -> pd.DataFrame:

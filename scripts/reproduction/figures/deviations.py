@@ -1,13 +1,15 @@
 """A forest of paired differences: what each reading that the paper leaves open changes."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pandas as pd
 from pydantic import Field
 
 from reproduction.figures.figure import OfRuns
-from reproduction.figures.style import COLORS, PRINT_WIDTH, pyplot, set_style
+from reproduction.figures.style import COLORS, PRINT_WIDTH, pyplot, save, set_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
@@ -22,6 +24,12 @@ class DeviationsFigure(OfRuns):
     own_rules: ClassVar[bool] = True
 
     analysis: Literal["deviations"] = Field(description="the kind of figure")
+
+    @classmethod
+    def write(cls, estimates: Path, request: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+        """See :class:`Figure`; ``estimates`` is deviations.json."""
+        drawn = differences(json.loads(estimates.read_text(encoding="utf-8"))["rows"])
+        save(forest(drawn, request["title"]), drawn, **files)
 
 
 def differences(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from reproduction.config.explain import unknown
 from reproduction.config.runs import RunConfiguration
 from reproduction.fields import ROLES, Name, Rollouts, Strict, unique
 from reproduction.figures.analyses import CONFIDENCE
+from reproduction.figures.style import save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
@@ -113,6 +114,12 @@ class Figure(Strict):
     def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
         """Draw the estimates."""
         raise NotImplementedError
+
+    @classmethod
+    def write(cls, estimates: Path, request: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+        """Write what the job makes of its ``estimates``; ``files`` is suffix -> file."""
+        table = pd.read_parquet(estimates)
+        save(cls.plot(table, request), table, **files)
 
     def caption(self, scale: Scale, runs: Mapping[str, RunConfiguration]) -> dict[str, str]:
         """Return what the caption says of estimators, intervals and scale; ``words`` are the kind's own."""

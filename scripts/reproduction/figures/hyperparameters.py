@@ -1,6 +1,7 @@
 """Table 1: the paper's hyperparameters beside a scale's."""
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
@@ -16,6 +17,7 @@ from reproduction.config import (
 from reproduction.config.explain import unknown
 from reproduction.config.runs import RunConfiguration
 from reproduction.figures.figure import Figure
+from reproduction.files import write_text
 
 SAMPLER, ALGORITHM = "ead", "dapo"
 
@@ -108,6 +110,13 @@ class Hyperparameters(Figure):
     def estimate(*, rows: list[dict[str, str]], **_) -> pd.DataFrame:
         """See :class:`Figure`."""
         return pd.DataFrame(rows)
+
+    @classmethod
+    def write(cls, estimates: Path, request: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+        """See :class:`Figure`."""
+        table = pd.read_parquet(estimates)
+        write_text(files["csv"], table.to_csv(index=False))
+        write_text(files["html"], table.to_html(index=False, border=0))
 
 
 FIGURE = Hyperparameters

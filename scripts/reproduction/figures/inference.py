@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from ead import metrics, seeds, statistics
-from reproduction.config import EntropyStudy, ForkingStudy, MajorityStudy, PretrainedModel, Scale
+from reproduction.config import AnyStudy, EntropyStudy, ForkingStudy, MajorityStudy, PretrainedModel, Scale
 from reproduction.config.runs import RunConfiguration
 from reproduction.evaluation.samples import read_samples
 from reproduction.fields import Name
 from reproduction.figures.analyses import CONFIDENCE
 from reproduction.figures.figure import Cell, Figure
 from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, percent, pyplot, set_style
+from reproduction.files import write_parquet
 from reproduction.models.pretrained import load_models
 
 if TYPE_CHECKING:
@@ -49,14 +50,58 @@ class InferenceFigure(Figure):
         if study is not None and study.sampler is not None:
             yield Cell(study.role, study.algorithm, study.sampler, None)
 
-    def drawing(self, name: str, scale: Scale, runs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the decoders that the figure shows, each with its label and the style of the sampler that it is."""
-        study = scale.study(self.study)
-        styles = {
-            key: {"label": scale.decoders[key].label, "style": scale.style_of(key).model_dump()}
-            for key in (study.decoders if study else [])
+    def estimation(
+        self, scale: Scale, runs: Mapping[str, RunConfiguration], root_seed: int
+    ) -> dict[str, Any]:
+        """See :class:`Figure`; ``subject`` is what the estimates are about, in the columns that all analyses share."""
+        study, run = scale.study(self.study), next(iter(runs.values()), None)
+        axes = ("model", "algorithm", "sampler", "n")
+        if run:
+            subject = {"cell": run.cell} | {axis: getattr(run, axis) for axis in axes}
+        else:
+            model = study.model or scale.roles[study.role].model
+            subject = {"cell": f"model~{model}"} | dict.fromkeys(axes) | {"model": model}
+        return {
+            "analysis": self.analysis,
+            "study": study.model_dump(mode="json"),
+            "subject": subject,
+            "root_seed": root_seed,
         }
-        return {**super().drawing(name, scale, runs), "decoders": styles}
+
+    @staticmethod
+    def estimate(
+        *, manifest: Path, problems: Path, study: dict, subject: dict, root_seed: int, **_
+    ) -> pd.DataFrame:
+        """See :class:`Figure`; ``manifest`` is the study's, and the scores by problem go to the file ``problems``."""
+        definition = TypeAdapter(AnyStudy).validate_python(study)
+        estimates, scores = estimate_study(definition, manifest, subject, root_seed=root_seed)
+        write_parquet(scores, problems)
+        return estimates
+
+    def drawing(self, name: str, scale: Scale, runs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the study, whom it is about, and each decoder's label and the style of the sampler that it is.
+
+        Without the study there is nothing to draw.
+        """
+        study = scale.study(self.study)
+        words = super().drawing(name, scale, runs)
+        if study is None:
+            return words
+        return words | {
+            "study": study.model_dump(mode="json"),
+            "subject": self.subject(scale, runs),
+            "decoders": {
+                key: {"label": scale.decoders[key].label, "style": scale.style_of(key).model_dump()}
+                for key in study.decoders
+            },
+        }
+
+    @staticmethod
+    def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
+        """See :class:`Figure`."""
+        study = TypeAdapter(AnyStudy).validate_python(request["study"])
+        words = {"title": request["title"], "subject": request["subject"]}
+        return draw(study, estimates, request["decoders"], **words)
 
     def subject(self, scale: Scale, runs: Mapping[str, RunConfiguration]) -> str:
         """Return in words which model answered which problems; the scale defines the study."""

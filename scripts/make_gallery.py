@@ -79,7 +79,7 @@ def describe(judged: dict, crate: dict[str, dict], parameters: dict[str, int]) -
         judged: content of claims.json; ``crate`` the entities of the crate by their names.
         parameters: model -> number of parameters.
     """
-    head = ("scale", "description", "seeds", "confidence", "alpha")
+    head = ("scale", "description", "seeds", "seeds_by_experiment", "confidence", "alpha")
     return {
         **{key: judged[key] for key in head},
         "commit": crate["#code"]["version"],
@@ -102,10 +102,13 @@ def ruled(table: pd.DataFrame, declared: Claims, run: dict) -> list[dict]:
     rows = []
     for row in table.astype(object).where(table.notna(), None).to_dict("records"):
         claim, needed = declared.claims[row["id"]], declared.seeds_needed(row["id"])
+        # A claim that was not run has no number of its own.
         seeds = int(row["seeds"] or len(run["seeds"])) if needed else None
         in_full = verdict_in_full(row["verdict"], seeds, needed)
         rows.append(
-            row
+            # A table from before these columns does not say which comparison decides, nor which training was flagged.
+            {"comparison": None, "comparisons": None, "flagged": None}
+            | row
             | {
                 "was": row["verdict"],
                 "verdict": "inconclusive" if in_full.startswith("inconclusive") else row["verdict"],
@@ -165,25 +168,36 @@ def page(run: dict, rows: list[dict], declared: Claims, pictures: list[tuple[str
         f"| id | claim | {' | '.join(READINGS.values())} | another reading |",
         f"| --- | --- |{' --- |' * (len(READINGS) + 1)}",
     ]
+    notes = list(dict.fromkeys(row["flagged"] for row in rows if row["flagged"]))
     for name in dict.fromkeys(row["id"] for row in rows):
         of_claim = [row for row in rows if row["id"] == name]
         models = f" *{of_claim[0]['models']}*" if of_claim[0]["models"] else ""
         cells = [name, of_claim[0]["claim"] + models]
-        cells += ["<br>".join(_cell(row) for row in part) or "–" for part in side_by_side(of_claim)]
+        cells += ["<br>".join(_cell(row, notes) for row in part) or "–" for part in side_by_side(of_claim)]
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    if notes:
+        lines += ["", *(f"<sup>{number}</sup> {note}  " for number, note in enumerate(notes, 1))]
     lines += ["", "## Figures", ""]
     for name, title in pictures:
         lines += [f"### {name}: {title}", "", f"![{title}]({name}.png)", ""]
     return "\n".join(lines)
 
 
-def _cell(row: dict) -> str:
-    """Return a verdict with its effect and interval, as one cell of the table shows it."""
+def _cell(row: dict, notes: list[str]) -> str:
+    """Return a verdict with its effect and interval, as one cell of the table shows it.
+
+    Of several comparisons it names the one that decides; ``notes`` has the footnote of a flagged training.
+    """
     label = "" if row["reading"] in READINGS else f"{row['reading_label']}: "
     if row["effect"] is None:
         return f"{label}**{row['verdict_in_full']}**"
     units = "" if row["problems"] is None else f", {number(row['problems'])} {row['sample_unit']}"
-    return f"{label}**{row['verdict_in_full']}**: {_effect(row)} {unit_label(row['unit'])}{units}"
+    note = f"<sup>{notes.index(row['flagged']) + 1}</sup>" if row["flagged"] else ""
+    several = row["comparisons"] and row["comparisons"] > 1
+    decides = f", of {row['comparison']} ({number(row['comparisons'])} comparisons)" if several else ""
+    return (
+        f"{label}**{row['verdict_in_full']}**: {_effect(row)}{note} {unit_label(row['unit'])}{units}{decides}"
+    )
 
 
 def _effect(row: dict) -> str:
@@ -198,7 +212,6 @@ def summary(run: dict, rows: list[dict]) -> str:
 
     The main claim is C03 with C04.
     """
-    seeds = len(run["seeds"])
     readings = {
         heading: [row for row in rows if row["reading"] == reading] for reading, heading in READINGS.items()
     }
@@ -209,18 +222,21 @@ def summary(run: dict, rows: list[dict]) -> str:
         main = " ".join(f"With the {heading}, {words}." for heading, words in found.items())
     said = (
         "The main claim is that EAD reaches a higher Pass@16 than every fixed temperature, without TIS (C03) and with "
-        f"it (C04). This run is at the `{run['scale']}` scale ({run['description']}; {seeds} training "
-        f"seed{'s' * (seeds != 1)}). {main}"
+        f"it (C04). This run is at the `{run['scale']}` scale ({run['description']}; {_seeds(run)}). {main}"
     )
-    measured = [
-        _effect(row)
+    main_rows = [
+        row
         for row in readings[READINGS["printed"]]
         if row["id"] in ("C03", "C04") and row["effect"] is not None
     ]
+    measured = list(map(_effect, main_rows))
     if len(measured) == 2:
         said += (
             " With the formula as printed, the mean Pass@16 over a run's checkpoints with EAD minus that at the fixed "
             f"temperature that decides was {measured[0]} percentage points, and {measured[1]} with TIS."
+        )
+        said += "".join(
+            f" {note}" for note in dict.fromkeys(row["flagged"] for row in main_rows if row["flagged"])
         )
     if any(row["verdict"] != row["was"] for row in rows):
         said += " The rule on seeds came after the run; [the gallery](reports/gallery/README.md) says what it changed."
@@ -237,6 +253,13 @@ def summary(run: dict, rows: list[dict]) -> str:
                 f"| {len(part)} claims, {heading} | {' | '.join(str(counts[name]) for name in VERDICTS)} |"
             )
     return "\n".join(lines)
+
+
+def _seeds(run: dict) -> str:
+    """Return "3 training seeds", or the seeds by experiment where they differ."""
+    if run.get("seeds_by_experiment"):
+        return forest.planned_seeds(run["seeds"], run["seeds_by_experiment"])
+    return f"{len(run['seeds'])} training seed{'s' * (len(run['seeds']) != 1)}"
 
 
 def _main_verdict(rows: list[dict]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reproduction import figures
 from reproduction.config import load_configuration, load_scale
-from reproduction.config.runs import expand
+from reproduction.config.runs import expand_all
 from reproduction.costs import growth
 from reproduction.costs import plot as plots
 from reproduction.figures import load_experiments, style
@@ -25,12 +25,9 @@ def main() -> None:
     configuration = load_configuration(
         {**json.loads(arguments.configuration), "experiments": arguments.experiments}
     )
-    scale, experiments = load_scale(configuration.scale, configuration.overrides), load_experiments()
-    runs = {
-        name: run
-        for experiment in arguments.experiments
-        for name, run in expand(configuration, scale, experiments[experiment]).items()
-    }
+    scale = load_scale(configuration.scale, configuration.overrides)
+    runs_of = expand_all(configuration, scale, load_experiments())
+    runs = {name: run for experiment in arguments.experiments for name, run in runs_of[experiment].items()}
     found = growth.tabulate(arguments.results, runs)
     models = {role.model: figures.model_label(role.model, name) for name, role in scale.roles.items()}
     figure = plots.growth(found, models, scale.description)

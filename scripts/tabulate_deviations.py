@@ -9,6 +9,7 @@ import pandas as pd
 from reproduction import report
 from reproduction.claims import deviations
 from reproduction.config import load_configuration, load_scale
+from reproduction.config.runs import expand_all
 from reproduction.figures import load_experiments
 from reproduction.files import write_json, write_text
 
@@ -29,10 +30,11 @@ def main() -> None:
     arguments = parser.parse_args()
 
     configuration = load_configuration(json.loads(arguments.configuration))
+    scale = load_scale(configuration.scale, configuration.overrides)
     recorded = deviations.Recorded.of(
         configuration,
-        load_scale(configuration.scale, configuration.overrides),
-        load_experiments()[arguments.experiment],
+        scale,
+        expand_all(configuration, scale, load_experiments())[arguments.experiment],
         arguments.results,
         arguments.dataset,
         arguments.training_card,

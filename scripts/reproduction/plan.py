@@ -39,7 +39,7 @@ from reproduction.config import (
 )
 from reproduction.config.command_line import Request, read_command_line, selected, take_request
 from reproduction.config.explain import unknown
-from reproduction.config.runs import RunConfiguration, expand
+from reproduction.config.runs import RunConfiguration, expand_all
 from reproduction.data.table import DatasetEntry, load_datasets
 from reproduction.figures import (
     DeviationsFigure,
@@ -146,7 +146,7 @@ def read_plan(
             *_deviations(deviations, scale),
         ]
     )
-    runs_of = {name: expand(configuration, scale, experiment) for name, experiment in experiments.items()}
+    runs_of = expand_all(configuration, scale, experiments)
     decoders = decoders_of(configuration, scale, experiments, runs_of, claims, deviations)
     plan = Plan(
         request=request,
@@ -195,7 +195,7 @@ def decoders_of(
         if isinstance(quantity, paper_deviations.Decoders)
     ]
     for run, quantity in product(runs_of.get("deviations", {}).values(), compared):
-        if run.sampler in quantity.samplers:
+        if run.algorithm == "dapo" and run.sampler in quantity.samplers:
             found[run.name].update([quantity.treatment, *quantity.controls])
     return found
 
@@ -213,6 +213,12 @@ def _raise(mistakes: Iterable[str]) -> None:
 
 def _choices(configuration: Configuration, experiments: Mapping[str, Figure]) -> Iterator[str]:
     yield from unknown("config.yaml: experiments", "experiment", configuration.experiments, experiments)
+    several = [
+        name for name, figure in experiments.items() if hasattr(figure, "runs") and not figure.one_seed
+    ]
+    yield from unknown(
+        "seeds_by_experiment", "experiment of trainings", configuration.seeds_by_experiment or {}, several
+    )
     for name, python in configuration.interpreters.model_dump().items():
         if python is not None and shutil.which(python) is None:
             yield (
@@ -411,5 +417,10 @@ def _deviations(deviations: Mapping[str, paper_deviations.Deviation], scale: Sca
             else:
                 named += compared
             yield from unknown(where, "sampler", named, scale.samplers)
+            algorithms = [
+                getattr(quantity, key, None)
+                for key in ("algorithm", "treatment_algorithm", "control_algorithm")
+            ]
+            yield from unknown(where, "algorithm", algorithms, scale.algorithms)
             if isinstance(quantity, paper_deviations.Record):
                 yield from unknown(f"{where}.metric", "metric", [quantity.metric], contract.RECORDED)

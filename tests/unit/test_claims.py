@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reproduction.claims import Recorded, judge, load_claims, required
-from reproduction.claims.comparisons import sides
+from reproduction.claims import Recorded, as_table, judge, load_claims, required
+from reproduction.claims.comparisons import sides, with_shared_seeds
 from reproduction.claims.decision import Comparison, Group, combine, decisive, estimate, few_seeds
-from reproduction.claims.model import Claims
+from reproduction.claims.evidence import Evidence, MissingEvidence
+from reproduction.claims.model import Claims, EvaluationQuantity
 from reproduction.claims.words import models_in_words
 from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_scale, read_yaml, validate
-from reproduction.config.runs import expand
+from reproduction.config.runs import expand_all
 from reproduction.figures import claims as plotting
 from reproduction.figures import load_experiments
 from reproduction.files import sha256_of_file, write_json, write_parquet
@@ -36,15 +37,17 @@ class World:
     columns of metrics.parquet, and ``seconds_per_token``.
     """
 
-    def __init__(self, folder, chances, training, *, seeds=(0,), only=lambda run: True):
+    def __init__(self, folder, chances, training, *, seeds=(0,), by_experiment=None, only=lambda run: True):
         self.folder = folder
-        self.configuration = Configuration(scale="mini", seeds=list(seeds), overrides=OVERRIDES)
+        self.configuration = Configuration(
+            scale="mini", seeds=list(seeds), seeds_by_experiment=by_experiment, overrides=OVERRIDES
+        )
         self.scale = load_scale("mini", OVERRIDES)
         self.chances, self.training = chances, training
         self.runs = {
             name: run
-            for experiment in load_experiments().values()
-            for name, run in expand(self.configuration, self.scale, experiment).items()
+            for runs in expand_all(self.configuration, self.scale, load_experiments()).values()
+            for name, run in runs.items()
             if only(run)
         }
         for run in self.runs.values():
@@ -61,6 +64,8 @@ class World:
             "verdicts_timeout": np.zeros(STEPS),
             "verdicts_error": np.zeros(STEPS),
             "gradient_norm": rng.uniform(0.1, 0.2, STEPS),
+            "loss": np.zeros(STEPS),
+            "equal_reward_groups": np.full(STEPS, 0.3),
             **self.training(run, rng),
             **columns,
         }
@@ -284,6 +289,95 @@ def test_a_run_that_another_verdict_needs_keeps_its_place_in_the_family(right, r
     assert len(ordered) == 18
     assert ordered[0]["p_adjusted"] == pytest.approx(18 * ordered[0]["p"])
     assert all(row["p_adjusted"] >= row["p"] for row in ordered)
+
+
+def test_a_claim_uses_the_seeds_that_both_sides_have(tmp_path):
+    """Figure 4 has three seeds and the rest one; Figure 10 shares the fixed temperatures with it."""
+    world = World(
+        tmp_path,
+        right_chances,
+        right_training,
+        by_experiment={"fig04": [0, 1, 2]},
+        only=lambda run: run.model in ("tiny", "small") and run.algorithm == "dapo",
+    )
+    declared = load_claims(changes={"replicates": 2000})
+    declared = declared.model_copy(update={"claims": {n: declared.claims[n] for n in ("C03", "C09", "C12")}})
+    verdicts = by_reading(judge(declared, Recorded(world.folder), world.configuration, world.scale))
+    main = verdicts["C03", "printed"]
+    assert (main["seeds"], main["verdict_in_full"]) == (3, "reproduced")
+    assert {part["seeds"] for part in main["components"]} == {3}
+    reverse = verdicts["C12", "printed"]
+    assert reverse["verdict_in_full"] == "inconclusive (1 seed, 3 needed)"
+    assert {tuple(part["seeds_by_side"]) for part in reverse["components"]} == {(1, 3)}
+    assert (
+        "Only seeds that both sides have are compared" in reverse["reason"] and "1 and 3" in reverse["reason"]
+    )
+    # One cell in four of a lead has fewer seeds than the others.
+    lead = verdicts["C09", "printed"]["components"][-1]
+    assert lead["seeds_by_side"] == [3, 3, 3, 3, 1, 1, 1, 1] and lead["seeds"] == 1
+    # The paired effect is that of the shared seed alone.
+    alone = World(
+        tmp_path / "alone",
+        right_chances,
+        right_training,
+        only=lambda run: (
+            run.model in ("tiny", "small") and run.sampler in ("rev_ead", "tau0.6", "tau1.0", "tau1.2")
+        ),
+    )
+    assert alone.judge("C12")["C12", "printed"]["effect"] == reverse["effect"]
+
+
+def test_cells_without_a_common_seed_are_not_compared():
+    scale, experiments = load_scale("mini"), load_experiments()
+    runs = [
+        list(expand_all(Configuration(scale="mini", seeds=[seed]), scale, experiments)["fig05"].values())[:1]
+        for seed in (0, 1)
+    ]
+    with pytest.raises(MissingEvidence, match=r"one seed: .*has \[0\].*has \[1\]"):
+        with_shared_seeds(runs)
+
+
+def test_a_number_from_a_flagged_training_says_so(tmp_path):
+    """A training that collapses counts all the same, as its result is one; who reads the number is told."""
+    world = World(tmp_path, right_chances, right_training, only=lambda run: run.model == "medium")
+    assert all(not part["signs"] for part in world.judge("C06")["C06", "printed"]["components"])
+    collapsed = world.run("tau1.2", model="medium")
+    world.write_training(collapsed, reward_mean=np.where(np.arange(STEPS) < STEPS // 2, 0.5, 0.01))
+    row = world.judge("C06")["C06", "printed"]
+    flagged = {part["label"]: part["signs"] for part in row["components"] if part["signs"]}
+    assert list(flagged) == ["medium, dapo: EAD − τ = 1.2"] and row["gates"] == []
+    (sign,) = flagged["medium, dapo: EAD − τ = 1.2"]
+    assert sign == {"run": collapsed.name, "sign": "reward_collapse", "first_step": STEPS // 2 + 1}
+    decisive = next(part for part in row["components"] if part["decisive"])
+    assert row["signs"] == decisive["signs"] and bool(row["signs"]) == ("Flagged trainings" in row["reason"])
+    table = as_table(judge(one_seed(), Recorded(world.folder), world.configuration, world.scale))
+    of_claim = table[(table["id"] == "C06") & (table["reading"] == "printed")].iloc[0]
+    assert of_claim["comparisons"] == 3 and of_claim["comparison"] == decisive["label"]
+
+
+def test_a_late_score_is_a_mean_over_four_checkpoints_at_least(tmp_path):
+    """Of two checkpoints the last third holds one; a quantity without a least number takes that one."""
+    world = World(
+        tmp_path,
+        lambda run, step: (0.9, 0.9) if step < STEPS else (0.1, 0.1),
+        right_training,
+        only=lambda run: run.model == "medium",
+    )
+    evidence = Evidence(Recorded(world.folder), world.configuration, world.scale)
+    values = {"source": "evaluation", "metric": "pass_at_1", "decoder": "tau1.0", "steps": "late"}
+
+    def score(**more):
+        quantity = EvaluationQuantity(**values, **more)
+        return evidence.scores([world.run("ead", model="medium")], quantity, "tau1.0").to_numpy().mean()
+
+    assert score() == pytest.approx(0.1, abs=0.03)
+    assert score(least_checkpoints=4) == pytest.approx(0.5, abs=0.03)
+    with pytest.raises(ValueError, match="least_checkpoints is for steps: late"):
+        EvaluationQuantity(**{**values, "steps": "final"}, least_checkpoints=4)
+    declared = load_claims().claims
+    assert all(
+        declared[name].tests[0].quantity.least_checkpoints == 4 for name in ("C08", "C12", "C13", "C14")
+    )
 
 
 def test_the_released_reading_is_judged_on_its_own_runs(tmp_path):
@@ -551,7 +645,9 @@ def test_every_name_in_the_claims_exists_at_every_scale():
     for path in (REPOSITORY / "workflow" / "scales").glob("*.yaml"):
         configuration = Configuration(scale=path.stem)
         scale = load_scale(path.stem)
-        runs = {name for e in load_experiments().values() for name in expand(configuration, scale, e)}
+        runs = {
+            name for table in expand_all(configuration, scale, load_experiments()).values() for name in table
+        }
         for needed in required(declared, Recorded(REPOSITORY), configuration, scale):
             kind, _, rest = needed.partition("/")
             name = rest.removesuffix("/manifest.json")

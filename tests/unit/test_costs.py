@@ -95,7 +95,7 @@ def test_the_parts_of_a_step_stand_beside_its_response_tokens(world):
 
 def test_runs_add_up_seed_by_seed_with_what_all_share_before_them(world):
     found = world.tabulate()
-    assert (found.cells, found.seeds, found.trained, found.evaluated) == (4, [0, 1], 8, 10)
+    assert (found.cells, found.runs_of_seed, found.trained, found.evaluated) == (4, {0: 4, 1: 4}, 8, 10)
     table = points(found, panel="runs").pivot(index="x", columns="part", values="value")
     assert table.loc[0].to_dict() == {growth.STEPS: 0, growth.OUTSIDE: 0, growth.EVALUATION: 2 * EVALUATION}
     one_seed = {
@@ -140,6 +140,6 @@ def test_a_run_that_did_not_run_and_a_scale_without_runs(world, tmp_path):
 
 def test_one_seed_is_said_to_cost_as_much_again(world, tmp_path):
     found = growth.tabulate(world.results, {name: run for name, run in world.runs.items() if run.seed == 0})
-    assert found.seeds == [0]
+    assert list(found.runs_of_seed) == [0]
     words, _ = world.draw(found, tmp_path)
     assert "another seed is 4 runs more" in words

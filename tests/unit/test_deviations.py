@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 from reproduction import config
 from reproduction.claims import deviations
 from reproduction.claims.deviations import Recorded, load_deviations, measure, tabulate
-from reproduction.config import ConfigurationError
+from reproduction.config import ConfigurationError, load_scale
 from reproduction.figures import deviations as plotting
 from reproduction.figures import load_experiments
 from reproduction.files import write_json
@@ -155,16 +156,40 @@ def test_a_changed_sample_file_is_an_error(recorded):
 
 
 def test_every_pair_of_the_table_is_trained_at_the_shipped_scales():
-    """A sampler that deviations.yaml names and the experiment lacks would never run."""
-    (grid,) = load_experiments()["deviations"].runs
+    """A cell that deviations.yaml names and the experiment lacks would never run."""
+    trained = {
+        (cell.algorithm, cell.sampler) for cell in load_experiments()["deviations"].cells(load_scale("cpu"))
+    }
     named = set()
     for deviation in load_deviations().values():
         for quantity in deviation.quantities:
-            named |= set(getattr(quantity, "samplers", ()))
-            named |= {getattr(quantity, key) for key in ("sampler",) if hasattr(quantity, key)}
+            algorithm = getattr(quantity, "algorithm", "dapo")
+            named |= {(algorithm, sampler) for sampler in getattr(quantity, "samplers", ())}
+            named |= {("dapo", getattr(quantity, key)) for key in ("sampler",) if hasattr(quantity, key)}
             if quantity.kind == "pair":
-                named |= {quantity.treatment, quantity.control}
-    assert named == set(grid.sampler)
+                named |= {
+                    (quantity.treatment_algorithm, quantity.treatment),
+                    (quantity.control_algorithm, quantity.control),
+                }
+    assert named == trained
+
+
+def test_a_pair_of_cells_with_other_seeds_compares_those_that_both_have(tmp_path, recorded):
+    """The control has three seeds, of which the treatment has the second alone; seeds differ by all there is."""
+    for seed, verdicts in ((0, [[1, 1], [1, 1]]), (1, [[0, 0], [1, 0]]), (2, [[1, 1], [1, 1]])):
+        write(tmp_path / "several", f"sampler~tau1.0/seed~{seed}", verdicts)
+    write(tmp_path / "several", "algorithm~other/sampler~tau1.0/seed~1", [[1, 0], [1, 0]])
+    cells = {
+        "tau1.0": [f"sampler~tau1.0/seed~{seed}" for seed in range(3)],
+        "other/tau1.0": ["algorithm~other/sampler~tau1.0/seed~1"],
+    }
+    several = replace(recorded, folder=tmp_path / "several", cells=cells, algorithms={"other": "Other"})
+    rows = rows_of(several, kind="pair", treatment="tau1.0", treatment_algorithm="other", control="tau1.0")
+    assert [(row["quantity"], row["value"], row["seeds"]) for row in rows[:2]] == [
+        ("Pass@1", 0.25, 1),
+        ("Pass@2", 0.5, 1),
+    ]
+    assert rows[0]["label"].startswith("Other, ")
 
 
 def test_a_mistake_in_the_table_names_its_key(tmp_path):

@@ -38,8 +38,14 @@ class Drawn:
         return {"status": "finished", "steps": 40, "files": [file]}
 
     def table(self, path):
-        health = ("truncated_share", "verdicts_timeout", "verdicts_error")
-        return pd.DataFrame({"step": [1], "reward_mean": [0.4], **dict.fromkeys(health, [0.0])})
+        zero = ("truncated_share", "verdicts_timeout", "verdicts_error", "loss", "equal_reward_groups")
+        columns = {
+            "reward_mean": [0.4],
+            "gradient_norm": [0.1],
+            "entropy": [0.2],
+            "response_length_mean": [40.0],
+        }
+        return pd.DataFrame({"step": [1], **columns, **dict.fromkeys(zero, [0.0])})
 
     def counts(self, subject, decoder):
         shift = self.rng.normal(0, SHIFT) + self.effect * ("sampler~ead" in subject)

@@ -7,7 +7,7 @@ import pytest
 
 from reproduction import config
 from reproduction.config import Configuration, ConfigurationError, Scale, load_scale
-from reproduction.config.runs import expand, named, resolve
+from reproduction.config.runs import expand, expand_all, named, resolve
 from reproduction.figures import figures_of, load_experiments
 from reproduction.versions import code_version
 
@@ -226,3 +226,48 @@ def test_a_mistake_in_a_name_is_explained(name, words):
     with pytest.raises(ConfigurationError) as caught:
         named(Configuration(scale="mini"), load_scale("mini"), name)
     assert words in str(caught.value)
+
+
+def test_seeds_by_experiment_are_those_of_every_experiment_that_shows_a_cell():
+    """A cell of Figure 4 has its three seeds in every figure; what only others show has one."""
+    choices = Configuration(scale="mini", seeds=[4], seeds_by_experiment={"fig04": [0, 1], "fig10": [1, 2]})
+    tables = expand_all(choices, load_scale("mini"), load_experiments())
+
+    def seeds(figure, sampler, algorithm="dapo", n=4):
+        return {
+            run.seed
+            for run in tables[figure].values()
+            if (run.sampler, run.algorithm, run.n) == (sampler, algorithm, n) and run.model == "small"
+        }
+
+    # fig10 shows four of fig04's samplers; fig06, fig07a, fig11a and the deviations ask for seed 4 besides.
+    for figure in ("fig04", "fig06", "fig10", "deviations"):
+        assert seeds(figure, "tau1.0") == {0, 1, 2, 4}
+    assert seeds("fig04", "ead_tis") == {0, 1, 4} and seeds("fig10", "rev_ead") == {1, 2, 4}
+    assert seeds("fig07b", "tau1.0", n=16) == {4} and seeds("fig08", "tau1.0", "grpo") == {4}
+    assert {run.seed for run in tables["fig02"].values()} == {4}  # a study looks at one training
+
+
+def test_the_cpu_scale_plans_three_seeds_for_figure_4_and_one_elsewhere():
+    planned = Configuration(scale="cpu")
+    assert (planned.seeds, planned.seeds_by_experiment) == ([0], {"fig04": [0, 1, 2]})
+    tables = expand_all(planned, load_scale("cpu"), load_experiments())
+    assert {run.seed for run in tables["fig04"].values()} == {0, 1, 2} and len(tables["fig04"]) == 2 * 7 * 3
+    others = {
+        name: run for table in tables.values() for name, run in table.items() if name not in tables["fig04"]
+    }
+    assert {run.seed for run in others.values()} == {0}
+    assert Configuration(scale="mini").seeds_by_experiment == {}
+
+
+def test_seeds_of_config_yaml_are_those_of_every_experiment():
+    asked = Configuration(scale="cpu", seeds=[3, 7])
+    assert asked.seeds_by_experiment == {} and asked.seeds_of("fig04") == asked.seeds_of("fig05") == [3, 7]
+    tables = expand_all(asked, load_scale("cpu"), load_experiments())
+    assert all(
+        {run.seed for run in table.values()} == {3, 7} for name, table in tables.items() if "fig04" in name
+    )
+    # What a job is given is read back as it was.
+    for choices in (asked, Configuration(scale="cpu"), Configuration(scale="gpu1")):
+        again = Configuration(**choices.choices)
+        assert (again.seeds, again.seeds_by_experiment) == (choices.seeds, choices.seeds_by_experiment)

@@ -112,7 +112,7 @@ def run_of(wildcards):
     """The resolved configuration of the run that a job is about."""
     if wildcards.run not in runs:
         raise WorkflowError(
-            f"no experiment defines the run {wildcards.run!r} with the seeds {configuration.seeds}"
+            f"no experiment defines the run {wildcards.run!r} with the seeds that `config.yaml` or the scale gives it"
         )
     return runs[wildcards.run]
 

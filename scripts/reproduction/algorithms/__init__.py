@@ -2,6 +2,8 @@
 
 ``clip``       PPO's clipped loss: GRPO, DAPO
 ``clip_cov``   EntropyMech's Clip-Cov
+``micro_batch_mean``  the release's mean of micro-batches' means (D20)
+``clip_cov_released``  Clip-Cov with the release's mask (D19)
 ``kl_cov``     EntropyMech's KL-Cov
 ``gspo``       GSPO's ratio of a whole response
 ``dr_grpo``    Dr. GRPO, without normalisation by length and by standard deviation

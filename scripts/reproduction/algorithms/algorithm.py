@@ -15,11 +15,13 @@ if TYPE_CHECKING:  # a plan reads configurations only, and torch takes a second
 
 @dataclass(frozen=True)
 class MiniBatch:
-    """What a micro-batch is part of: response tokens and responses of the mini-batch, and the limit of a response."""
+    """What a micro-batch is part of: the mini-batch's response tokens and responses, the limit of a response, and its
+    number of micro-batches."""
 
     tokens: int
     sequences: int
     max_new_tokens: int
+    micro_batches: int = 1
 
 
 class Algorithm(Strict):
@@ -27,6 +29,10 @@ class Algorithm(Strict):
 
     # Keys of verl's ``actor.policy_loss`` that hold constants of this algorithm.
     verl_constants: ClassVar[Mapping[str, float]] = {}
+    # Whether verl can be told it; a scale with verl has no runs of another.
+    trains_in_verl: ClassVar[bool] = True
+    # Responses of a micro-batch, of different prompts where there are, for a loss that depends on it. None: as fit.
+    micro_batch_responses: ClassVar[int | None] = None
 
     clip_low: PositiveFloat = Field(0.2, description="probability ratios below 1 minus this are clipped")
     clip_high: PositiveFloat = Field(0.2, description="probability ratios above 1 plus this are clipped")

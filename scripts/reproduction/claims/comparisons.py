@@ -10,7 +10,7 @@ import pandas as pd
 from ead import seeds
 from reproduction.claims import model
 from reproduction.claims.decision import Comparison, Group, Side
-from reproduction.claims.evidence import Evidence, problems_file
+from reproduction.claims.evidence import Evidence, MissingEvidence, problems_file
 from reproduction.config.runs import RunConfiguration
 from reproduction.figures import propositions
 
@@ -64,7 +64,7 @@ class Builder:
         """Return one row per seed, one column per problem (or step); logarithms where ratios are compared."""
         if isinstance(quantity, model.EvaluationQuantity):
             decoder = self.decoder(quantity.decoder)
-            return self.evidence.scores(runs, quantity.metric, decoder, quantity.steps)
+            return self.evidence.scores(runs, quantity, decoder)
         values = self.evidence.training(runs, self.metric(quantity.metric), quantity.steps)
         return np.log(values) if quantity.compared_as == "ratio" else values
 
@@ -105,8 +105,11 @@ class Builder:
         for role, algorithm in product(test.role, test.algorithm):
             pairs = []
             for sampler, n, control in product(test.treatment, test.n, test.controls):
-                treated = self.runs(role, algorithm, sampler, n)
-                controls = self.runs(role, algorithm, control, test.control_n or n)
+                cells = (
+                    self.runs(role, algorithm, sampler, n),
+                    self.runs(role, algorithm, control, test.control_n or n),
+                )
+                treated, controls = with_shared_seeds(cells)
                 described = self.described(test.quantity, [treated, controls])
                 difference = _paired(
                     self.scores(treated, test.quantity),
@@ -123,6 +126,7 @@ class Builder:
                         refutes=refutes,
                         margin=margin,
                         gates=list(gates),
+                        seeds_by_side=[len(cell) for cell in cells],
                         **described,
                     )
                 )
@@ -135,7 +139,9 @@ class Builder:
         """Return a gate where two samplers that do not differ in truth were measured to, by more than the margin."""
         if test.negative_control is None:
             return []
-        first, second = (self.runs(role, algorithm, sampler, None) for sampler in test.negative_control)
+        first, second = with_shared_seeds(
+            [self.runs(role, algorithm, sampler, None) for sampler in test.negative_control]
+        )
         scores = [self.scores(runs, test.quantity) for runs in (first, second)]
         difference = abs(float(_paired(*scores, first, second).to_numpy().mean()))
         if test.quantity.source == "training" and test.quantity.compared_as == "ratio":
@@ -149,11 +155,14 @@ class Builder:
         margin = self.margin(test)
         parts = []
         for role, algorithm in product(test.role, test.algorithm):
-            leads, cells = [], []
-            for n in (test.small_n, test.large_n):
-                treated = self.runs(role, algorithm, test.treatment, n)
-                controls = [self.runs(role, algorithm, control, n) for control in test.controls]
-                cells += [treated, *controls]
+            planned = [
+                self.runs(role, algorithm, sampler, n)
+                for n in (test.small_n, test.large_n)
+                for sampler in (test.treatment, *test.controls)
+            ]
+            cells, leads = with_shared_seeds(planned), []
+            for first in (0, len(test.controls) + 1):
+                treated, *controls = cells[first : first + len(test.controls) + 1]
                 mean = sum(self.scores(runs, test.quantity) for runs in controls) / len(controls)
                 leads.append(_paired(self.scores(treated, test.quantity), mean, treated, controls[0]))
             supports, refutes = sides("exceeds", margin)
@@ -165,6 +174,7 @@ class Builder:
                     supports=supports,
                     refutes=refutes,
                     margin=margin,
+                    seeds_by_side=[len(cell) for cell in planned],
                     **self.described(test.quantity, cells),
                 )
             )
@@ -410,6 +420,15 @@ def runs_compared(evidence: Evidence, test, reading: model.Reading) -> Iterator[
     for role, algorithm, (sampler, n) in product(test.role, algorithms, dict.fromkeys(cells)):
         if role in evidence.scale.roles:
             yield from evidence.cell(role, algorithm, reading.samplers.get(sampler, sampler), n)
+
+
+def with_shared_seeds(cells: Sequence[Sequence[RunConfiguration]]) -> list[list[RunConfiguration]]:
+    """Return the runs of each cell whose seed every cell has, in one order: what can be paired by seed."""
+    shared = set.intersection(*({run.seed for run in cell} for cell in cells))
+    if not shared:
+        names = ", ".join(f"{cell[0].cell} has {[run.seed for run in cell]}" for cell in cells)
+        raise MissingEvidence(f"trainings of one seed: {names}")
+    return [sorted((run for run in cell if run.seed in shared), key=lambda run: run.seed) for cell in cells]
 
 
 def _where(runs: Sequence[RunConfiguration], algorithm: str) -> str:

@@ -24,6 +24,7 @@ class Comparison:
         ratio: the scores are logarithms of ratios; numbers are reported as shares of the control.
         fact: for what was recorded or computed and is no estimate: whether it holds; ``value`` is its number.
         subjects: the runs that it rests on, each with the evaluation decoder or None.
+        seeds_by_side: training seeds of each cell that is compared; only those that all have are, paired.
     """
 
     label: str
@@ -38,7 +39,9 @@ class Comparison:
     fact: bool | None = None
     value: float | None = None
     subjects: Sequence = ()
+    seeds_by_side: Sequence[int] = ()
     gates: list[dict] = field(default_factory=list)
+    signs: list[dict] = field(default_factory=list)  # of unhealthy trainings, which count all the same
     between_seeds: float | None = None  # variance of the scores' mean between seeds, where one is assumed
     p: float = 1.0
     p_against: float = 1.0

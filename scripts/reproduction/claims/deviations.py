@@ -29,10 +29,9 @@ from reproduction.config import (
     read_yaml,
     validate,
 )
-from reproduction.config.runs import expand
+from reproduction.config.runs import RunConfiguration
 from reproduction.data import read_dataset
 from reproduction.evaluation.samples import correct_counts, read_samples
-from reproduction.figures import DeviationsFigure
 from reproduction.figures.analyses import CONFIDENCE, METRICS
 from reproduction.tasks import GeneratedData
 from reproduction.tasks.grading import problems_of
@@ -49,6 +48,8 @@ class Pair(Strict):
     kind: Literal["pair"]
     treatment: Name
     control: Name
+    treatment_algorithm: Name = "dapo"
+    control_algorithm: Name = "dapo"
 
 
 class ScheduleValues(Strict):
@@ -97,6 +98,7 @@ class Record(Strict):
 
     kind: Literal["record"]
     samplers: list[Name]
+    algorithm: Name = "dapo"
     metric: Name
     label: str
     unit: str
@@ -179,6 +181,11 @@ def load_deviations(path: Path = WORKFLOW / "deviations.yaml") -> dict[str, Devi
     return validate(Deviations, {"deviations": read_yaml(path)}, path.name).deviations
 
 
+def cell_of(algorithm: str, sampler: str) -> str:
+    """Return how a cell of the experiment ``deviations`` is called: by its sampler, under another algorithm by both."""
+    return sampler if algorithm == "dapo" else f"{algorithm}/{sampler}"
+
+
 # --- what a scale recorded -----------------------------------------------------------------------------------
 
 
@@ -188,8 +195,9 @@ class Recorded:
 
     Attributes:
         folder: the scale's results; every path in a result is relative to it.
-        cells: sampler -> names of its runs, one per seed, of the experiment ``deviations``.
+        cells: cell (:func:`cell_of`) -> names of its runs, one per seed, of the experiment ``deviations``.
         samplers: sampler -> definition at this scale; may hold more samplers than ``cells``.
+        algorithms: algorithm -> its label.
         dataset: definition of the evaluation's data set, and ``dataset_file`` where it is.
         training_card: card of the training set.
         batch: prompts per training step; ``steps`` of a run.
@@ -208,6 +216,7 @@ class Recorded:
     decoder: str
     root_seed: int
     engine: str = "inprocess"
+    algorithms: Mapping[str, str] = field(default_factory=dict)
     real_lm: Path | None = None
     real_lm_dataset: Path | None = None
     _counts: dict = field(default_factory=dict, repr=False)
@@ -217,17 +226,16 @@ class Recorded:
         cls,
         configuration: Configuration,
         scale: Scale,
-        experiment: DeviationsFigure,
+        runs: Mapping[str, RunConfiguration],
         folder: Path,
         dataset_file: Path,
         training_card: Path,
         real_lm_dataset: Path | None,
     ) -> "Recorded":
-        """Return the records of the runs of ``experiment``, which must be of one model."""
+        """Return the records of ``runs``, those of the experiment ``deviations``, which must be of one model."""
         cells: dict[str, list[str]] = {}
-        runs = expand(configuration, scale, experiment)
         for run in runs.values():
-            cells.setdefault(run.sampler, []).append(run.name)
+            cells.setdefault(cell_of(run.algorithm, run.sampler), []).append(run.name)
         if len({run.model for run in runs.values()}) > 1:
             raise ConfigurationError("experiments.yaml: the pairs of `deviations` are runs of one model")
         run = next(iter(runs.values()), None)
@@ -238,6 +246,7 @@ class Recorded:
             folder=folder,
             cells=cells,
             samplers=scale.samplers,
+            algorithms={name: algorithm.label for name, algorithm in scale.algorithms.items()},
             dataset=scale.datasets[evaluation.dataset],
             dataset_file=dataset_file,
             training_card=training_card,
@@ -250,8 +259,10 @@ class Recorded:
             real_lm_dataset=real_lm_dataset,
         )
 
-    def label(self, sampler: str) -> str:
-        return self.samplers[sampler].label if sampler in self.samplers else sampler
+    def label(self, cell: str) -> str:
+        algorithm, _, sampler = cell.rpartition("/")
+        label = self.samplers[sampler].label if sampler in self.samplers else sampler
+        return f"{self.algorithms.get(algorithm, algorithm)}, {label}" if algorithm else label
 
     def evaluations(self, sampler: str) -> list[Path]:
         return [self.folder / "evaluations" / run / "manifest.json" for run in self.cells.get(sampler, ())]
@@ -286,6 +297,18 @@ class Recorded:
                 for column in ("responses", "correct")
             )
         return self._counts[sampler, decoder]
+
+    def paired_counts(self, *samplers: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return :meth:`final_counts` of each cell, of the seeds that all of them have."""
+        seeds_of = [[int(run.rpartition("seed~")[2]) for run in self.cells[sampler]] for sampler in samplers]
+        shared = sorted(set.intersection(*map(set, seeds_of)))
+        return [
+            tuple(
+                counts[[own.index(seed) for seed in shared]]
+                for counts in self.final_counts(sampler, self.decoder)
+            )
+            for sampler, own in zip(samplers, seeds_of, strict=True)
+        ]
 
 
 def final_samples(manifest: Path, decoder: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -352,13 +375,17 @@ def _estimated(estimate: statistics.Estimate, **values: Any) -> dict[str, Any]:
 
 
 def _pair(deviation: str, pair: Pair, recorded: Recorded) -> list[dict[str, Any]]:
-    label = f"{recorded.label(pair.treatment)} − {recorded.label(pair.control)}"
-    if reason := recorded.missing(pair.treatment, pair.control):
+    cells = (
+        cell_of(pair.treatment_algorithm, pair.treatment),
+        cell_of(pair.control_algorithm, pair.control),
+    )
+    label = " − ".join(map(recorded.label, cells))
+    if reason := recorded.missing(*cells):
         return [_not_run("training", label, "difference of Pass@1, Pass@k and Worst@k", reason)]
-    sides = [recorded.final_counts(name, recorded.decoder) for name in (pair.treatment, pair.control)]
-    stream = f"{pair.treatment}-{pair.control}"
-    evidence = recorded.evidence(pair.treatment, pair.control)
-    return _differences("training", deviation, stream, label, sides, recorded, evidence)
+    sides = recorded.paired_counts(*cells)
+    return _differences(
+        "training", deviation, "-".join(cells), label, sides, recorded, recorded.evidence(*cells)
+    )
 
 
 def _differences(kind, deviation, stream, label, sides, recorded, evidence) -> list[dict[str, Any]]:
@@ -589,20 +616,19 @@ def _absent(paths: Sequence[Path], recorded: Recorded, sampler: str) -> str | No
 def _record(deviation: str, quantity: Record, recorded: Recorded) -> list[dict[str, Any]]:
     rows = []
     for sampler in quantity.samplers:
-        paths = [
-            recorded.folder / "runs" / run / "metrics.parquet" for run in recorded.cells.get(sampler, ())
-        ]
-        reason = _absent(paths, recorded, sampler)
+        cell = cell_of(quantity.algorithm, sampler)
+        paths = [recorded.folder / "runs" / run / "metrics.parquet" for run in recorded.cells.get(cell, ())]
+        reason = _absent(paths, recorded, cell)
         if contract.lacking(recorded.engine, [quantity.metric]):
             reason = f"the engine {recorded.engine} does not record {quantity.metric}"
         if reason:
-            rows.append(_not_run("record", recorded.label(sampler), quantity.label, reason))
+            rows.append(_not_run("record", recorded.label(cell), quantity.label, reason))
             continue
         frames = [pd.read_parquet(path, columns=["step", quantity.metric]) for path in paths]
         rows.append(
             _row(
                 "record",
-                recorded.label(sampler),
+                recorded.label(cell),
                 quantity.label,
                 value=float(np.mean([frame[quantity.metric].mean() for frame in frames])),
                 unit=quantity.unit,

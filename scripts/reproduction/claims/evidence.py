@@ -9,14 +9,14 @@ from typing import Literal, Protocol
 import numpy as np
 import pandas as pd
 
-from reproduction.claims.model import Gates, Role
+from reproduction.claims.model import EvaluationQuantity, Gates, Role
 from reproduction.config import Configuration, Scale
-from reproduction.config.runs import RunConfiguration, resolve
+from reproduction.config.runs import RunConfiguration, resolve, seeds_of_cells
 from reproduction.evaluation.samples import correct_counts
 from reproduction.figures import Figure, load_experiments
 from reproduction.figures.analyses import METRICS
 from reproduction.layout import model_from_scale
-from reproduction.training import contract
+from reproduction.training import contract, health
 
 Steps = Literal["final", "late", "run"]
 
@@ -79,10 +79,15 @@ class Evidence:
     def experiments(self) -> dict[str, Figure]:
         return load_experiments()
 
+    @cached_property
+    def _seeds(self) -> dict[tuple[str, str, str, int], list[int]]:
+        return seeds_of_cells(self.configuration, self.scale, self.experiments)
+
     def cell(self, role: Role, algorithm: str, sampler: str, n: int | None) -> list[RunConfiguration]:
-        """Return the runs of a cell, one per seed of the configuration."""
+        """Return the runs of a cell, one for each seed that the configuration gives it."""
         if role not in self.scale.roles:
             raise MissingEvidence(f"a model in the role {role}, which this scale does not have")
+        key = (role, algorithm, sampler, n or self.scale.rollouts_of(role))
         return [
             resolve(
                 self.configuration,
@@ -93,7 +98,7 @@ class Evidence:
                 rollouts=n,
                 seed=seed,
             )
-            for seed in self.configuration.seeds
+            for seed in self._seeds.get(key, self.configuration.seeds)
         ]
 
     def require(self, paths: Iterable[str]) -> None:
@@ -111,19 +116,20 @@ class Evidence:
     # --- evaluations ---------------------------------------------------------------------------------------
 
     def scores(
-        self, runs: Sequence[RunConfiguration], metric: str, decoder: str, steps: Steps
+        self, runs: Sequence[RunConfiguration], quantity: EvaluationQuantity, decoder: str
     ) -> pd.DataFrame:
-        """Return the metric averaged over checkpoints: one row per seed, one column per problem."""
+        """Return the score averaged over checkpoints: one row per seed, one column per problem."""
         rows = []
         for run in runs:
             counts = self._counts(run.name, decoder)
             taken = list(counts.index.unique("step"))
-            if steps == "late":
-                late = [step for step in taken if 3 * step > 2 * run.training.steps]
-                taken = late or taken[-1:]  # a diverged run may have ended before; its gate says so
-            elif steps == "final":
+            if quantity.steps == "late":
+                late = sum(3 * step > 2 * run.training.steps for step in taken)
+                # A diverged run may have ended before; its gate says so.
+                taken = taken[-max(late, quantity.least_checkpoints) :]
+            elif quantity.steps == "final":
                 taken = taken[-1:]
-            rows.append(np.mean([self._metric(counts.loc[step], metric) for step in taken], axis=0))
+            rows.append(np.mean([self._metric(counts.loc[step], quantity.metric) for step in taken], axis=0))
         return self._matrix(runs, rows, decoder)
 
     def scores_by_step(
@@ -239,6 +245,16 @@ class Evidence:
             if value > limit:
                 exceeded.append({"gate": gate, "subject": run.name, "value": value, "limit": limit})
         return exceeded
+
+    def signs(self, run: RunConfiguration) -> list[dict]:
+        """Return a training's signs of ill health by ``reproduction.training.health``: ``run``, ``sign``, ``first_step``.
+
+        They forbid no verdict, as an unstable training is a result; who reads a number must know of them.
+        """
+        return [
+            {"run": run.name, "sign": sign.name, "first_step": sign.first_step}
+            for sign in health.signs(self._metrics(run).reset_index())
+        ]
 
     def _health_shares(self, run: str, decoder: str | None) -> dict[str, float]:
         """Return the larger share of training and evaluation for each gate."""

@@ -14,7 +14,7 @@ from reproduction.claims.comparisons import Builder, as_shares, decoder_of, inpu
 from reproduction.claims.decision import Comparison, Group, combine, decisive, estimate, few_seeds, leaves
 from reproduction.claims.evidence import Evidence, MissingEvidence, Recorded, Store
 from reproduction.claims.model import Claims, Proposition, Stability
-from reproduction.claims.words import models_in_words, quantity_in_words, test_in_words
+from reproduction.claims.words import models_in_words, quantity_in_words, signs_in_words, test_in_words
 from reproduction.config import Configuration, Scale
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ def judge(claims: Claims, store: Store, configuration: Configuration, scale: Sca
         "description": scale.description,
         "configuration": configuration.choices,
         "seeds": configuration.seeds,
+        "seeds_by_experiment": configuration.seeds_by_experiment,
         "parameters": evidence.parameters,
         "root_seed": configuration.root_seed,
         "confidence": claims.confidence,
@@ -150,6 +151,7 @@ def _row(claims: Claims, name: str, reading_name: str, evidence: Evidence) -> di
         **dict.fromkeys(power.COLUMNS),
         "components": [],
         "gates": [],
+        "signs": [],
         "missing": [],
         "evidence": [],
         "figure_file": f"figures/{claim.figure}.png",
@@ -178,6 +180,7 @@ def _row(claims: Claims, name: str, reading_name: str, evidence: Evidence) -> di
             for run, decoder in comparison.subjects
         ]
         comparison.gates += [gate for gates in found for gate in gates]
+        comparison.signs = [sign for run, _ in comparison.subjects for sign in evidence.signs(run)]
     estimate(
         comparisons,
         seeds.generator(evidence.configuration.root_seed, "claims", name, reading_name),
@@ -244,6 +247,10 @@ def _decide(row: dict[str, Any], claims: Claims) -> None:
     elif few := few_seeds(row["seeds"], row["seeds_needed"]):
         verdict, chosen = "inconclusive", decisive(tree, against=row["p_against"] < row["p"])
         reason = f"{few.capitalize()}: nothing is decided. What these trainings show: {_in_words(chosen)}."
+        fewest = next((c for c in comparisons if len(set(c.seeds_by_side)) > 1), None)
+        if fewest:
+            sizes = " and ".join(map(str, fewest.seeds_by_side))
+            reason += f" Only seeds that both sides have are compared: {fewest.label} has {sizes}."
     elif row["p_adjusted"] <= claims.alpha:
         verdict, chosen = "reproduced", decisive(tree, against=False)
         reason = f"It holds; of what it needs, the least certain is {_in_words(chosen)}."
@@ -253,7 +260,10 @@ def _decide(row: dict[str, Any], claims: Claims) -> None:
     else:
         verdict, chosen = "inconclusive", decisive(tree, against=False)
         reason = _open_reason(row, comparisons, chosen, claims)
+    if chosen.signs:
+        reason += f" {signs_in_words(chosen.signs)}"
     row |= {
+        "signs": chosen.signs,
         "verdict": verdict,
         "verdict_in_full": verdict_in_full(verdict, row["seeds"], row["seeds_needed"]),
         "reason": reason,
@@ -264,6 +274,8 @@ def _decide(row: dict[str, Any], claims: Claims) -> None:
         {
             "label": comparison.label,
             **{name: value for name, value in _numbers(comparison).items() if name != "sample_unit"},
+            "seeds_by_side": list(comparison.seeds_by_side),
+            "signs": comparison.signs,
             "boundary_for": [_shown(comparison, boundary) for boundary, _ in comparison.supports],
             "boundary_against": [_shown(comparison, boundary) for boundary, _ in comparison.refutes],
             "p": comparison.p,
@@ -381,7 +393,21 @@ def _joined(sentences) -> str:
 
 
 def as_table(judged: dict[str, Any]) -> pd.DataFrame:
-    """Return the verdicts as a table, one row each, without lists."""
-    table = pd.DataFrame(judged["verdicts"])
-    nested = ["components", "gates", "missing", "evidence"]
-    return table.drop(columns=nested).assign(scale=judged["scale"])
+    """Return the verdicts as a table, one row each, without lists.
+
+    ``comparison`` is the one that decides, of as many as ``comparisons`` says; ``flagged`` says which trainings behind
+    it show a sign of ill health.
+    """
+    rows = judged["verdicts"]
+    decisive_ones = [next((c["label"] for c in row["components"] if c["decisive"]), None) for row in rows]
+    nested = ["components", "gates", "signs", "missing", "evidence"]
+    return (
+        pd.DataFrame(rows)
+        .drop(columns=nested)
+        .assign(
+            comparison=decisive_ones,
+            comparisons=[len(row["components"]) for row in rows],
+            flagged=[signs_in_words(row["signs"]) if row["signs"] else None for row in rows],
+            scale=judged["scale"],
+        )
+    )

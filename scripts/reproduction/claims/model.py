@@ -65,6 +65,16 @@ class EvaluationQuantity(Strict):
     steps: Literal["final", "late", "run"] = Field(
         description="last checkpoint, those in the last third of the training, or all: the area under the curve"
     )
+    least_checkpoints: PositiveInt = Field(
+        1,
+        description="the last so many checkpoints, where the last third of a training holds fewer; only for `late`",
+    )
+
+    @model_validator(mode="after")
+    def _of_late(self) -> "EvaluationQuantity":
+        if self.least_checkpoints > 1 and self.steps != "late":
+            raise ValueError(f"least_checkpoints is for steps: late, found {self.steps}")
+        return self
 
 
 class TrainingQuantity(Strict):

@@ -88,7 +88,7 @@ class Planned(Evidence):
     Its scores have one seed and do not vary, so that the assumed variance between seeds is all that counts.
     """
 
-    def scores(self, runs, metric, decoder, steps) -> pd.DataFrame:
+    def scores(self, runs, quantity, decoder) -> pd.DataFrame:
         problems = pd.Index([0, 1], name="problem")
         return pd.DataFrame(np.zeros((1, len(problems))), columns=problems)
 

@@ -6,6 +6,7 @@ from typing import Any
 from reproduction.claims import model
 from reproduction.claims.decision import few_seeds
 from reproduction.config import ROLE_LABELS, Scale
+from reproduction.config.runs import axes_of
 from reproduction.figures import Figure
 from reproduction.training.contract import PER_TOKEN
 
@@ -57,7 +58,10 @@ def quantity_in_words(test, reading: model.Reading, scale: Scale) -> str:
             quantity = test.quantity
             if isinstance(quantity, model.EvaluationQuantity):
                 decoder = scale.decoders[reading.decoder or quantity.decoder].label
-                return f"{names[quantity.metric]} at {decoder}, mean {spans[quantity.steps]}"
+                span = spans[quantity.steps]
+                if quantity.least_checkpoints > 1:
+                    span += f", and over the last {quantity.least_checkpoints} checkpoints at least"
+                return f"{names[quantity.metric]} at {decoder}, mean {span}"
             name = {
                 PER_TOKEN: "CPU time of sampling per response token",
                 "response_length_mean": "response length in training",
@@ -132,6 +136,19 @@ def test_in_words(test, scale: Scale, margin: str) -> str:
 
 def _all(roles: Sequence[str], algorithms: Sequence[str] = ("dapo",)) -> str:
     return ", ".join(roles) + ("" if list(algorithms) == ["dapo"] else f" under {' and '.join(algorithms)}")
+
+
+def signs_in_words(signs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the sentence that stands beside a number whose trainings show signs of ill health."""
+
+    def words(sign: Mapping[str, Any]) -> str:
+        axes = axes_of(sign["run"])
+        run = (
+            f"{axes['sampler']} of {axes['model']}, {axes['algorithm']}, n = {axes['n']}, seed {axes['seed']}"
+        )
+        return f"{sign['sign'].replace('_', ' ')} from step {sign['first_step']} on ({run})"
+
+    return f"Flagged trainings are behind this number: {'; '.join(map(words, signs))}."
 
 
 def rule_in_words(claims: Mapping[str, Any]) -> str:

@@ -8,6 +8,9 @@ from pydantic import AfterValidator, BaseModel, Field, model_validator
 from reproduction.config.yaml_files import dump_yaml, read_yaml
 from reproduction.fields import FIGURES, SCALES, WORKFLOW, Folder, Name, Seeds, Strict, unique
 
+# What config.yaml may leave to the scale's ``plan``.
+LEFT_TO_SCALE = ("seeds", "seeds_by_experiment", "experiments")
+
 
 class Paths(Strict):
     """Folders that are read and written; relative paths start at the repository."""
@@ -59,6 +62,11 @@ class Configuration(Strict):
         None,
         description="one training per cell and seed; a new seed keeps the finished runs. null: the scale's seeds",
     )
+    seeds_by_experiment: dict[Name, Seeds] | None = Field(
+        None,
+        description="experiment -> the seeds of its cells, in place of `seeds`; a cell that several experiments show "
+        "has the seeds of all of them. null: none where `seeds` is given, else the scale's",
+    )
     root_seed: int = Field(
         2025, ge=0, description="every random stream of the project is derived from this number"
     )
@@ -75,10 +83,15 @@ class Configuration(Strict):
     tracking: Tracking = Tracking()
     interpreters: Interpreters = Interpreters()
 
+    def seeds_of(self, experiment: str) -> list[int]:
+        """Return the seeds that an experiment asks for; a cell that others show may have more."""
+        return (self.seeds_by_experiment or {}).get(experiment, self.seeds)
+
     @property
     def choices(self) -> dict[str, Any]:
         """What a page, a table or a verdict of the whole scale depends on beside its inputs, as plain data."""
-        return self.model_dump(mode="json", include={"scale", "seeds", "root_seed", "overrides"})
+        named = {"scale", "seeds", "seeds_by_experiment", "root_seed", "overrides"}
+        return self.model_dump(mode="json", include=named)
 
     @model_validator(mode="before")
     @classmethod
@@ -88,18 +101,20 @@ class Configuration(Strict):
             return values
         scale = values.get("scale", cls.model_fields["scale"].default)
         file = WORKFLOW / "scales" / f"{scale}.yaml"
-        planned = {"seeds": [0], "experiments": FIGURES}
+        planned = {"seeds": [0], "seeds_by_experiment": {}, "experiments": FIGURES}
         if scale in SCALES and isinstance(plan := read_yaml(file).get("plan"), Mapping):
-            planned |= plan
-        left = {key: value for key, value in planned.items() if values.get(key) is None}
-        return {**values, **{key: left[key] for key in ("seeds", "experiments") if key in left}}
+            planned |= {key: value for key, value in plan.items() if value is not None}
+        if values.get("seeds") is not None:
+            planned["seeds_by_experiment"] = {}  # seeds that somebody asks for are those of every experiment
+        left = {key: planned[key] for key in LEFT_TO_SCALE if values.get(key) is None}
+        return {**values, **left}
 
 
 def render_configuration(values: Mapping[str, Any] | None = None) -> str:
     """Return config.yaml with ``values`` (by default the defaults), each key with its description as a comment."""
     values = dict(values or {})
     model = Configuration.model_validate(values)
-    left_to_scale = {key: None for key in ("seeds", "experiments") if values.get(key) is None}
+    left_to_scale = {key: None for key in LEFT_TO_SCALE if values.get(key) is None}
     model = model.model_copy(update=left_to_scale)
     header = "# What you edit. `make config` rewrites this file from the typed model and keeps your values.\n"
     return header + "".join(_render(model, indent=0))

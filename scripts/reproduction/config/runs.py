@@ -7,10 +7,10 @@ resumes old weights, an interrupted run never starts over.
 """
 
 import hashlib
-import itertools
 import json
 import logging
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
@@ -143,6 +143,10 @@ def resolve(
             raise ConfigurationError(
                 f"experiments.yaml: unknown {kind} {name!r} at this scale{suggest(name, table)}"
             )
+    if scale.engine == "verl" and not scale.algorithms[algorithm].trains_in_verl:
+        raise ConfigurationError(
+            f"algorithms.{algorithm}: verl has no counterpart of its loss; train it at a CPU scale"
+        )
     n = rollouts or scale.rollouts_of(role)
     learning_rates = scale.learning_rates_of(role)
     if n not in learning_rates:
@@ -233,16 +237,43 @@ class Shows(Protocol):
         ...
 
 
-def expand(configuration: Configuration, scale: Scale, figure: Shows) -> dict[str, RunConfiguration]:
+CellSeeds = Mapping[tuple[str, str, str, int], list[int]]
+"""Seeds by role, algorithm, sampler and rollouts."""
+
+
+def seeds_of_cells(
+    configuration: Configuration, scale: Scale, experiments: Mapping[str, Shows]
+) -> dict[tuple[str, str, str, int], list[int]]:
+    """Return the seeds of each cell: those of every experiment that shows it, in order.
+
+    ``experiments`` are all that there are, whichever are asked for, so that a run is no other run for another target.
+    """
+    found: dict[tuple[str, str, str, int], list[int]] = {}
+    for name, experiment in experiments.items():
+        seeds = configuration.seeds[:1] if experiment.one_seed else configuration.seeds_of(name)
+        for cell in experiment.cells(scale):
+            if cell[0] in scale.roles:
+                of_cell = found.setdefault(_key(scale, cell), [])
+                of_cell += [seed for seed in seeds if seed not in of_cell]
+    return found
+
+
+def expand(
+    configuration: Configuration, scale: Scale, figure: Shows, seeds: CellSeeds = MappingProxyType({})
+) -> dict[str, RunConfiguration]:
     """Return the runs of one figure by name, one per cell and seed, for the roles that the scale has.
 
-    verl divides the trainer's logits by one number, so there an annealed sampler has no run whose log-probabilities
-    are taken at the sampling temperature (D15).
+    A cell that ``seeds`` (:func:`seeds_of_cells`) lacks has those of ``configuration.seeds``. verl divides the
+    trainer's logits by one number, so there an annealed sampler has no run whose log-probabilities are taken at the
+    sampling temperature (D15), and it knows no loss with the release's micro-batches (D19, D20).
     """
-    seeds = configuration.seeds[:1] if figure.one_seed else configuration.seeds
     runs = {}
-    for (role, algorithm, sampler, rollouts), seed in itertools.product(figure.cells(scale), seeds):
-        if role in scale.roles and _possible(scale, sampler):
+    for cell in figure.cells(scale):
+        role, algorithm, sampler, rollouts = cell
+        if role not in scale.roles or not _possible(scale, algorithm, sampler):
+            continue
+        of_cell = seeds.get(_key(scale, cell), configuration.seeds)
+        for seed in configuration.seeds[:1] if figure.one_seed else of_cell:
             run = resolve(
                 configuration,
                 scale,
@@ -256,11 +287,26 @@ def expand(configuration: Configuration, scale: Scale, figure: Shows) -> dict[st
     return runs
 
 
-def _possible(scale: Scale, sampler: str) -> bool:
-    definition = scale.samplers.get(sampler)
-    if scale.engine != "verl" or definition is None:  # an unknown sampler is explained by `resolve`
+def expand_all(
+    configuration: Configuration, scale: Scale, experiments: Mapping[str, Shows]
+) -> dict[str, dict[str, RunConfiguration]]:
+    """Return the runs of every experiment, as :func:`expand`, with the seeds that the experiments share."""
+    seeds = seeds_of_cells(configuration, scale, experiments)
+    return {name: expand(configuration, scale, figure, seeds) for name, figure in experiments.items()}
+
+
+def _key(scale: Scale, cell: tuple[str, str, str, int | None]) -> tuple[str, str, str, int]:
+    role, algorithm, sampler, rollouts = cell
+    return role, algorithm, sampler, rollouts or scale.rollouts_of(role)
+
+
+def _possible(scale: Scale, algorithm: str, sampler: str) -> bool:
+    if scale.engine != "verl":
         return True
-    return verl_limits.temperature(definition) is not None
+    loss, definition = scale.algorithms.get(algorithm), scale.samplers.get(sampler)
+    if loss is None or definition is None:  # an unknown name is explained by `resolve`
+        return True
+    return loss.trains_in_verl and verl_limits.temperature(definition) is not None
 
 
 def tracking_experiment(scale_name: str, figure: Shows | None) -> str:

@@ -155,8 +155,15 @@ class Recipe(Strict):
 class ScalePlan(Strict):
     """What ``all`` makes at a scale where config.yaml leaves it to the scale."""
 
-    experiments: list[Name] = Field(min_length=1, description="entries of workflow/experiments.yaml")
+    experiments: Annotated[list[Name], Field(min_length=1)] | None = Field(
+        None, description="entries of workflow/experiments.yaml; null: every figure"
+    )
     seeds: Seeds = Field(description="one training per cell and seed")
+    seeds_by_experiment: dict[Name, Seeds] = Field(
+        {},
+        description="experiment -> the seeds of its cells, in place of `seeds`; a cell that several experiments show "
+        "has the seeds of all of them",
+    )
 
 
 class VerlModel(Strict):

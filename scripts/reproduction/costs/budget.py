@@ -22,7 +22,7 @@ from typing import Any, Literal
 from reproduction.cluster.loggers import with_loggers
 from reproduction.cluster.resources import Need, Needs, Resources, load_resources
 from reproduction.config import WORKFLOW, Configuration, ConfigurationError, Scale
-from reproduction.config.runs import AXES, RunConfiguration, expand
+from reproduction.config.runs import AXES, RunConfiguration, expand_all
 from reproduction.figures import load_experiments
 from reproduction.plan import read_plan
 from reproduction.rehearsal import reports as preflights
@@ -262,8 +262,7 @@ def gpu_hours(needs: Needs, runs: Iterable[RunConfiguration]) -> tuple[float, fl
 def paper_parts(scale: Scale) -> dict[str, dict[str, RunConfiguration]]:
     """Return what people ask the price of, by name: runs of the paper's scale with one seed."""
     user = Configuration(scale="paper", seeds=[0])
-    experiments = load_experiments()
-    runs_of = {name: expand(user, scale, experiment) for name, experiment in experiments.items()}
+    runs_of = expand_all(user, scale, load_experiments())
     everything = {name: run for runs in runs_of.values() for name, run in runs.items()}
     readings = {"released", "mirrored"}  # D01, D02: the paper's figures have one curve for each sampler
     figures = {

@@ -13,6 +13,7 @@ Seconds are CPU seconds. Where an engine records none (verl, whose work is on GP
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,14 +34,15 @@ class Costs:
 
     Attributes:
         cpu: whether seconds are CPU seconds, and not seconds on the wall.
-        cells, seeds: of the runs that have results; ``trained`` and ``evaluated`` are how many runs those are.
+        cells: of the runs that have results; ``trained`` and ``evaluated`` are how many runs those are.
+        runs_of_seed: seed -> how many of the trained runs have it, in order.
         untimed_starts, untimed_evaluations: how many of them were made by code that did not record that part.
     """
 
     table: pd.DataFrame
     cpu: bool
     cells: int
-    seeds: list[int]
+    runs_of_seed: dict[int, int]
     trained: int
     evaluated: int
     untimed_starts: int
@@ -81,7 +83,7 @@ def tabulate(results: Path, runs: Mapping[str, RunConfiguration]) -> Costs:
         table=pd.DataFrame(rows, columns=COLUMNS).astype({"n": "Int64"}),
         cpu=cpu,
         cells=len({run.cell for run in present.values()}),
-        seeds=sorted({run.seed for run in present.values()}),
+        runs_of_seed=dict(Counter(run.seed for run in present.values())),
         trained=len(trained),
         evaluated=len(evaluations),
         untimed_starts=sum(training.outside is None for training in trained.values()) if cpu else 0,

@@ -129,16 +129,14 @@ def _draw_runs(axis: Axes, points: pd.DataFrame, costs: Costs) -> None:
     axis.set_ylabel(f"{'CPU ' if costs.cpu else ''}{unit}, all so far")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(loc="upper left", frameon=False)
-    if len(costs.seeds) > 1:
+    if len(costs.runs_of_seed) > 1:
         axis.set_xlabel("runs: the cells of one seed after those of another")
-        per_seed = costs.trained / len(costs.seeds)
-        for number in range(1, len(costs.seeds)):
-            axis.axvline(number * per_seed, color="#595959", linewidth=0.8, linestyle="dashed")
-        above = axis.get_xaxis_transform()
-        for number, seed in enumerate(costs.seeds):
-            axis.text(
-                (number + 0.5) * per_seed, 1.01, f"seed {seed}", transform=above, ha="center", fontsize=7.5
-            )
+        above, first = axis.get_xaxis_transform(), 0
+        for seed, runs in costs.runs_of_seed.items():
+            if first:
+                axis.axvline(first, color="#595959", linewidth=0.8, linestyle="dashed")
+            axis.text(first + runs / 2, 1.01, f"seed {seed}", transform=above, ha="center", fontsize=7.5)
+            first += runs
     else:
         axis.set_xlabel(
             f"cells, one seed each: another seed is {costs.cells} runs more and costs as much again"

@@ -232,11 +232,11 @@ class Trainer:
         algorithm = self.run.algorithm_definition
         prompts = [self.prompts[chosen[row // self.run.n]] for row in rows]
         tokens, mask = rollouts.tokens[rows], rollouts.mask[rows]
-        whole = MiniBatch(int(mask.sum()), len(rows), self.settings.max_new_tokens)
-        widths = [len(prompt) + int(n) for prompt, n in zip(prompts, mask.sum(-1), strict=True)]
+        batches = self._micro_batches(prompts, mask)
+        whole = MiniBatch(int(mask.sum()), len(rows), self.settings.max_new_tokens, len(batches))
         temperatures = self._policy_temperatures(tokens.shape[1])
         total_loss, statistics = 0.0, []
-        for number, batch in enumerate(policy.micro_batches(widths, self.settings.micro_batch_tokens)):
+        for number, batch in enumerate(batches):
             width = int(mask[batch].sum(-1).max())
             in_batch = [rows[i] for i in batch]
             batch_mask = mask[batch, :width]
@@ -260,6 +260,16 @@ class Trainer:
             total_loss += loss.item()
             statistics.append(parts)
         return total_loss, statistics
+
+    def _micro_batches(self, prompts: list, mask: torch.Tensor) -> list[list[int]]:
+        """Return the rows of each micro-batch: as many as its tokens allow, or as many as the algorithm says."""
+        fixed = self.run.algorithm_definition.micro_batch_responses
+        if fixed is None:
+            widths = [len(prompt) + int(n) for prompt, n in zip(prompts, mask.sum(-1), strict=True)]
+            return list(policy.micro_batches(widths, self.settings.micro_batch_tokens))
+        # One response of each prompt, then the next of each: the framework balances batches and so mixes groups.
+        mixed = sorted(range(len(prompts)), key=lambda row: row % self.run.n)
+        return [mixed[first : first + fixed] for first in range(0, len(mixed), fixed)]
 
     def _policy_temperatures(self, width: int) -> torch.Tensor | None:
         """What divides the trainer's logits, by position (D15); None is 1 everywhere."""

@@ -1,7 +1,7 @@
 """A forest plot of the verdicts: effect, interval, boundary and margin of each, grouped by unit."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,15 +100,27 @@ def forest(judged: dict[str, Any], drawn: pd.DataFrame) -> "Figure":
     if drawn["margin"].notna().any():
         handles.append(Patch(color="#0072B2", alpha=0.15, linewidth=0, label="margin"))
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
+    seeds = planned_seeds(judged["seeds"], judged.get("seeds_by_experiment"))
     figure.suptitle(
-        f"The paper's claims at the scale {judged['scale']}: {judged['description']}; seeds "
-        f"{', '.join(map(str, judged['seeds']))}\n{judged['confidence']:.0%} intervals of the decisive comparisons; "
+        f"The paper's claims at the scale {judged['scale']}: {judged['description']}; {seeds}\n"
+        f"{judged['confidence']:.0%} intervals of the decisive comparisons; "
         f"verdicts at {judged['alpha']:g} after Holm's correction within a reading",
         fontsize=8.5,
         x=0.01,
         ha="left",
     )
     return figure
+
+
+def planned_seeds(seeds: Sequence[int], by_experiment: Mapping[str, Sequence[int]] | None) -> str:
+    """Return the seeds of a configuration in words: "seed 0; seeds 0, 1, 2 of fig04"."""
+
+    def words(numbers: Sequence[int]) -> str:
+        return f"seed{'s' * (len(numbers) != 1)} {', '.join(map(str, numbers))}"
+
+    return "; ".join(
+        [words(seeds), *(f"{words(own)} of {name}" for name, own in (by_experiment or {}).items())]
+    )
 
 
 def _draw_panel(axis, name: str, part: pd.DataFrame) -> None:

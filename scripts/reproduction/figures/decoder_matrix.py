@@ -15,7 +15,7 @@ from reproduction.fields import Name
 from reproduction.figures import analyses
 from reproduction.figures.analyses import METRIC_LABELS, METRICS
 from reproduction.figures.figure import OfRuns
-from reproduction.figures.style import PRINT_WIDTH, head, nothing_ran, pyplot, set_style
+from reproduction.figures.style import PRINT_WIDTH, head, nothing_ran, pyplot, seeds_in_words, set_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
@@ -113,11 +113,10 @@ def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
     ran = estimates[estimates["status"] != "not run"]
     width = float((ran["high"] - ran["low"]).median()) / 2
     trained = ran[ran["sampler"].notna()]
-    seeds = int(trained["seeds"].min())
     head(
         figure,
         request["title"],
-        f"{seeds} training seed{'s' if seeds > 1 else ''}; {int(ran['problems'].min())} problems × "
+        f"{seeds_in_words(trained['seeds'])}; {int(ran['problems'].min())} problems × "
         f"{int(ran['samples'].min())} samples; half-width of a 95% interval: {100 * width:.1f} points at the median",
         f"not run at this scale: {', '.join(request['absent'])}" if request["absent"] else "",
     )

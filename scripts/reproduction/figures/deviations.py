@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import Field
 
 from reproduction.figures.figure import OfRuns
-from reproduction.figures.style import COLORS, PRINT_WIDTH, pyplot, save, set_style
+from reproduction.figures.style import COLORS, PRINT_WIDTH, pyplot, save, seeds_in_words, set_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
@@ -108,9 +108,9 @@ def _sizes(frame: pd.DataFrame) -> str:
     measured = frame[frame["status"] == "measured"]
     if measured.empty:
         return "nothing has run"
-    seeds, problems, samples = (int(measured[name].min()) for name in ("seeds", "problems", "samples"))
+    problems, samples = (int(measured[name].min()) for name in ("problems", "samples"))
     return (
-        f"{seeds} training seed{'s' if seeds > 1 else ''}, {problems} problems x {samples} samples at the final "
+        f"{seeds_in_words(measured['seeds'])}, {problems} problems x {samples} samples at the final "
         "checkpoint; 95% intervals,\npaired by problem; a mark is filled where its interval excludes zero"
     )
 

@@ -44,6 +44,13 @@ def pyplot() -> ModuleType:
     return matplotlib.pyplot
 
 
+def seeds_in_words(seeds: pd.Series) -> str:
+    """Return "3 training seeds", or "1 to 3 training seeds" where cells have different numbers; ``seeds`` are those."""
+    found = seeds.dropna()
+    low, high = (int(found.min()), int(found.max())) if len(found) else (0, 0)
+    return f"{low}{f' to {high}' if high > low else ''} training seed{'s' * (high != 1)}"
+
+
 def set_style() -> None:
     """Type sizes for a figure printed at its own size; call before drawing."""
     plt = pyplot()

@@ -25,6 +25,7 @@ from reproduction.figures.style import (
     nothing_ran,
     percent,
     pyplot,
+    seeds_in_words,
     set_style,
 )
 from reproduction.training import contract
@@ -408,9 +409,8 @@ def _notes(estimates: pd.DataFrame, request: Mapping[str, Any]) -> list[str]:
     notes = []
     evaluated, logged = ran[ran["decoder"].notna()], ran[ran["decoder"].isna()]
     trained = ran[ran["step"] > 0]
-    seeds = int(trained["seeds"].min()) if len(trained) else 0
-    also = " and seeds" if seeds > 1 else ""
-    start = f"{seeds} training seed{'s' if seeds != 1 else ''}; "
+    also = " and seeds" if trained["seeds"].max() > 1 else ""
+    start = f"{seeds_in_words(trained['seeds'])}; "
     if len(evaluated):
         sizes = f"{int(evaluated['problems'].min())} problems × {int(evaluated['samples'].min())} samples"
         decoder = next(iter(request["decoders"].values()))

@@ -22,10 +22,11 @@ from ead import metrics
 from reproduction import figures
 from reproduction.claims import VERDICTS, words
 from reproduction.config import ROLE_LABELS, WORKFLOW, Configuration, RealData, Scale
-from reproduction.config.runs import RunConfiguration, expand
+from reproduction.config.runs import RunConfiguration, expand_all
 from reproduction.evaluation.samples import correct_counts
 from reproduction.figures import DeviationsFigure, Figure, published
 from reproduction.figures.analyses import CONFIDENCE
+from reproduction.figures.claims import planned_seeds
 from reproduction.training import health
 
 MLFLOW_ADDRESS = "http://127.0.0.1:5000"  # where `make mlflow` serves
@@ -69,6 +70,7 @@ def render(template: str, **values: Any) -> str:
         "amount": amount,
         "unit_label": unit_label,
         "anchor": anchor,
+        "signs_in_words": words.signs_in_words,
         "side_by_side": side_by_side,
         "figure_label": figure_label,
         "first_capital": lambda text: text[:1].upper() + text[1:],
@@ -134,17 +136,15 @@ def collect(
     judged = "claims" if (reports / "claims.json").exists() else "claims_so_far"
     claims = _json(reports / f"{judged}.json")
     deviations = _json(reports / "deviations.json")
-    runs = {
-        name: run
-        for experiment in experiments.values()
-        for name, run in expand(configuration, scale, experiment).items()
-    }
+    runs_of = expand_all(configuration, scale, {**figures.load_experiments(), **experiments})
+    runs = {name: run for experiment in experiments for name, run in runs_of[experiment].items()}
     rows = [_run(run, scale, results, _json(ingested)) for run in runs.values()]
     drawn = [
-        _figure(name, experiment, configuration, scale, reports) for name, experiment in experiments.items()
+        _figure(name, experiment, runs_of[name], scale, reports) for name, experiment in experiments.items()
     ]
     return {
         "configuration": configuration,
+        "planned_seeds": planned_seeds(configuration.seeds, configuration.seeds_by_experiment),
         "scale": scale,
         "confidence": CONFIDENCE,
         "verdicts": VERDICTS,
@@ -166,9 +166,7 @@ def collect(
         "runs": rows,
         "health": _health(rows),
         "code": Counter(row["code"] for row in rows if row["code"]),
-        "choices": json.dumps(
-            configuration.model_dump(include={"scale", "seeds", "root_seed", "experiments", "overrides"})
-        ),
+        "choices": json.dumps(configuration.choices | {"experiments": configuration.experiments}),
         "mlflow": MLFLOW_ADDRESS,
         "results": str(results),
     }
@@ -201,13 +199,12 @@ def side_by_side(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, An
     return [*named, [row for row in rows if row["reading"] not in READINGS]]
 
 
-def _figure(name, experiment, configuration, scale, reports) -> dict[str, Any]:
+def _figure(name, experiment, runs, scale, reports) -> dict[str, Any]:
     image = _image(reports / "figures" / f"{name}.png")
     papers = (
         [] if scale.published_curves else figures.published_curves(name, {role: role for role in ROLE_LABELS})
     )
     table = reports / "figures" / f"{name}.csv"
-    runs = expand(configuration, scale, experiment)
     return {
         "name": name,
         "title": experiment.title,

@@ -24,8 +24,8 @@ from rocrate.rocrate import ROCrate
 
 from reproduction import layout
 from reproduction.config import REPOSITORY, Configuration, Scale
-from reproduction.config.runs import RunConfiguration, expand
-from reproduction.figures import Figure
+from reproduction.config.runs import RunConfiguration, expand_all
+from reproduction.figures import Figure, load_experiments
 from reproduction.files import atomic_path, sha256_of_file
 from reproduction.versions import code_version
 
@@ -207,12 +207,13 @@ def export(
         for name, path in datasets.items()
         if path.exists()
     }
+    runs_of = expand_all(configuration, scale, {**load_experiments(), **experiments})
     evaluated: dict[str, Any] = {}
     recorded: dict[str, Any] = {}
     drawn = []
     for name, experiment in experiments.items():
         inputs = []
-        for run in expand(configuration, scale, experiment).values():
+        for run in runs_of[name].values():
             if run.name not in evaluated:
                 recorded[run.name] = _training(crate, run, results, data, scale)
                 evaluated[run.name] = _evaluation(crate, run, results, recorded[run.name], data, scale)

@@ -25,8 +25,8 @@ How a verdict is reached:
    diverged) or scores without any variation counts for nothing on either side. For stability, divergence is what
    is tested, not a gate.
 
-claims.json holds ``schema`` (2), ``scale``, ``description``, ``configuration``, ``seeds``, ``parameters`` {model:
-number}, ``root_seed``, ``confidence``, ``alpha``, ``power``, ``between_seeds`` (what is assumed of them), ``family``
+claims.json holds ``schema`` (2), ``scale``, ``description``, ``configuration``, ``seeds`` and
+``seeds_by_experiment``, ``parameters`` {model: number}, ``root_seed``, ``confidence``, ``alpha``, ``power``, ``between_seeds`` (what is assumed of them), ``family``
 {correction, sizes by reading}, ``gates`` {name: {limit, about}}, ``margins`` {name: {value, unit, reason}} in force at
 this scale, ``readings`` {name: {label, about}}, ``counts`` {reading: {verdict: number}} and ``verdicts``, a list in the
 order of claims.yaml. A verdict has:
@@ -45,9 +45,10 @@ order of claims.yaml. A verdict has:
 - ``margin_reason``: of all margins that the claim uses
 - ``p``, ``p_against`` of the whole claim, and both ``_adjusted``; null for propositions and where not run, and the
   adjusted ones also where seeds are too few
-- ``components``: every comparison, with ``label``, the numbers above, its ``seeds``,
-  ``boundary_for``, ``boundary_against``, ``p``,
-  ``p_against``, ``decisive`` and ``status``: established, refuted, open, unhealthy or constant, before any correction
+- ``components``: every comparison, with ``label``, the numbers above, its ``seeds`` and ``seeds_by_side``, those of each
+  cell before cells are paired by seed, ``signs``, ``boundary_for``, ``boundary_against``, ``p``, ``p_against``,
+  ``decisive`` and ``status``: established, refuted, open, unhealthy or constant, before any correction
+- ``signs``: of ill health, in the trainings of the decisive comparison, {run, sign, first_step}; they count all the same
 - ``gates``: those exceeded, {gate, subject, value, limit}
 - ``missing``: what has not run, paths below {results}/{scale} or words
 - ``evidence``: [{kind: evaluation, run or analysis; path below {results}/{scale}}]

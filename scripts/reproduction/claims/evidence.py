@@ -247,7 +247,7 @@ class Evidence:
         return exceeded
 
     def signs(self, run: RunConfiguration) -> list[dict]:
-        """Return a training's signs of ill health by ``reproduction.training.health``: ``run``, ``sign``, ``first_step``.
+        """Return ``run``, ``sign`` and ``first_step`` of each of a training's ``training.health.signs``.
 
         They forbid no verdict, as an unstable training is a result; who reads a number must know of them.
         """

@@ -26,10 +26,11 @@ How a verdict is reached:
    is tested, not a gate.
 
 claims.json holds ``schema`` (2), ``scale``, ``description``, ``configuration``, ``seeds`` and
-``seeds_by_experiment``, ``parameters`` {model: number}, ``root_seed``, ``confidence``, ``alpha``, ``power``, ``between_seeds`` (what is assumed of them), ``family``
-{correction, sizes by reading}, ``gates`` {name: {limit, about}}, ``margins`` {name: {value, unit, reason}} in force at
-this scale, ``readings`` {name: {label, about}}, ``counts`` {reading: {verdict: number}} and ``verdicts``, a list in the
-order of claims.yaml. A verdict has:
+``seeds_by_experiment``, ``parameters`` {model: number}, ``root_seed``, ``confidence``, ``alpha``, ``power``,
+``between_seeds`` (what is assumed of them), ``family`` {correction, sizes by reading}, ``gates`` {name: {limit,
+about}}, ``margins`` {name: {value, unit, reason}} in force at this scale, ``readings`` {name: {label, about}},
+``counts`` {reading: {verdict: number}} and ``verdicts``, a list in the order of claims.yaml. A
+verdict has:
 
 - ``id``, ``title``, ``claim``, ``figure``, ``reading``, ``reading_label``
 - ``models``: which models ran, and which of the paper's each stands for
@@ -45,10 +46,11 @@ order of claims.yaml. A verdict has:
 - ``margin_reason``: of all margins that the claim uses
 - ``p``, ``p_against`` of the whole claim, and both ``_adjusted``; null for propositions and where not run, and the
   adjusted ones also where seeds are too few
-- ``components``: every comparison, with ``label``, the numbers above, its ``seeds`` and ``seeds_by_side``, those of each
-  cell before cells are paired by seed, ``signs``, ``boundary_for``, ``boundary_against``, ``p``, ``p_against``,
+- ``components``: every comparison, with ``label``, the numbers above, its ``seeds`` and ``seeds_by_side``, those of
+  each cell before cells are paired by seed, ``signs``, ``boundary_for``, ``boundary_against``, ``p``, ``p_against``,
   ``decisive`` and ``status``: established, refuted, open, unhealthy or constant, before any correction
-- ``signs``: of ill health, in the trainings of the decisive comparison, {run, sign, first_step}; they count all the same
+- ``signs``: of ill health, in the trainings of the decisive comparison, {run, sign, first_step}; these count all the
+  same
 - ``gates``: those exceeded, {gate, subject, value, limit}
 - ``missing``: what has not run, paths below {results}/{scale} or words
 - ``evidence``: [{kind: evaluation, run or analysis; path below {results}/{scale}}]

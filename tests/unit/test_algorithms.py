@@ -118,7 +118,7 @@ def planted(advantages, moved=0.3):
 def test_the_releases_mean_is_of_micro_batches_and_not_of_tokens():
     """D20, by hand: two micro-batches of 6 and 1 tokens weigh the same."""
     new, old, advantages, mask = planted([1.0, -1.0, 0.5])
-    algorithm = ALGORITHMS["clip_micro_batch_mean"](loss="clip_micro_batch_mean", clip_high=0.28)
+    algorithm = ALGORITHMS["micro_batch_mean"](loss="micro_batch_mean", clip_high=0.28)
     whole = MiniBatch(7, 3, 4, micro_batches=2)
 
     def loss(algorithm, rows, **more):

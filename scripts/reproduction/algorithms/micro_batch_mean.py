@@ -17,9 +17,7 @@ class MicroBatchMean(Clip):
     trains_in_verl: ClassVar[bool] = False  # verl 0.9.1 normalises by the mini-batch's tokens
     micro_batch_responses: ClassVar[int | None] = RELEASED_RESPONSES
 
-    loss: Literal["clip_micro_batch_mean"] = Field(
-        description="PPO's clipped loss, mean of micro-batches' means"
-    )
+    loss: Literal["micro_batch_mean"] = Field(description="PPO's clipped loss, mean of micro-batches' means")
     aggregation: Literal["token-mean"] = Field("token-mean", description="within a micro-batch")
 
     def policy_loss(self, logprobs, old_logprobs, advantages, mask, *, whole: MiniBatch, **options):

@@ -41,7 +41,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    request = rehearse.Request(
+    rehearsal = rehearse.Rehearsal(
         configuration=json.loads(arguments.configuration),
         datasets={name: Path(path).resolve() for name, path in json.loads(arguments.datasets).items()},
         tokenizers=arguments.tokenizers and arguments.tokenizers.resolve(),
@@ -56,7 +56,7 @@ def main() -> int:
     # A training's processes are started one after another, and each imports for seconds: one core is little more idle.
     jobs = max(1, min(arguments.threads, psutil.virtual_memory().available // rehearse.CELL_BYTES))
     try:
-        stage, rows = rehearse.rehearse(request, report, arguments.select, jobs)
+        stage, rows = rehearse.rehearse(rehearsal, report, arguments.select, jobs)
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""The budget: schedules by hand, measured times before estimates, and the whole way from Snakemake's plan."""
+"""The budget: timetables by hand, measured times before estimates, and the whole way from Snakemake's plan."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from reproduction.config import REPOSITORY, Configuration, ConfigurationError, l
 from reproduction.config.runs import expand
 from reproduction.costs.budget import (
     Costed,
-    Planned,
+    PlannedJob,
     PlanningFailed,
     Timings,
     before,
@@ -15,8 +15,8 @@ from reproduction.costs.budget import (
     duration,
     gpu_hours,
     plan,
-    schedule,
     summary,
+    timetable,
     with_tables,
 )
 from reproduction.figures import load_experiments
@@ -27,7 +27,7 @@ def job(seconds, gpus=0, before=(), cores=1, size=0, scratch=0, freed=0):
 
 
 def seconds_on(jobs, units, of):
-    return schedule(jobs, units, of=of).seconds
+    return timetable(jobs, units, of=of).seconds
 
 
 def test_jobs_that_fit_run_side_by_side():
@@ -60,9 +60,9 @@ def test_the_peak_counts_what_is_there_at_one_time():
     jobs = [job(100, gpus=8, size=10, scratch=5) for _ in range(2)]
     jobs += [job(10, gpus=1, before=[number], size=1, freed=9) for number in range(2)]
     assert (
-        schedule(jobs, 8, of="gpus").peak_bytes == 10 + 10 + 5
+        timetable(jobs, 8, of="gpus").peak_bytes == 10 + 10 + 5
     )  # the second training goes before an evaluation
-    assert schedule(jobs, 16, of="gpus").peak_bytes == 30
+    assert timetable(jobs, 16, of="gpus").peak_bytes == 30
     assert summary(jobs, title="", source="", units=8)["total"]["bytes"] == 2 * (10 + 1 - 9)
 
 
@@ -135,8 +135,8 @@ def test_a_study_and_an_import_cost_what_their_rules_ask_for():
     scale = load_scale("paper")
     needs = Needs("paper", scale, load_resources())
     jobs = [
-        Planned("import_model", {"imported_model": "llama-3-8b-instruct"}, (), ("model",), None, 1, 0),
-        Planned("draw_study", {"study": "entropy"}, ("model",), ("study",), None, 2, 1),
+        PlannedJob("import_model", {"imported_model": "llama-3-8b-instruct"}, (), ("model",), None, 1, 0),
+        PlannedJob("draw_study", {"study": "entropy"}, ("model",), ("study",), None, 2, 1),
     ]
     imported, drawn = cost(jobs, needs, {})
     assert imported.size == pytest.approx(2 * 8.03e9) and imported.gpus == 0

@@ -6,7 +6,7 @@ import pytest
 
 from ead import seeds, verifier
 from reproduction.tasks import countdown
-from reproduction.tasks.countdown import Chain, Demonstrator, Problem
+from reproduction.tasks.countdown import Chain, Demonstrator, Question
 
 
 def test_a_chain_prints_its_steps_and_its_expression():
@@ -48,7 +48,7 @@ def test_asking_for_more_problems_than_exist_is_an_error():
 
 
 def test_demonstrations_use_the_vocabulary_and_solve_at_the_stated_rate():
-    problem = Problem((3, 6, 7), 16)
+    problem = Question((3, 6, 7), 16)
     rng = seeds.generator(0, "test")
     demonstrator = Demonstrator(skill=0.5, surrender=1.0)
     responses = [demonstrator.respond(problem, rng) for _ in range(600)]

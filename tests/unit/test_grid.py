@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from ead import seeds
 from reproduction.tasks import grid
-from reproduction.tasks.grid import MOVES, GridData, Problem
+from reproduction.tasks.grid import MOVES, GridData, Question
 
-EXAMPLE = Problem(5, ((1, 1), (1, 3)), (0, 0), (2, 2), 6)
+EXAMPLE = Question(5, ((1, 1), (1, 3)), (0, 0), (2, 2), 6)
 
 
 def data(part="train", **options):

@@ -222,7 +222,7 @@ def training(tmp_path):
         pd.DataFrame(rows).to_parquet(tmp_path / "verl" / "steps" / f"step_{step}.parquet")
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "verl" / "samples" / "responses_1.jsonl").write_text(text)
-    return checks.Training(run, tmp_path, tmp_path)
+    return checks.Trained(run, tmp_path, tmp_path)
 
 
 CHECKS = {
@@ -312,12 +312,12 @@ def test_cells_are_rehearsed_in_processes_and_one_without_a_tokenizer_is_a_row(t
     data = tmp_path / "data"
     data.write_text("")
     names = [*read_plan({}).datasets]
-    request = rehearsals.Request(
+    rehearsal = rehearsals.Rehearsal(
         {"scale": "gpu24"}, dict.fromkeys(names, data), tmp_path / "nowhere", tmp_path / "rehearsals", {}
     )
     tables = []
     report = lambda stage, rows: tables.append(rows)  # noqa: E731
-    stage, rows = rehearsals.rehearse(request, report, "sampler~ead_released_tis", jobs=2)
+    stage, rows = rehearsals.rehearse(rehearsal, report, "sampler~ead_released_tis", jobs=2)
     assert tables[-1] == rows and len(tables) == 2
     rows.sort(key=lambda row: "ead_released_tis" not in row.cell)
     first, *others = rows

@@ -31,7 +31,7 @@ from reproduction.config.explain import MOST_LINES, suggest, validate
 from reproduction.config.methods import (
     Importance,
     NamedSampler,
-    Sampler,
+    SamplerDefinition,
     Samplers,
     SharedSampler,
     Style,
@@ -125,7 +125,7 @@ __all__ = [
     "Rollouts",
     "SAMPLERS_FILE",
     "SCALES",
-    "Sampler",
+    "SamplerDefinition",
     "Samplers",
     "Scale",
     "ScalePlan",

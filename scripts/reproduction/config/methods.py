@@ -28,7 +28,7 @@ class Style(Strict):
     line: Literal["solid", "dashed", "dotted", "dashdot"] = Field(description="between the points")
 
 
-class Sampler(Strict):
+class SamplerDefinition(Strict):
     """How training rollouts are drawn, and how the trainer accounts for it."""
 
     schedule: ScheduleDict = Field(
@@ -40,7 +40,7 @@ class Sampler(Strict):
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Sampler":
+    def _consistent(self) -> "SamplerDefinition":
         if self.importance and self.logprob_temperature == "sampling":
             raise ValueError(
                 "importance needs logprob_temperature: one; with `sampling` the trainer has no log-probabilities "
@@ -54,15 +54,15 @@ class Sampler(Strict):
         return self
 
 
-class NamedSampler(Sampler):
-    """A sampler as the tables of a scale hold it; a run depends on the :class:`Sampler` alone."""
+class NamedSampler(SamplerDefinition):
+    """A sampler as the tables of a scale hold it; a run depends on the :class:`SamplerDefinition` alone."""
 
     label: str = Field(min_length=1, description="its name in figures and tables")
     style: Style = Field(description="how figures draw it")
 
     @property
-    def sampler(self) -> Sampler:
-        return Sampler(**{name: getattr(self, name) for name in Sampler.model_fields})
+    def sampler(self) -> SamplerDefinition:
+        return SamplerDefinition(**{name: getattr(self, name) for name in SamplerDefinition.model_fields})
 
 
 class SharedSampler(NamedSampler):

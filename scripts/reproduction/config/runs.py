@@ -22,7 +22,7 @@ from reproduction.config import (
     Name,
     PretrainedModel,
     RealData,
-    Sampler,
+    SamplerDefinition,
     Scale,
     Strict,
     Training,
@@ -55,7 +55,7 @@ class RunConfiguration(Strict):
     # The data set that a warm start learnt from is part of what the model is.
     model_dataset: AnyGeneratedData | None
     dataset_definition: Annotated[AnyGeneratedData | RealData, Field(discriminator="kind")]
-    sampler_definition: Sampler
+    sampler_definition: SamplerDefinition
     algorithm_definition: AnyAlgorithm
     training: Training
 

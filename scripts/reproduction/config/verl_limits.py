@@ -1,7 +1,7 @@
 """What verl cannot do: the configuration asks before the first job, and the engine when it is told a run."""
 
 from ead.schedule import Fixed, HeldEntropy, from_config
-from reproduction.config.methods import Sampler
+from reproduction.config.methods import SamplerDefinition
 
 
 def learning_rate(decay: str) -> str | None:
@@ -25,7 +25,7 @@ def shares(mini_batch_prompts: int, rollouts: int, gpus: int) -> str | None:
     )
 
 
-def temperature(sampler: Sampler) -> float | None:
+def temperature(sampler: SamplerDefinition) -> float | None:
     """Return what verl divides logits by, the sampler's and the trainer's alike (D15); None where no number would do.
 
     verl knows one temperature. A fixed one at which the trainer's log-probabilities are taken too is verl's own; with

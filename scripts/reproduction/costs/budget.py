@@ -3,7 +3,7 @@
 Snakemake says which jobs it would run (its logger ``jobs``). A job takes as long as jobs of its kind
 took, where Snakemake has timed some (``results/{scale}/benchmarks``), else, a training, as the preflight of its model
 makes one expect (``results/{scale}/preflight``), and else as ``workflow/resources.yaml`` does. Wall time and peak
-storage are those of a schedule that starts the job with the longest way to the end first.
+storage are those of a timetable that starts the job with the longest way to the end first.
 """
 
 import csv
@@ -31,7 +31,7 @@ HOUR, GIGABYTE = 3600.0, 1e9
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedJob:
     """A job that Snakemake would run."""
 
     rule: str
@@ -65,7 +65,7 @@ class PlanningFailed(RuntimeError):
     """Snakemake could not plan the targets; the message is what it said."""
 
 
-def plan(configuration: Configuration, targets: Sequence[str]) -> list[Planned]:
+def plan(configuration: Configuration, targets: Sequence[str]) -> list[PlannedJob]:
     """Return the jobs that Snakemake would run for ``targets``, in an order in which they can run.
 
     Raises PlanningFailed, for instance for an unknown target.
@@ -89,11 +89,11 @@ def plan(configuration: Configuration, targets: Sequence[str]) -> list[Planned]:
         if not row.pop("has_shell"):  # a target such as `all` or `fig10`, which runs nothing
             continue
         row["input"], row["output"] = tuple(row["input"]), tuple(row["output"])
-        planned[row["output"]] = Planned(**row)
+        planned[row["output"]] = PlannedJob(**row)
     return list(planned.values())
 
 
-def cost(planned: Sequence[Planned], needs: Needs, runs: Mapping[str, RunConfiguration]) -> list[Costed]:
+def cost(planned: Sequence[PlannedJob], needs: Needs, runs: Mapping[str, RunConfiguration]) -> list[Costed]:
     """Return what each planned job costs; ``runs`` are the runs of the scale by name."""
     maker = {path: number for number, job in enumerate(planned) for path in job.output}
     timings = Timings()
@@ -121,7 +121,7 @@ def cost(planned: Sequence[Planned], needs: Needs, runs: Mapping[str, RunConfigu
     return costed
 
 
-def need_of(job: Planned, needs: Needs, runs: Mapping[str, RunConfiguration]) -> Need:
+def need_of(job: PlannedJob, needs: Needs, runs: Mapping[str, RunConfiguration]) -> Need:
     """Return what ``job`` needs, as its rule says to Slurm."""
     if job.rule == "train":
         return needs.train(runs[job.wildcards["run"]])
@@ -177,14 +177,14 @@ def _kind(name: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Timetable:
     """How long jobs take on so many units, and the most bytes that they have on the disk at one time."""
 
     seconds: float
     peak_bytes: int
 
 
-def schedule(jobs: Sequence[Costed], units: int, *, of: Literal["gpus", "cores"]) -> Schedule:
+def timetable(jobs: Sequence[Costed], units: int, *, of: Literal["gpus", "cores"]) -> Timetable:
     """Simulate ``jobs`` on ``units`` GPUs or cores.
 
     With GPUs, jobs that use none wait for nothing but their inputs. Raises ConfigurationError for a job that is larger
@@ -227,7 +227,7 @@ def schedule(jobs: Sequence[Costed], units: int, *, of: Literal["gpus", "cores"]
             waiting[later] -= 1
             if waiting[later] == 0:
                 heapq.heappush(ready, (-way[later], later))
-    return Schedule(now, peak)
+    return Timetable(now, peak)
 
 
 # --- docs/paper_scale.md -----------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def with_tables(page: str) -> str:
 
 
 def summary(jobs: Sequence[Costed], *, title: str, source: str, units: int | None) -> dict[str, Any]:
-    """Return the budget as plain data: a row per rule, totals, a schedule for each number of units."""
+    """Return the budget as plain data: a row per rule, totals, a timetable for each number of units."""
     by_rule = defaultdict(list)
     for job in jobs:
         by_rule[job.rule].append(job)
@@ -353,7 +353,7 @@ def summary(jobs: Sequence[Costed], *, title: str, source: str, units: int | Non
         "rules": [{"rule": rule, **_totals(group)} for rule, group in by_rule.items()],
         "total": _totals(jobs),
         "of": of,
-        "schedules": {number: asdict(schedule(jobs, number, of=of)) for number in tried},
+        "schedules": {number: asdict(timetable(jobs, number, of=of)) for number in tried},
         "source": source,
     }
 

@@ -1,6 +1,6 @@
 r"""How each public source names its columns, and what its answers look like.
 
-An ``Adapter`` turns one row of one file layout into a ``Problem``. It raises ``BadRow`` for a row that is
+An ``Adapter`` turns one row of one file layout into a ``SourceProblem``. It raises ``BadRow`` for a row that is
 broken and ``Skip`` for a sound row that has no place in the data set (a proof has no checkable answer).
 """
 
@@ -38,7 +38,7 @@ class Skip(Exception):
 
 
 @dataclass(frozen=True)
-class Problem:
+class SourceProblem:
     """A problem as its source states it: no prompt template, the answer without delimiters."""
 
     text: str
@@ -76,7 +76,7 @@ class Adapter:
         # A column's own name may have dots in it.
         return sorted({name for path in paths if path is not None for name in (path.split(".")[0], path)})
 
-    def __call__(self, row: Mapping[str, Any]) -> Problem:
+    def __call__(self, row: Mapping[str, Any]) -> SourceProblem:
         """Return the problem in ``row``. Raises ``BadRow`` or ``Skip``."""
         problem = self.clean(_text(row, self.problem))
         if not problem:
@@ -111,7 +111,7 @@ class Adapter:
         for path, value in zip(self.details, details.values(), strict=True):
             _storable(value, path)
         rewritten = self.rewrite(answer)
-        return Problem(
+        return SourceProblem(
             text=problem,
             answer=rewritten,
             published_answer=None if rewritten == published else published,

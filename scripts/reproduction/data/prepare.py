@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from reproduction.data.adapters import Adapter, BadRow, Problem, Skip
+from reproduction.data.adapters import Adapter, BadRow, Skip, SourceProblem
 from reproduction.data.prompts import PROMPTS
 from reproduction.data.schema import SCHEMA, DatasetError, make_row, write_dataset
 from reproduction.data.sources import SourceFile, SourceRow, describe, hub_files, local_files, read_rows
@@ -143,9 +143,9 @@ def check_local_copy(name: str, entry: DatasetEntry, real_data: str | Path) -> N
 
 def _select(
     name: str, entry: DatasetEntry, rows: Iterable[SourceRow], reader: Adapter, dropped: Dropped
-) -> tuple[dict[int, Problem], int]:
+) -> tuple[dict[int, SourceProblem], int]:
     """Return the problems to keep by row number, and how many rows were read."""
-    problems: dict[int, Problem] = {}
+    problems: dict[int, SourceProblem] = {}
     first_row: dict[str, int] = {}  # problem -> row, where the entry wants each problem once
     row_of_id: dict[str | None, int] = {}
     contradicted: set[int] = set()
@@ -186,7 +186,7 @@ def _select(
 
 
 def _drop_long(
-    entry: DatasetEntry, problems: dict[int, Problem], tokenizer: str | Path | None, dropped: Dropped
+    entry: DatasetEntry, problems: dict[int, SourceProblem], tokenizer: str | Path | None, dropped: Dropped
 ) -> dict[str, Any]:
     """Remove problems of more tokens than the entry allows; return what was done, for the card."""
     limit = entry.max_problem_tokens
@@ -220,7 +220,7 @@ def _drop_long(
     }
 
 
-def _details(problem: Problem) -> dict[str, Any]:
+def _details(problem: SourceProblem) -> dict[str, Any]:
     details = {"problem": problem.text, **problem.details}
     if problem.published_answer is not None:
         details["published_answer"] = problem.published_answer

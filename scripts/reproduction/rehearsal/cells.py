@@ -25,7 +25,7 @@ LONGEST_TRIED = 200  # prompts with the most characters, among which those with 
 
 
 @dataclass(frozen=True)
-class Cell:
+class Variant:
     """Runs that differ in nothing that verl or vLLM is told; the first stands for all."""
 
     key: str
@@ -33,12 +33,12 @@ class Cell:
     names: tuple[str, ...]
 
 
-def distinct(runs: Iterable[RunConfiguration], machine: Verl) -> list[Cell]:
+def distinct(runs: Iterable[RunConfiguration], machine: Verl) -> list[Variant]:
     """Return the distinct configurations among ``runs``, in their order."""
     found: dict[str, list[RunConfiguration]] = {}
     for run in runs:
         found.setdefault(digest(told(run, machine)), []).append(run)
-    return [Cell(key, group[0], tuple(run.name for run in group)) for key, group in found.items()]
+    return [Variant(key, group[0], tuple(run.name for run in group)) for key, group in found.items()]
 
 
 def told(run: RunConfiguration, machine: Verl, dataset: str | None = None) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Failed(AssertionError):
 
 
 @dataclass(frozen=True)
-class Training:
+class Trained:
     """The records of one training that dumped every step."""
 
     run: RunConfiguration
@@ -72,7 +72,7 @@ class Training:
         return schedule.temperature(np.arange(positions), step) / sampling_temperature(self.run)
 
 
-def every_step_once(training: Training) -> str:
+def every_step_once(training: Trained) -> str:
     """Steps 1 to the last are in every record, once each and in order."""
     wanted = list(range(1, training.run.training.steps + 1))
     for name in ("metrics.jsonl", "groups.jsonl", "timings.jsonl"):
@@ -85,7 +85,7 @@ def every_step_once(training: Training) -> str:
     return f"steps 1 to {wanted[-1]} once each, every checkpoint published"
 
 
-def prompts_in_order(training: Training, problems: Sequence[str]) -> str:
+def prompts_in_order(training: Trained, problems: Sequence[str]) -> str:
     """Each step asked its prompts of the order that both engines share; ``problems`` are the data set's ids."""
     n = training.run.n
     for step, frame in training.steps.items():
@@ -96,7 +96,7 @@ def prompts_in_order(training: Training, problems: Sequence[str]) -> str:
     return f"{len(training.steps)} steps of {training.run.training.prompts} prompts in the shared order"
 
 
-def responses_of_their_own(training: Training) -> str:
+def responses_of_their_own(training: Trained) -> str:
     """Every response is there once and siblings differ; where requests have seeds, each has its own."""
     drawn = training.samples("rollouts")
     wanted = training.run.training.steps * training.run.training.prompts * training.run.n
@@ -113,7 +113,7 @@ def responses_of_their_own(training: Training) -> str:
     )
 
 
-def sampler_and_trainer_agree(training: Training, *, exact: bool = True) -> str:
+def sampler_and_trainer_agree(training: Trained, *, exact: bool = True) -> str:
     """Where the sampler divides logits by what the trainer divides them by, log-probabilities are the same.
 
     Below position c of an annealed schedule both are at temperature 1. ``exact`` is for float32; in bfloat16 the mean
@@ -137,7 +137,7 @@ def sampler_and_trainer_agree(training: Training, *, exact: bool = True) -> str:
     return words
 
 
-def importance_weights(training: Training, *, exact: bool = True) -> str:
+def importance_weights(training: Trained, *, exact: bool = True) -> str:
     """Ratios of policy to sampler have an expectation of one, and a spread exactly where the two differ."""
     words = []
     moves = any(
@@ -164,7 +164,7 @@ def importance_weights(training: Training, *, exact: bool = True) -> str:
     return "; ".join(words)
 
 
-def longest_prompt_was_asked(training: Training, tokens: int) -> str:
+def longest_prompt_was_asked(training: Trained, tokens: int) -> str:
     """The longest prompt of the data set, of ``tokens`` tokens, was answered."""
     longest = int(training.samples("rollouts")["prompt_tokens"].map(len).max())
     if longest != tokens:
@@ -172,7 +172,7 @@ def longest_prompt_was_asked(training: Training, tokens: int) -> str:
     return f"a prompt of {tokens} tokens"
 
 
-def learns(training: Training) -> str:
+def learns(training: Trained) -> str:
     """Rewards differ within some group, gradients are finite and not all zero, the weights have moved."""
     from safetensors import safe_open
 
@@ -229,7 +229,7 @@ def log_softmax_at(logits: np.ndarray, tokens: Sequence[int], temperatures: np.n
     return found[np.arange(len(tokens)), np.asarray(tokens)]
 
 
-def temperatures_are_the_schedules(training: Training, *, rows: int = 4) -> str:
+def temperatures_are_the_schedules(training: Trained, *, rows: int = 4) -> str:
     """At each position the schedule's temperature explains the log-probability that vLLM returned.
 
     ``rows`` responses of each step are recomputed, those to the longest prompts among them. Where the schedule leaves

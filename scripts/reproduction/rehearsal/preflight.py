@@ -132,7 +132,7 @@ def _steps(exercise: Exercise, report: Report) -> list[Part]:
 
 def _evidence(exercise: Exercise) -> list[Part]:
     """Of what the two steps wrote."""
-    training = checks.Training(exercise.run, exercise.state, exercise.model.parent)
+    training = checks.Trained(exercise.run, exercise.state, exercise.model.parent)
     exact = exercise.machine.device == "cpu"
     return [
         ("every step once", lambda: checks.every_step_once(training), "report it with the folder"),

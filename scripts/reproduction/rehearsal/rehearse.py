@@ -41,7 +41,7 @@ from reproduction.models.pretrained import HubModel
 from reproduction.models.tokenizer import Tokenizer
 from reproduction.plan import Plan, read_plan
 from reproduction.rehearsal import cells, checks
-from reproduction.rehearsal.cells import Cell, choose_rows, shrunk, too_long
+from reproduction.rehearsal.cells import Variant, choose_rows, shrunk, too_long
 from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed, draw_moment
 from reproduction.rehearsal.stand_in import NoTokenizer, load_stand_ins, make_stand_in, write_description
 from reproduction.tasks.grading import problems_of
@@ -102,7 +102,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Request:
+class Rehearsal:
     """What is to be rehearsed, in plain data; ``datasets`` are prepared files by name in workflow/datasets.yaml."""
 
     configuration: Mapping[str, Any]
@@ -115,14 +115,14 @@ class Request:
 class Stage:
     """What every rehearsal of a scale shares."""
 
-    def __init__(self, request: Request):
-        plan = read_plan(dict(request.configuration))
+    def __init__(self, rehearsal: Rehearsal):
+        plan = read_plan(dict(rehearsal.configuration))
         self.scale_name, self.scale = plan.configuration.scale, plan.scale
         self.experiments, self.runs_of, self.models = plan.experiments, plan.runs_of, plan.models
         self.root_seed = plan.configuration.root_seed
         self.table = load_stand_ins()
-        self.datasets, self.tokenizers = request.datasets, request.tokenizers
-        self.folder, self.environment = request.folder, request.environment
+        self.datasets, self.tokenizers = rehearsal.datasets, rehearsal.tokenizers
+        self.folder, self.environment = rehearsal.folder, rehearsal.environment
         self.runs = first_runs(plan)
         self.cells = {cell.key: cell for cell in cells.distinct(self.runs.values(), plan.scale.verl)}
 
@@ -148,7 +148,7 @@ def features(run: RunConfiguration) -> set[tuple[str, Any]]:
     return found
 
 
-def covering_first(found: Sequence[Cell]) -> list[tuple[Cell, bool]]:
+def covering_first(found: Sequence[Variant]) -> list[tuple[Variant, bool]]:
     """Return the cells in an order that shows every kind of difference early, and whether each shows a new one."""
     left, seen, ordered = list(found), set(), []
     while left:
@@ -159,7 +159,7 @@ def covering_first(found: Sequence[Cell]) -> list[tuple[Cell, bool]]:
     return ordered
 
 
-def to_kill(ordered: Sequence[tuple[Cell, bool]]) -> dict[str, str | None]:
+def to_kill(ordered: Sequence[tuple[Variant, bool]]) -> dict[str, str | None]:
     """Return cell -> the moment to kill it at: the first of each model and of each algorithm, None for others.
 
     The first of all is killed between verl's tracker and our checkpoint; where others are is drawn
@@ -175,7 +175,7 @@ def to_kill(ordered: Sequence[tuple[Cell, bool]]) -> dict[str, str | None]:
 
 
 def rehearse(
-    request: Request,
+    rehearsal: Rehearsal,
     report: Callable[[Stage, list[Row]], None] = lambda stage, rows: None,
     select: str | None = None,
     jobs: int = 1,
@@ -184,13 +184,15 @@ def rehearse(
 
     ``select`` are parts of run names: cells of other runs are only looked up among those that passed before.
     """
-    stage = Stage(request)
+    stage = Stage(rehearsal)
     chosen = selected(stage.runs, select) if select else None
     ordered = covering_first(list(stage.cells.values()))
     moments = to_kill(ordered)
     rows = {key: Row(cell.run.name, list(cell.names)) for key, cell in stage.cells.items()}
     os.environ.update(KEEPS_MEMORY)  # of the processes that rehearse, which make the stand-ins
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(request,))
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(rehearsal,)
+    )
     try:
         running: dict[Future[Row], str] = {}
         for cell, _ in ordered:
@@ -211,20 +213,20 @@ def rehearse(
 _stage: Stage | None = None  # of a process that rehearses
 
 
-def _begin(request: Request) -> None:
+def _begin(rehearsal: Rehearsal) -> None:
     """Set up a process that rehearses one cell after another; vLLM is imported once in each."""
     global _stage
     compute.end_with_parent()
     compute.set_up(threads=1)  # what it computes itself is small
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    _stage = Stage(request)
+    _stage = Stage(rehearsal)
 
 
 @dataclass(frozen=True)
 class Trial:
     """A cell as it is to be rehearsed, in a folder of its own."""
 
-    cell: Cell
+    cell: Variant
     run: RunConfiguration
     machine: Verl
     moment: str | None
@@ -233,7 +235,7 @@ class Trial:
     folder: Path
 
 
-def _known(cell: Cell, moment: str | None, stage: Stage) -> tuple[Row, str | None]:
+def _known(cell: Variant, moment: str | None, stage: Stage) -> tuple[Row, str | None]:
     """Return what is known of a cell, and, where that is not all, the key of the small configuration to rehearse."""
     run, machine = shrunk(cell.run, stage.scale.verl)
     row = Row(cell.run.name, list(cell.names), reason="not its turn yet")
@@ -263,7 +265,7 @@ def _known(cell: Cell, moment: str | None, stage: Stage) -> tuple[Row, str | Non
     return row, key
 
 
-def _data_set(cell: Cell, stage: Stage) -> str:
+def _data_set(cell: Variant, stage: Stage) -> str:
     """Return the cell's training set, or the one that stands for it."""
     source = cells.source_of(cell.run)
     return source if source in stage.datasets else stage.table.datasets.get(source, source)
@@ -345,7 +347,7 @@ def _rehearse_cell(trial: Trial, stage: Stage, row: Row) -> None:
         part("resume", lambda: exercise.train(stage.environment))
     else:
         part("train", lambda: exercise.train(stage.environment))
-    training = checks.Training(run, exercise.state, model)
+    training = checks.Trained(run, exercise.state, model)
     ids = [problem.id for problem in problems_of(read_dataset(files["training"]))]
     part("every step once", lambda: checks.every_step_once(training))
     part("prompts", lambda: checks.prompts_in_order(training, ids))

@@ -33,7 +33,7 @@ LONGEST_ANSWER = 10  # tokens; what is longer stays unlearnt
 STEPS, ROWS, OTHERS, LEARNING_RATE = 400, 8, 512, 5e-3
 
 
-class Shape(Strict):
+class StandInShape(Strict):
     """Width and depth of every stand-in."""
 
     hidden_size: Count = Field(description="width of the residual stream")
@@ -59,7 +59,7 @@ class Published(Strict):
 class StandIns(Strict):
     """workflow/rehearsal.yaml."""
 
-    shape: Shape
+    shape: StandInShape
     models: dict[str, Published]
     datasets: dict[str, str] = Field(description="training set without a local copy -> what stands for it")
 
@@ -131,7 +131,7 @@ def _read(paths: Mapping[str, Path]) -> dict[str, Any]:
     }
 
 
-def _per_layer(configuration: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+def _per_layer(configuration: Mapping[str, Any], shape: StandInShape) -> dict[str, Any]:
     """Keys that count layers and would name some that are not there."""
     changed: dict[str, Any] = {}
     if "max_window_layers" in configuration:

@@ -27,6 +27,7 @@ from pydantic import Field
 from ead import seeds
 from ead.verifier import Verdict, evaluate_arithmetic, last_boxed
 from reproduction.tasks import problem as tasks
+from reproduction.tasks.problem import Problem
 
 NUMBERS = range(1, 10)
 INTERMEDIATES = range(0, 100)
@@ -56,7 +57,7 @@ EXISTING = {3: 1439, 4: 13712}
 
 
 @dataclass(frozen=True)
-class Problem:
+class Question:
     """``numbers`` are sorted; ``target`` is reachable by at least one chain."""
 
     numbers: tuple[int, ...]
@@ -114,17 +115,17 @@ def chains(numbers: Sequence[int]) -> Iterator[Chain]:
 
 
 @cache
-def solutions(count: int) -> dict[Problem, tuple[Chain, ...]]:
+def solutions(count: int) -> dict[Question, tuple[Chain, ...]]:
     """Every problem with ``count`` numbers and the chains that solve it."""
-    found: dict[Problem, list[Chain]] = {}
+    found: dict[Question, list[Chain]] = {}
     for numbers in itertools.combinations_with_replacement(NUMBERS, count):
         for chain in chains(numbers):
             if chain.results[-1] in TARGETS:
-                found.setdefault(Problem(numbers, chain.results[-1]), []).append(chain)
+                found.setdefault(Question(numbers, chain.results[-1]), []).append(chain)
     return {problem: tuple(solving) for problem, solving in found.items()}
 
 
-def split(problem: Problem, root_seed: int, test_share: float) -> str:
+def split(problem: Question, root_seed: int, test_share: float) -> str:
     """Assign a problem to ``train`` or ``test`` by a hash of its sorted numbers and target."""
     draw = seeds.derive(root_seed, "countdown", "split", *problem.numbers, problem.target) / 2**63
     return "test" if draw < test_share else "train"
@@ -132,7 +133,7 @@ def split(problem: Problem, root_seed: int, test_share: float) -> str:
 
 def generate_problems(
     count: int, part: str, *, root_seed: int, test_share: float, limit: int | None
-) -> list[Problem]:
+) -> list[Question]:
     """Return the problems of one split in a seeded random order, at most ``limit`` of them.
 
     Raises ValueError if the split has fewer than ``limit`` problems.
@@ -146,7 +147,7 @@ def generate_problems(
     return problems[:limit]
 
 
-def dataset_rows(problems: Sequence[Problem], dataset: str, part: str) -> list[dict]:
+def dataset_rows(problems: Sequence[Question], dataset: str, part: str) -> list[dict]:
     """Return the problems in the schema of ``reproduction.data``."""
     return [
         tasks.row(
@@ -175,7 +176,7 @@ class Demonstrator:
     surrender: float = 0.5
     max_attempts: int = 4
 
-    def respond(self, problem: Problem, rng: np.random.Generator) -> str:
+    def respond(self, problem: Question, rng: np.random.Generator) -> str:
         """Return one response to ``problem``, without the end-of-sequence token."""
         solving, every = _chains_of(problem)
         words = [*TEMPLATE]
@@ -191,7 +192,7 @@ class Demonstrator:
 
 
 @cache
-def _chains_of(problem: Problem) -> tuple[tuple[Chain, ...], tuple[Chain, ...]]:
+def _chains_of(problem: Question) -> tuple[tuple[Chain, ...], tuple[Chain, ...]]:
     every = tuple(chains(problem.numbers))
     return tuple(c for c in every if c.results[-1] == problem.target), every
 
@@ -224,7 +225,7 @@ class CountdownData(tasks.GeneratedData):
     kind: Literal["countdown"] = Field(description="generated problems")
     numbers: Literal[3, 4] = Field(description="how many numbers a problem gives")
 
-    def problems(self, root_seed: int, limit: int | None) -> list[Problem]:
+    def problems(self, root_seed: int, limit: int | None) -> list[Question]:
         """See :class:`GeneratedData`."""
         return generate_problems(
             self.numbers, self.split, root_seed=root_seed, test_share=self.test_share, limit=limit
@@ -236,26 +237,26 @@ class CountdownData(tasks.GeneratedData):
         expected = round(EXISTING[self.numbers] * share)
         return expected if wanted < expected // 2 else super().existing(root_seed, wanted)
 
-    def rows(self, problems: list[Problem], name: str) -> list[dict[str, Any]]:
+    def rows(self, problems: list[Question], name: str) -> list[dict[str, Any]]:
         """See :class:`GeneratedData`."""
         return dataset_rows(problems, name, self.split)
 
-    def facts(self, problems: list[Problem]) -> dict[str, Any]:
+    def facts(self, problems: list[Question]) -> dict[str, Any]:
         """See :class:`GeneratedData`."""
         solving = solutions(self.numbers)
         mean = sum(len(solving[problem]) for problem in problems) / len(problems)
         return {"solutions_per_problem": round(mean, 2)}
 
 
-def _read(row: tasks.Problem) -> Problem:
-    return Problem(tuple(row.details["numbers"]), int(row.answer))
+def _read(row: Problem) -> Question:
+    return Question(tuple(row.details["numbers"]), int(row.answer))
 
 
-def _demonstrate(problem: Problem, teacher: tasks.Teacher, rng: np.random.Generator) -> str:
+def _demonstrate(problem: Question, teacher: tasks.Teacher, rng: np.random.Generator) -> str:
     return Demonstrator(teacher.skill, teacher.surrender, teacher.max_attempts).respond(problem, rng)
 
 
-def _grade(row: tasks.Problem, response: str, finished: bool) -> Verdict:
+def _grade(row: Problem, response: str, finished: bool) -> Verdict:
     if not finished:
         return Verdict(correct=False, status="no_answer", extracted=None, canonical=None)
     problem = _read(row)

@@ -45,7 +45,7 @@ VOCABULARY = (*map(str, range(MOST_MOVES + 1)), *CELLS, *TEMPLATE, *WORDS, *MOVE
 
 
 @dataclass(frozen=True)
-class Problem:
+class Question:
     """``walls`` are sorted; a path of ``most_moves`` or fewer leads from ``start`` to ``goal``."""
 
     size: int
@@ -112,7 +112,7 @@ def _moves_from(size: int) -> dict[Cell, dict[str, Cell]]:
     }
 
 
-def demonstrate(problem: Problem, teacher: tasks.Teacher, rng: np.random.Generator) -> str:
+def demonstrate(problem: Question, teacher: tasks.Teacher, rng: np.random.Generator) -> str:
     """Return one response of a noisy teacher, without the end-of-sequence token.
 
     Each attempt picks a cell to go by, from which the goal can still be reached in time, and walks there and on to the
@@ -133,7 +133,7 @@ def demonstrate(problem: Problem, teacher: tasks.Teacher, rng: np.random.Generat
     raise AssertionError("unreachable")
 
 
-def _walk(problem: Problem, by: Cell, skill: float, rng: np.random.Generator) -> tuple[list[str], list[str]]:
+def _walk(problem: Question, by: Cell, skill: float, rng: np.random.Generator) -> tuple[list[str], list[str]]:
     """Return the moves of one attempt, and the same with the cell that each leads to."""
     slip = 1 - skill ** (1 / problem.most_moves)
     to_by = distances(problem.size, problem.walls, by)
@@ -151,7 +151,7 @@ def _walk(problem: Problem, by: Cell, skill: float, rng: np.random.Generator) ->
     return moves, steps
 
 
-def grade(problem: Problem, response: str) -> Verdict:
+def grade(problem: Question, response: str) -> Verdict:
     """Grade one finished response: the boxed moves are a path from start to goal that is not too long."""
     boxed = last_boxed(response)
     if boxed is None:
@@ -187,17 +187,17 @@ class GridData(tasks.GeneratedData):
             )
         return self
 
-    def part_of(self, problem: Problem, root_seed: int) -> str:
+    def part_of(self, problem: Question, root_seed: int) -> str:
         """Assign an arrangement of walls to ``train`` or ``test`` by its hash."""
         walls = itertools.chain.from_iterable(problem.walls)
         draw = seeds.derive(root_seed, "grid", "split", problem.size, *walls) / 2**63
         return "test" if draw < self.test_share else "train"
 
-    def every(self, root_seed: int) -> Iterator[Problem]:
+    def every(self, root_seed: int) -> Iterator[Question]:
         """Yield distinct problems in the order of their named stream, ``drawn`` at most."""
         shape = (self.size, self.walls, self.least_distance, self.slack)
         rng = seeds.generator(root_seed, "grid", "problems", *shape)
-        seen: set[Problem] = set()
+        seen: set[Question] = set()
         tried = 0  # in vain, since the last new problem
         while len(seen) < self.drawn and tried < PATIENCE:
             tried += 1
@@ -207,13 +207,13 @@ class GridData(tasks.GeneratedData):
             shortest = distances(self.size, walls, start).get(goal)
             if shortest is None or shortest < self.least_distance or shortest + self.slack > MOST_MOVES:
                 continue
-            problem = Problem(self.size, walls, start, goal, shortest + self.slack)
+            problem = Question(self.size, walls, start, goal, shortest + self.slack)
             if problem not in seen:
                 seen.add(problem)
                 tried = 0
                 yield problem
 
-    def problems(self, root_seed: int, limit: int | None) -> list[Problem]:
+    def problems(self, root_seed: int, limit: int | None) -> list[Question]:
         """See :class:`GeneratedData`."""
         of_part = (p for p in self.every(root_seed) if self.part_of(p, root_seed) == self.split)
         found = list(itertools.islice(of_part, limit))
@@ -228,7 +228,7 @@ class GridData(tasks.GeneratedData):
         expected = round(self.drawn * (self.test_share if self.split == "test" else 1 - self.test_share))
         return expected if wanted < expected // 2 else super().existing(root_seed, wanted)
 
-    def rows(self, problems: list[Problem], name: str) -> list[dict[str, Any]]:
+    def rows(self, problems: list[Question], name: str) -> list[dict[str, Any]]:
         """See :class:`GeneratedData`."""
         return [
             tasks.row(
@@ -249,16 +249,16 @@ class GridData(tasks.GeneratedData):
             for index, problem in enumerate(problems)
         ]
 
-    def facts(self, problems: list[Problem]) -> dict[str, Any]:
+    def facts(self, problems: list[Question]) -> dict[str, Any]:
         """See :class:`GeneratedData`."""
         shortest = sum(problem.most_moves - self.slack for problem in problems) / len(problems)
         return {"moves_of_the_shortest_path": round(shortest, 2)}
 
 
-def _read(row: tasks.Problem) -> Problem:
+def _read(row: tasks.Problem) -> Question:
     details = row.details
     walls = tuple(tuple(cell) for cell in details["walls"])
-    return Problem(details["size"], walls, tuple(details["start"]), tuple(details["goal"]), int(row.answer))
+    return Question(details["size"], walls, tuple(details["start"]), tuple(details["goal"]), int(row.answer))
 
 
 def _grade(row: tasks.Problem, response: str, finished: bool) -> Verdict:

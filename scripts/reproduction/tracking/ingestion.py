@@ -9,7 +9,7 @@ import filelock
 
 from reproduction.tracking.description import DataSet, FinishedRun
 from reproduction.tracking.record import (
-    Record,
+    RunRecord,
     find,
     find_experiment,
     find_or_create,
@@ -59,7 +59,7 @@ def ingest(
         measured = [(*row, used.get("training")) for row in trained]
         measured += [(*row, used.get("evaluation")) for row in evaluated]
         with store.run_lock(run.description.configuration_hash):
-            record = Record(store, client, run.description, started=run.started)
+            record = RunRecord(store, client, run.description, started=run.started)
             points, differing = record.add_points([*trained, *evaluated], run.started, run.ended)
             report["runs"][name] = {
                 "experiment_id": record.experiment_id,

@@ -27,7 +27,7 @@ SYSTEM = "system/"  # where MLflow looks for system metrics
 ModelMetrics = tuple[int, Mapping[str, float], DataSet | None]
 
 
-class Record:
+class RunRecord:
     """One run in MLflow, found or created. The caller holds the run's lock: there is one writer."""
 
     def __init__(

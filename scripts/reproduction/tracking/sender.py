@@ -10,7 +10,7 @@ import psutil
 
 from reproduction.tracking.description import RunDescription
 from reproduction.tracking.ingestion import ARTIFACTS
-from reproduction.tracking.record import Record
+from reproduction.tracking.record import RunRecord
 from reproduction.tracking.store import Store
 from reproduction.tracking.values import read_metrics
 
@@ -38,7 +38,7 @@ class Sender:
             self._client = self._client or self._store.connect()
             if not self._lock.is_locked:
                 self._lock.acquire()
-            record = Record(self._store, self._client, self._description, self._started)
+            record = RunRecord(self._store, self._client, self._description, self._started)
             record.reopen()
         stat = self._metrics_file.stat() if self._metrics_file.exists() else None
         change = stat and (stat.st_mtime_ns, stat.st_size)

@@ -97,7 +97,7 @@ def cpu():
     [
         ("training.step", 3, ["unknown key 'training.step'", "'steps'"]),
         ("training.steps", "60", ["training.steps", "integer", "'60'"]),
-        ("training.steps", 55, ["steps (55)", "checkpoint_every (10)"]),
+        ("training.steps", 55, ["steps (55)", "checkpoint_every (25)"]),
         ("training.prompts", 33, ["prompts (33)", "mini_batch_prompts (16)"]),
         ("training.dataset", "countdown", ["training.dataset", "unknown dataset 'countdown'"]),
         ("training.betas", [0.9], ["training.betas.1", "missing"]),
@@ -128,7 +128,7 @@ def cpu():
         ("evaluation.decoders", ["tau2"], ["evaluation.decoders", "unknown decoder 'tau2'"]),
         ("evaluation.final_decoders", ["tau2"], ["evaluation.final_decoders", "unknown decoder 'tau2'"]),
         ("evaluation.samples", 0, ["evaluation.samples", "greater than 0"]),
-        ("datasets.countdown_test.numbers", 5, ["datasets.countdown_test.numbers", "3 or 4", "5"]),
+        ("datasets.grid_test.size", 9, ["datasets.grid_test.size", "less than or equal to 8", "9"]),
         ("engine", "trl", ["engine", "'inprocess' or 'verl'", "'trl'"]),
     ],
 )

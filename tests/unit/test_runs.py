@@ -50,9 +50,9 @@ def test_the_cap_of_tis_changes_the_cell_with_tis_only(values):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda scale: scale["training"].update(steps=80),
+        lambda scale: scale["training"].update(steps=50),
         lambda scale: scale["models"]["tiny"].update(skill=0.6),
-        lambda scale: scale["datasets"]["countdown_train"].update(test_share=0.3),
+        lambda scale: scale["datasets"]["grid_train"].update(test_share=0.3),
         lambda scale: scale["learning_rates"].update({4: 1e-4}),
     ],
 )
@@ -123,11 +123,10 @@ def test_an_unknown_name_is_explained(values, axis, value, message):
 def test_decay_rates_are_the_papers_in_the_units_of_the_scale(values):
     scale = config.validate(Scale, values, "cpu.yaml")
     annealed = scale.samplers["ead"].schedule
-    assert (annealed["d0"], annealed["alpha"], annealed["d_max"]) == (
-        25 * 0.045,
-        5 * 0.045 / 0.09,
-        40000 * 0.045,
-    )
+    length, steps = scale.schedule_units.length, scale.schedule_units.steps
+    assert annealed["d0"] == pytest.approx(25 * length)
+    assert annealed["alpha"] == pytest.approx(5 * length / steps, abs=1e-6)
+    assert annealed["d_max"] == pytest.approx(40000 * length)
     assert annealed["start"] == 4 and annealed["tau_max"] == 1.2
 
 
@@ -142,11 +141,11 @@ def test_a_role_lays_its_values_over_annealed_schedules_only():
 def test_a_recipe_has_its_own_training_and_evaluation():
     scale = config.load_scale("cpu")
     runs = expand(Configuration(), scale, load_experiments()["fig12"])
-    assert {run.training.dataset for run in runs.values()} == {"countdown4_train"}
+    assert {run.training.dataset for run in runs.values()} == {"large_grid_train"}
     assert {run.training.steps for run in runs.values()} == {scale.training.steps}
     model = next(iter(runs.values())).model
-    assert scale.evaluation_of(model).dataset == "countdown4_test"
-    assert scale.evaluation_of("tiny").dataset == "countdown_test"
+    assert scale.evaluation_of(model).dataset == "large_grid_test"
+    assert scale.evaluation_of("tiny").dataset == "grid_test"
 
 
 def test_figures_share_their_runs():

@@ -43,15 +43,3 @@ VERL_CONSTANTS = {key: value for kind in ALGORITHMS.values() for key, value in k
 def without_label(named: Algorithm) -> Algorithm:
     """Return an algorithm of a scale's tables as a run depends on it."""
     return ALGORITHMS[named.loss](**named.model_dump(exclude={"label"}))
-
-
-__all__ = [
-    "ALGORITHMS",
-    "NAMED",
-    "VERL_CONSTANTS",
-    "Algorithm",
-    "AnyAlgorithm",
-    "AnyNamedAlgorithm",
-    "MiniBatch",
-    "without_label",
-]

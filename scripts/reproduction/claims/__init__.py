@@ -69,19 +69,3 @@ from reproduction.claims.judge import (
     verdict_in_full,
 )
 from reproduction.claims.model import Claims, load_claims
-
-__all__ = [
-    "VERDICTS",
-    "Claims",
-    "Exported",
-    "Recorded",
-    "as_table",
-    "decoders_read",
-    "export",
-    "judge",
-    "load_claims",
-    "power_table",
-    "problems_file",
-    "required",
-    "verdict_in_full",
-]

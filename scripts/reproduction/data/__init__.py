@@ -10,5 +10,3 @@
 """
 
 from reproduction.data.schema import SCHEMA, DatasetError, make_row, read_dataset, write_dataset
-
-__all__ = ["SCHEMA", "DatasetError", "make_row", "read_dataset", "write_dataset"]

@@ -33,14 +33,10 @@ from reproduction.config import (
 )
 from reproduction.config.runs import RunConfiguration, expand
 from reproduction.fields import Name, Strict, defined_in
-from reproduction.figures.decoder_matrix import DecoderMatrix
 from reproduction.figures.deviations import DeviationsFigure
 from reproduction.figures.figure import Figure, Grid, model_label
-from reproduction.figures.hyperparameters import Hyperparameters
 from reproduction.figures.inference import InferenceFigure
-from reproduction.figures.propositions import Propositions
-from reproduction.figures.schedules import SchedulePanel, Schedules
-from reproduction.figures.trade_off import TradeOff
+from reproduction.figures.schedules import SchedulePanel
 from reproduction.figures.training_curves import TrainingCurves, published_curves
 
 KINDS: dict[str, type[Figure]] = {
@@ -101,26 +97,3 @@ def cost_caption(scale: Scale) -> dict[str, str]:
         if scale.engine == "inprocess"
         else "seconds on the wall in timings.parquet of each training and evaluation",
     }
-
-
-__all__ = [
-    "KINDS",
-    "AnyFigure",
-    "DecoderMatrix",
-    "DeviationsFigure",
-    "Experiments",
-    "Figure",
-    "Grid",
-    "Hyperparameters",
-    "InferenceFigure",
-    "Propositions",
-    "SchedulePanel",
-    "Schedules",
-    "TradeOff",
-    "TrainingCurves",
-    "cost_caption",
-    "figures_of",
-    "load_experiments",
-    "model_label",
-    "published_curves",
-]

@@ -6,5 +6,3 @@ scale differ, ``exercise`` trains two steps, kills, resumes and evaluates, ``che
 """
 
 from reproduction.rehearsal.stand_in import load_stand_ins
-
-__all__ = ["load_stand_ins"]

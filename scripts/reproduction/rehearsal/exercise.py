@@ -5,7 +5,6 @@ training at once, as a batch system's or the kernel's is.
 """
 
 import os
-import re
 import secrets
 import signal
 import subprocess
@@ -30,7 +29,6 @@ from reproduction.versions import code_version
 SCRIPTS = REPOSITORY / "scripts"
 _MARK = "EAD_EXERCISE"
 _POLL_S = 0.005
-_RAISED = re.compile(r"[\w.]*(Error|Exception|Failed|Mismatch|Diverged)\b")  # the last line of a traceback
 # When a training of two steps may be killed. The second is the one moment at which verl's files are ahead of ours.
 MOMENTS = (
     "after the first step",

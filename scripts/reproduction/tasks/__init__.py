@@ -31,15 +31,3 @@ AnyGeneratedData = Annotated[
 def is_generated(entry: Any) -> bool:
     """Whether an entry of workflow/datasets.yaml, as it is written, is a generated data set: it has a ``kind``."""
     return isinstance(entry, Mapping) and "kind" in entry
-
-
-__all__ = [
-    "GENERATED",
-    "TASKS",
-    "AnyGeneratedData",
-    "GeneratedData",
-    "GeneratedTask",
-    "Problem",
-    "Task",
-    "is_generated",
-]

@@ -16,19 +16,3 @@ from reproduction.tracking.ingestion import add_figures, close_killed, describe_
 from reproduction.tracking.store import Store
 from reproduction.tracking.stream import RunStream
 from reproduction.tracking.values import display_name, metric_name, read_metrics
-
-__all__ = [
-    "DataSet",
-    "FinishedRun",
-    "RunDescription",
-    "RunStream",
-    "Store",
-    "add_figures",
-    "close_killed",
-    "describe_experiments",
-    "display_name",
-    "ingest",
-    "metric_name",
-    "pages",
-    "read_metrics",
-]

@@ -773,13 +773,13 @@ class FirstToken(OfLogits):
 
     Attributes:
         candidates: how many most probable tokens the first is drawn from, 2 to 64; the source has 20 (``first_token``).
-        place: position of that token (``first_token``).
+        place: position of that token, behind a template of so many tokens (``first_token``).
     """
 
     kind: ClassVar[str] = "first_token"
     rule: ClassVar[rules.Rule] = staticmethod(rules.first_token)
     candidates: int = 20
-    place: int = measured("start", 10)
+    place: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -284,8 +284,8 @@ def test_plain_data_round_trip_and_conversion():
 
     for schedule in (*RULED, BySteps(), HeldEntropy(0.9)):
         assert from_config(schedule.to_dict()) == schedule
-    assert FirstToken(Annealed()).converted(convert) == FirstToken(
-        Annealed(d0=50, alpha=15, d_max=80000, start=4), place=4
+    assert FirstToken(Annealed(), place=3).converted(convert) == FirstToken(
+        Annealed(d0=50, alpha=15, d_max=80000, start=4), place=3
     )
     assert BySteps(steps=10).converted(convert) == BySteps(steps=50)
 

@@ -263,6 +263,7 @@ def paper_parts(scale: Scale) -> dict[str, dict[str, RunConfiguration]]:
     """Return what people ask the price of, by name: runs of the paper's scale with one seed."""
     user = Configuration(scale="paper", seeds=[0])
     runs_of = expand_all(user, scale, load_experiments())
+    beyond = {name: runs_of.pop(name) for name in ("rivals_tuning", "rivals")}
     everything = {name: run for runs in runs_of.values() for name, run in runs.items()}
     readings = {"released", "mirrored"}  # D01, D02: the paper's figures have one curve for each sampler
     figures = {
@@ -282,6 +283,8 @@ def paper_parts(scale: Scale) -> dict[str, dict[str, RunConfiguration]]:
         "Figure 12, the shipped recipe (D17)": runs_of["fig12"],
         "the paper's own curves, all figures": figures,
         "everything, with all readings that are run": everything,
+        "beyond the paper: `rivals_tuning`, 3 settings of each rival": beyond["rivals_tuning"],
+        "beyond the paper: `rivals`, a further seed": beyond["rivals"],
     }
 
 

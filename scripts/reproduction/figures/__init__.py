@@ -8,6 +8,8 @@
 ``inference``         studies of decoding
 ``deviations``        what each reading changes
 ``trade_off``         two scores against each other
+``tuning``            settings of the rivals, and which the rule chooses
+``rivals``            the rivals against a control, at equal cost
 
 A file that defines ``FIGURE`` is one; nothing else lists it. workflow/experiments.yaml has an entry for each figure,
 whose ``analysis`` is the kind.
@@ -34,7 +36,7 @@ from reproduction.config import (
 from reproduction.config.runs import RunConfiguration, expand
 from reproduction.fields import Name, Strict, defined_in
 from reproduction.figures.deviations import DeviationsFigure
-from reproduction.figures.figure import Figure, Grid, model_label
+from reproduction.figures.figure import Figure, Grid, OfRuns, model_label
 from reproduction.figures.inference import InferenceFigure
 from reproduction.figures.schedules import SchedulePanel
 from reproduction.figures.training_curves import TrainingCurves, published_curves
@@ -63,7 +65,7 @@ def load_experiments(
             where = f"{samplers.name}: {name}.figures"
             if figure not in experiments:
                 raise ConfigurationError(f"{where}: unknown figure {figure!r}{suggest(figure, experiments)}")
-            if not hasattr(experiments[figure], "runs"):
+            if not isinstance(experiments[figure], OfRuns):
                 raise ConfigurationError(f"{where}: {figure} shows no training runs")
             grids = [
                 grid.model_copy(update={"sampler": list(dict.fromkeys([*grid.sampler, name]))})

@@ -1,0 +1,368 @@
+"""Rivals of the paper's method, ranked at equal optimiser steps and at equal tokens sampled, and what explains it.
+
+Every rival is compared with one control on the problems and seeds that tuned nothing (``figures.tuning``). Intervals
+and p-values are corrected for all comparisons of the table: Bonferroni's and Holm's. At equal tokens each run counts up
+to the fewest tokens that any run sampled in its whole training; between two checkpoints a problem's score is taken on a
+straight line.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from ead import seeds, statistics
+from reproduction.config import Scale
+from reproduction.config.explain import unknown
+from reproduction.config.runs import RunConfiguration, axes_of
+from reproduction.evaluation.samples import correct_counts, read_samples
+from reproduction.fields import Name
+from reproduction.figures.analyses import CONFIDENCE, METRIC_LABELS
+from reproduction.figures.style import INK, PRINT_WIDTH, head, nothing_ran, pyplot, set_style
+from reproduction.figures.tuning import SCORES, OfRivals, of_problems
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Picture
+
+COSTS = ("steps", "tokens")
+"""What is held equal."""
+EXPLANATIONS = {
+    "entropy_first": "entropy, first quarter (nats)",
+    "entropy_last": "entropy, last quarter (nats)",
+    "sampling_entropy_last": "sampling entropy, last quarter (nats)",
+    "learning_signal": "groups with a learning signal (%)",
+    "effective_sample_share": "effective sample share (%)",
+    "distinct_correct": "distinct correct solutions",
+    "tokens": "tokens sampled (thousands)",
+}
+"""Quantity -> its name: entropies of the policy at temperature 1 and of the distribution sampled from."""
+
+
+class Rivals(OfRivals):
+    """The chosen setting of every rival against a control."""
+
+    analysis: Literal["rivals"] = Field(description="the kind of figure")
+    tuned_by: Name = Field(description="the entry that tunes: an experiment of the kind `tuning`")
+    chosen: dict[Name, Name] = Field(
+        min_length=2,
+        description="rival -> the setting of it that is ranked; scripts/choose_rivals.py writes it",
+    )
+    control: Name = Field("tau1.0", description="sampler that every rival is compared with")
+
+    @property
+    def samplers(self) -> list[str]:
+        """See :class:`OfRivals`."""
+        return list(dict.fromkeys([self.control, *self.chosen.values()]))
+
+    def mistakes(self, where: str, scale: Scale, samplers: Mapping[str, Any]):
+        """See :class:`Figure`."""
+        yield from super().mistakes(where, scale, samplers)
+        yield from unknown(f"{where}.control", "sampler", [self.control], scale.samplers)
+
+    def records(self) -> list[str]:
+        """See :class:`Figure`."""
+        return ["manifest.json", "metrics.parquet"]
+
+    def estimation(
+        self, scale: Scale, runs: Mapping[str, RunConfiguration], root_seed: int
+    ) -> dict[str, Any]:
+        """See :class:`Figure`."""
+        every = list(dict.fromkeys(run.seed for run in runs.values()))
+        return {
+            "analysis": self.analysis,
+            "names": list(runs),
+            "control": self.control,
+            # The seed that the tuning has used ranks nothing, where there is another.
+            "seeds": every[1:] or every,
+            "responses": {name: run.training.prompts * run.n for name, run in runs.items()},
+            "decoder": scale.evaluation.decoders[0],
+            "root_seed": root_seed,
+        }
+
+    @staticmethod
+    def estimate(
+        *,
+        names: list[str],
+        control: str,
+        seeds: list[int],
+        responses: Mapping[str, int],
+        decoder: str,
+        root_seed: int,
+        runs: Path,
+        evaluations: Path,
+        partial: bool,
+    ) -> pd.DataFrame:
+        """Return a row per sampler, cost and score, and one per sampler and quantity that explains.
+
+        ``value``, ``low``, ``high``: the mean and its interval; ``difference``, ``difference_low``,
+        ``difference_high``: to the control, simultaneous over the table; ``p_holm``; ``seeds``, ``problems``.
+        """
+        trainings: dict[str, list[_Training]] = defaultdict(list)
+        for name in names:
+            axes = axes_of(name)
+            trainings[axes["sampler"]]  # a sampler without results is in the table, too
+            if int(axes["seed"]) not in seeds:
+                continue
+            present = (evaluations / name / "manifest.json").exists() and (runs / name).exists()
+            if present or not partial:
+                trainings[axes["sampler"]].append(
+                    _read(name, int(axes["seed"]), responses[name], decoder, runs, evaluations)
+                )
+        scored = _scores(trainings)
+        rows = [
+            {"sampler": sampler, "status": "not run"} for sampler, found in trainings.items() if not found
+        ]
+        rows += _ranked(scored, control, root_seed)
+        for sampler, found in trainings.items():
+            for quantity in EXPLANATIONS if found else ():
+                values = [each.explanations[quantity] for each in found]
+                row = {"sampler": sampler, "cost": "training", "metric": quantity, "seeds": len(found)}
+                rows.append({**row, "value": float(np.mean(values)), "status": "finished"})
+        return pd.DataFrame(rows, columns=_COLUMNS)
+
+    def drawing(self, name: str, scale: Scale, runs: Mapping[str, RunConfiguration]) -> dict[str, Any]:
+        """See :class:`Figure`."""
+        words = {**super().drawing(name, scale, runs), **self.words_of_runs(scale, runs)}
+        return words | {"control": self.control, "without_runs": self._missing(scale, runs)}
+
+    @staticmethod
+    def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
+        """See :class:`Figure`."""
+        return plot(estimates, request)
+
+    def caption(self, scale: Scale, runs: Mapping[str, RunConfiguration]) -> dict[str, str]:
+        """See :class:`Figure`."""
+        control = scale.samplers[self.control].label
+        missing = ", ".join(self._missing(scale, runs))
+        text = (
+            f"Differences to {control} at the last checkpoint and at equal tokens sampled, on problems that tuned "
+            "nothing. Intervals hold for all differences together; a star marks what Holm's correction leaves below "
+            "0.05. Below: entropies, learning signal and effective sample share of the training, and distinct correct "
+            "final answers per problem at its end."
+        )
+        return super().caption(scale, runs) | {
+            "words": text + (f" No runs at this scale: {missing}." if missing else "")
+        }
+
+    def _missing(self, scale: Scale, runs: Mapping[str, RunConfiguration]) -> list[str]:
+        return [scale.samplers[sampler].label for sampler in self.absent(runs)]
+
+
+# --- estimates ---------------------------------------------------------------------------------------------
+
+_COLUMNS = [
+    *("sampler", "cost", "metric", "rank", "value", "low", "high"),
+    *("difference", "difference_low", "difference_high", "p_value", "p_holm"),
+    *("seeds", "problems", "samples", "status"),
+]
+
+
+class _Training(NamedTuple):
+    """One run: scores of its checkpoints, step 0 among them, and the tokens sampled up to each."""
+
+    seed: int
+    steps: np.ndarray  # [checkpoints]
+    tokens: np.ndarray  # [checkpoints]
+    scores: dict[str, np.ndarray]  # score -> [checkpoints, problems]
+    samples: int
+    explanations: dict[str, float]
+
+
+def _read(name: str, seed: int, responses: int, decoder: str, runs: Path, evaluations: Path) -> _Training:
+    metrics = pd.read_parquet(runs / name / "metrics.parquet")
+    metrics = metrics[np.isfinite(metrics["gradient_norm"])]  # a run that diverged ends before
+    sampled = np.concatenate([[0.0], (metrics["response_length_mean"] * responses).cumsum()])
+    base = evaluations / f"model~{axes_of(name)['model']}" / "manifest.json"
+    counts = [
+        correct_counts(base, [decoder]).assign(step=0),
+        correct_counts(evaluations / name / "manifest.json", [decoder]),
+    ]
+    table = pd.concat(counts)
+    parts = {int(step): of_problems(part, tuning=False) for step, part in table.groupby("step")}
+    steps = np.array(sorted(parts))
+    quarter = max(1, len(metrics) // 4)
+    answers = read_samples(
+        evaluations / name / "manifest.json",
+        decoders=[decoder],
+        columns=["problem", "correct", "extracted"],
+        last_step=True,
+    )
+    problems = answers["problem"].nunique()
+    solutions = answers[answers["correct"]].groupby("problem")["extracted"].nunique().sum() / problems
+    return _Training(
+        seed,
+        steps,
+        sampled[steps],
+        {metric: np.stack([parts[step][metric] for step in steps.tolist()]) for metric in SCORES},
+        min(int(part["samples"].min()) for part in parts.values()),
+        {
+            "entropy_first": metrics["entropy"].head(quarter).mean(),
+            "entropy_last": metrics["entropy"].tail(quarter).mean(),
+            "sampling_entropy_last": metrics["entropy_at_sampling_temperature"].tail(quarter).mean(),
+            "learning_signal": 1 - metrics["equal_reward_groups"].mean(),
+            "effective_sample_share": metrics["importance_effective_sample_share"].mean(),
+            "distinct_correct": solutions,
+            "tokens": sampled[-1],
+        },
+    )
+
+
+def _scores(trainings: Mapping[str, list[_Training]]) -> dict[tuple[str, str], dict[str, dict[int, Any]]]:
+    """Return (cost, score) -> sampler -> seed -> values of the problems."""
+    every = [each for found in trainings.values() for each in found]
+    budget = min((each.tokens[-1] for each in every), default=0.0)
+    scored: dict[tuple[str, str], dict[str, dict[int, Any]]] = {}
+    for metric in SCORES:
+        for cost in COSTS:
+            scored[cost, metric] = {
+                sampler: {each.seed: (_at(each, metric, cost, budget), each.samples) for each in found}
+                for sampler, found in trainings.items()
+                if found
+            }
+    return scored
+
+
+def _at(training: _Training, metric: str, cost: str, budget: float) -> np.ndarray:
+    """Return the scores of the problems at the last checkpoint, or at ``budget`` tokens."""
+    scores = training.scores[metric]
+    if cost == "steps":
+        return scores[-1]
+    after = min(int(np.searchsorted(training.tokens, budget)), len(scores) - 1)
+    before = max(after - 1, 0)
+    width = training.tokens[after] - training.tokens[before]
+    share = (budget - training.tokens[before]) / width if width else 1.0
+    return scores[before] * (1 - share) + scores[after] * share
+
+
+def _ranked(
+    scored: Mapping[tuple[str, str], Mapping[str, Mapping[int, Any]]], control: str, root_seed: int
+) -> list[dict[str, Any]]:
+    rows, compared = [], []
+    others = {
+        key: [sampler for sampler in of_sampler if sampler != control and control in of_sampler]
+        for key, of_sampler in scored.items()
+    }
+    comparisons = sum(map(len, others.values()))
+    generator = seeds.generator
+    for (cost, metric), of_sampler in scored.items():
+        here = []
+        for sampler, by_seed in of_sampler.items():
+            values = np.stack([scores for scores, _ in by_seed.values()])
+            found = statistics.bootstrap(
+                values, generator=generator(root_seed, "bootstrap"), confidence=CONFIDENCE
+            )
+            row = {"sampler": sampler, "cost": cost, "metric": metric, "status": "finished"}
+            row |= {"value": found.value, "low": found.low, "high": found.high}
+            row |= {"seeds": found.seeds, "problems": found.problems}
+            row["samples"] = min(samples for _, samples in by_seed.values())
+            here.append(row)
+            shared = sorted(by_seed.keys() & of_sampler.get(control, {}).keys())
+            if sampler == control or not shared:
+                continue
+            difference = statistics.paired_difference(
+                *(np.stack([of_sampler[each][seed][0] for seed in shared]) for each in (sampler, control)),
+                generator=generator(root_seed, "rivals", cost, metric, sampler),
+                confidence=1 - (1 - CONFIDENCE) / comparisons,
+                replicates=20_000,
+            )
+            row |= {
+                "difference": difference.value,
+                "difference_low": difference.low,
+                "difference_high": difference.high,
+                "p_value": difference.p_value,
+            }
+            compared.append(row)
+        for rank, row in enumerate(sorted(here, key=lambda row: -row["value"]), start=1):
+            row["rank"] = rank
+        rows += here
+    adjusted = statistics.holm(np.array([row["p_value"] for row in compared])) if compared else []
+    for row, p_holm in zip(compared, adjusted, strict=True):
+        row["p_holm"] = float(p_holm)
+    return rows
+
+
+# --- the picture -------------------------------------------------------------------------------------------
+
+
+def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
+    """Draw differences to the control, a row per sampler from the best down, and the table that explains them."""
+    set_style()
+    finished = estimates[estimates["status"] != "not run"]
+    if finished.empty:
+        return nothing_ran(request)
+    first = finished[(finished["cost"] == "steps") & (finished["metric"] == SCORES[0])]
+    order = first.sort_values("rank")["sampler"].tolist()
+    size = (PRINT_WIDTH, 1.9 + 0.42 * len(order))
+    figure, axes = pyplot().subplots(2, 1, figsize=size, layout="constrained", height_ratios=[1.3, 1])
+    inner = axes[0].get_subplotspec().subgridspec(1, len(SCORES))
+    axes[0].remove()
+    panels = [figure.add_subplot(cell) for cell in inner]
+    for axis, metric in zip(panels, SCORES, strict=True):
+        _differences(axis, finished[finished["metric"] == metric], order)
+        axis.set_xlabel(
+            f"{METRIC_LABELS[metric].format(k=int(finished['samples'].min()))[:-4]}, points above control"
+        )
+        axis.set_yticks([])
+    labels = [request["samplers"][sampler]["label"] for sampler in order]
+    panels[0].set_yticks(range(len(order)), labels)
+    panels[0].legend(loc="best", fontsize=6.5)
+    _explain(axes[1], finished[finished["cost"] == "training"], order, labels)
+    control = request["samplers"][request["control"]]["label"]
+    number, problems = int(first["seeds"].min()), int(first["problems"].min())
+    notes = [
+        f"control: {control}; {number} training seed{'s' if number != 1 else ''}, {problems} problems that tuned "
+        "nothing; bars: simultaneous 95% intervals; *: p < 0.05 after Holm"
+    ]
+    waiting = estimates.loc[estimates["status"] == "not run", "sampler"]
+    missing = [request["samplers"][sampler]["label"] for sampler in waiting] + request["without_runs"]
+    if missing:
+        notes.append(f"not run: {', '.join(missing)}")
+    head(figure, request["title"], *notes)
+    return figure
+
+
+def _differences(axis: "Axes", here: pd.DataFrame, order: list[str]) -> None:
+    axis.axvline(0, color=INK, linewidth=0.8)
+    for cost, shift, fill in (("steps", -0.15, INK), ("tokens", 0.15, "white")):
+        rows = here[(here["cost"] == cost) & here["difference"].notna()]
+        heights = np.array([order.index(sampler) for sampler in rows["sampler"]]) + shift
+        value, low, high = (
+            100 * rows[column].to_numpy(dtype=float)
+            for column in ("difference", "difference_low", "difference_high")
+        )
+        style = {"color": INK, "marker": "o", "markerfacecolor": fill, "markersize": 4}
+        errors = [value - low, high - value]
+        axis.errorbar(
+            value, heights, xerr=errors, linestyle="none", elinewidth=0.8, label=f"equal {cost}", **style
+        )
+        for height, end, p_holm in zip(heights, high, rows["p_holm"], strict=True):
+            if p_holm < 1 - CONFIDENCE:
+                axis.text(end, height, " *", va="center")
+    axis.set_ylim(len(order) - 0.5, -0.5)
+
+
+def _explain(axis: "Axes", here: pd.DataFrame, order: list[str], labels: list[str]) -> None:
+    axis.set_axis_off()
+    values = here.pivot(index="sampler", columns="metric", values="value").reindex(order)
+    shares = [name for name, words in EXPLANATIONS.items() if words.endswith("(%)")]
+    factors = {**dict.fromkeys(shares, 100), "tokens": 1e-3}
+    cells = [
+        [f"{row[name] * factors.get(name, 1):.{0 if name in factors else 2}f}" for name in EXPLANATIONS]
+        for _, row in values.iterrows()
+    ]
+    heads = [words.replace(", ", ",\n").replace(" (", "\n(", 1) for words in EXPLANATIONS.values()]
+    table = axis.table(cells, rowLabels=labels, colLabels=heads, loc="upper center", edges="horizontal")
+    table.auto_set_font_size(False)
+    table.set_fontsize(6)
+    for (row, _), cell in table.get_celld().items():
+        cell.set_linewidth(0.3)
+        if row == 0:
+            cell.set_height(2.6 * cell.get_height())
+
+
+FIGURE = Rivals

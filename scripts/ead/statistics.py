@@ -141,6 +141,52 @@ def paired_difference(
     )
 
 
+def against_control(scores: np.ndarray, control: int, *, confidence: float = 0.95) -> Estimate:
+    """Compare every other sampler with one, all at once: simultaneous intervals and Holm's p-values.
+
+    Two to five seeds say little of how one sampler's seeds differ, so the seed part is pooled: samplers and seeds are a
+    randomised block design, whose residual has ``(samplers - 1) (seeds - 1)`` degrees of freedom (samplers share
+    their seeds' prompts; that they vary alike is assumed). The problem part is that of :func:`paired_difference`. Both
+    together get Student's quantiles with Satterthwaite's degrees of freedom, and Bonferroni's correction.
+
+    Args:
+        scores: shape ``[samplers, seeds, problems]``, the same seeds and problems for all.
+        control: index of the sampler that the others are compared with.
+
+    Returns:
+        Arrays over the other samplers, in their order: ``low`` and ``high`` cover all differences together with
+        probability ``confidence``; ``p_value`` is adjusted. With one seed it is conditional on that seed.
+
+    Raises:
+        ValueError: not three axes, fewer than two samplers or two problems, or a score that is not finite.
+    """
+    from scipy import special
+
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.ndim != 3 or scores.shape[0] < 2 or scores.shape[2] < 2 or not np.isfinite(scores).all():
+        raise ValueError(
+            "scores must be finite, of shape [samplers, seeds, problems], with two samplers and two problems at "
+            f"least, found {scores.shape}"
+        )
+    samplers, seeds, problems = scores.shape
+    others = [index for index in range(samplers) if index != control]
+    differences = (scores[others] - scores[control]).mean(axis=1)
+    value = differences.mean(axis=1)
+    problem_variance = _variance_of_mean(differences)
+    means = scores.mean(axis=2)
+    residuals = means - means.mean(axis=0) - means.mean(axis=1, keepdims=True) + means.mean()
+    residual_freedom = (samplers - 1) * (seeds - 1)
+    seed_variance = 2 * (residuals**2).sum() / residual_freedom / seeds if residual_freedom else 0.0
+    variance = problem_variance + seed_variance
+    denominator = problem_variance**2 / (problems - 1) + seed_variance**2 / max(residual_freedom, 1)
+    freedom = np.divide(variance**2, denominator, out=np.ones_like(variance), where=denominator > 0)
+    error = np.sqrt(variance)
+    half = special.stdtrit(freedom, 1 - (1 - confidence) / (2 * len(others))) * error
+    ratio = np.divide(value, error, out=np.where(value == 0, 0.0, np.inf), where=error > 0)
+    p_value = holm(2 * special.stdtr(freedom, -np.abs(ratio)))
+    return Estimate(value, value - half, value + half, error, p_value, 0.0, confidence, seeds, problems)
+
+
 def minimum_detectable_effect(estimate: Estimate, power: float = 0.8) -> float | np.ndarray:
     """Return the true difference from ``null`` that such data would establish with probability ``power``.
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from ead import statistics
 from ead.statistics import _resampled_means, bootstrap, holm, minimum_detectable_effect, paired_difference
 
 
@@ -211,3 +212,53 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values):
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# --- several samplers against one --------------------------------------------------------------------------
+
+
+def blocks(rng, samplers=8, seeds=3, problems=60, effects=0.0, of_seeds=0.03):
+    """Scores of samplers that share problems and seeds' prompts, with noise of their own in each."""
+    easy = rng.normal(0.5, 0.2, problems)
+    prompts, own = rng.normal(0, 0.05, seeds), rng.normal(0, of_seeds, (samplers, seeds))
+    noise = rng.normal(0, 0.1, (samplers, seeds, problems))
+    return easy + (prompts + own)[..., None] + noise + np.broadcast_to(effects, samplers)[:, None, None]
+
+
+@pytest.mark.parametrize("seeds_", [1, 3])
+def test_intervals_against_a_control_hold_together(seeds_):
+    """Family-wise, in 400 simulated tables; with one seed where seeds do not differ."""
+    rng, effects = np.random.default_rng(0), np.linspace(0, 0.2, 8)
+    held = 0
+    for _ in range(400):
+        of_seeds = 0.03 if seeds_ > 1 else 0.0
+        found = statistics.against_control(blocks(rng, seeds=seeds_, effects=effects, of_seeds=of_seeds), 0)
+        held += bool(((found.low <= effects[1:]) & (effects[1:] <= found.high)).all())
+    assert held / 400 >= 0.93
+
+
+def test_few_seeds_are_pooled_over_samplers_and_not_over_prompts():
+    rng = np.random.default_rng(1)
+    scores = blocks(rng)
+    found = statistics.against_control(scores, 3)
+    shifted = statistics.against_control(scores + np.array([0.0, 5.0, -3.0])[None, :, None], 3)
+    for name in ("value", "low", "high", "p_value"):  # what a seed does to all samplers alike is no noise
+        np.testing.assert_allclose(getattr(found, name), getattr(shifted, name), atol=1e-9)
+    alone = statistics.paired_difference(scores[0], scores[3], generator=np.random.default_rng(0))
+    assert found.value[0] == pytest.approx(alone.value)
+    assert len(found.value) == 7 and found.seeds == 3 and found.problems == 60
+
+
+def test_a_large_difference_is_found_and_equal_scores_are_not():
+    rng = np.random.default_rng(2)
+    scores = blocks(rng, effects=[0, 0, 0.3, 0, 0, 0, 0, 0])
+    found = statistics.against_control(scores, 0)
+    assert found.p_value[1] < 1e-4 and found.low[1] > 0
+    same = statistics.against_control(np.broadcast_to(scores[:1], scores.shape), 0)
+    assert same.p_value.tolist() == [1.0] * 7 and np.abs([same.low, same.high]).max() < 1e-12
+
+
+@pytest.mark.parametrize("scores", [np.zeros((2, 3)), np.zeros((1, 3, 4)), np.full((2, 2, 2), np.nan)])
+def test_a_table_that_compares_nothing_is_refused(scores):
+    with pytest.raises(ValueError, match="two samplers and two problems"):
+        statistics.against_control(scores, 0)

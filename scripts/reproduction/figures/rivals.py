@@ -1,11 +1,12 @@
 """Rivals of the paper's method, ranked at equal optimiser steps and at equal tokens sampled, and what explains it.
 
-Every rival is compared with one control on the problems and seeds that tuned nothing (``figures.tuning``). Intervals
-and p-values are corrected for all comparisons of the table: Bonferroni's and Holm's. At equal tokens each run counts up
-to the fewest tokens that any run sampled in its whole training; between two checkpoints a problem's score is taken on a
-straight line.
+Every rival is compared with one control on the problems and seeds that tuned nothing (``figures.tuning``). For each
+score and cost, intervals and p-values are corrected for the number of rivals (``ead.statistics.against_control``). At
+equal tokens each run counts up to the fewest tokens that any run sampled in its whole training; between two checkpoints
+a problem's score is taken on a straight line.
 """
 
+import textwrap
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,13 +35,14 @@ COSTS = ("steps", "tokens")
 EXPLANATIONS = {
     "entropy_first": "entropy, first quarter (nats)",
     "entropy_last": "entropy, last quarter (nats)",
-    "sampling_entropy_last": "sampling entropy, last quarter (nats)",
-    "learning_signal": "groups with a learning signal (%)",
-    "effective_sample_share": "effective sample share (%)",
-    "distinct_correct": "distinct correct solutions",
+    "sampling_entropy_last": "same, sampled (nats)",
+    "learning_signal": "groups that, teach (%)",
+    "effective_sample_share": "effective, samples (%)",
+    "distinct_correct": "distinct, correct answers",
     "tokens": "tokens sampled (thousands)",
 }
-"""Quantity -> its name: entropies of the policy at temperature 1 and of the distribution sampled from."""
+"""Quantity -> its name; a comma and a bracket begin a line. Entropies are the policy's at temperature 1 and that of the
+distribution sampled from; groups teach where their rewards differ; answers are counted by problem."""
 
 
 class Rivals(OfRivals):
@@ -100,7 +102,7 @@ class Rivals(OfRivals):
         """Return a row per sampler, cost and score, and one per sampler and quantity that explains.
 
         ``value``, ``low``, ``high``: the mean and its interval; ``difference``, ``difference_low``,
-        ``difference_high``: to the control, simultaneous over the table; ``p_holm``; ``seeds``, ``problems``.
+        ``difference_high``: to the control, simultaneous over the rivals; ``p_holm``; ``seeds``, ``problems``.
         """
         trainings: dict[str, list[_Training]] = defaultdict(list)
         for name in names:
@@ -141,9 +143,9 @@ class Rivals(OfRivals):
         missing = ", ".join(self._missing(scale, runs))
         text = (
             f"Differences to {control} at the last checkpoint and at equal tokens sampled, on problems that tuned "
-            "nothing. Intervals hold for all differences together; a star marks what Holm's correction leaves below "
-            "0.05. Below: entropies, learning signal and effective sample share of the training, and distinct correct "
-            "final answers per problem at its end."
+            "nothing. Intervals hold for all differences of a panel together; a star marks what is below 0.05 after "
+            "Holm's correction. Below: entropies, groups with a learning signal and effective sample share of the "
+            "training, and distinct correct final answers per problem at its end."
         )
         return super().caption(scale, runs) | {
             "words": text + (f" No runs at this scale: {missing}." if missing else "")
@@ -157,7 +159,7 @@ class Rivals(OfRivals):
 
 _COLUMNS = [
     *("sampler", "cost", "metric", "rank", "value", "low", "high"),
-    *("difference", "difference_low", "difference_high", "p_value", "p_holm"),
+    *("difference", "difference_low", "difference_high", "p_holm"),
     *("seeds", "problems", "samples", "status"),
 ]
 
@@ -242,47 +244,35 @@ def _at(training: _Training, metric: str, cost: str, budget: float) -> np.ndarra
 def _ranked(
     scored: Mapping[tuple[str, str], Mapping[str, Mapping[int, Any]]], control: str, root_seed: int
 ) -> list[dict[str, Any]]:
-    rows, compared = [], []
-    others = {
-        key: [sampler for sampler in of_sampler if sampler != control and control in of_sampler]
-        for key, of_sampler in scored.items()
-    }
-    comparisons = sum(map(len, others.values()))
-    generator = seeds.generator
+    rows = []
     for (cost, metric), of_sampler in scored.items():
-        here = []
+        here = {}
         for sampler, by_seed in of_sampler.items():
-            values = np.stack([scores for scores, _ in by_seed.values()])
             found = statistics.bootstrap(
-                values, generator=generator(root_seed, "bootstrap"), confidence=CONFIDENCE
+                np.stack([scores for scores, _ in by_seed.values()]),
+                generator=seeds.generator(root_seed, "bootstrap"),
+                confidence=CONFIDENCE,
             )
-            row = {"sampler": sampler, "cost": cost, "metric": metric, "status": "finished"}
-            row |= {"value": found.value, "low": found.low, "high": found.high}
-            row |= {"seeds": found.seeds, "problems": found.problems}
-            row["samples"] = min(samples for _, samples in by_seed.values())
-            here.append(row)
-            shared = sorted(by_seed.keys() & of_sampler.get(control, {}).keys())
-            if sampler == control or not shared:
-                continue
-            difference = statistics.paired_difference(
-                *(np.stack([of_sampler[each][seed][0] for seed in shared]) for each in (sampler, control)),
-                generator=generator(root_seed, "rivals", cost, metric, sampler),
-                confidence=1 - (1 - CONFIDENCE) / comparisons,
-                replicates=20_000,
-            )
-            row |= {
-                "difference": difference.value,
-                "difference_low": difference.low,
-                "difference_high": difference.high,
-                "p_value": difference.p_value,
+            here[sampler] = {
+                **{"sampler": sampler, "cost": cost, "metric": metric, "status": "finished"},
+                **{"value": found.value, "low": found.low, "high": found.high},
+                **{"seeds": found.seeds, "problems": found.problems},
+                "samples": min(samples for _, samples in by_seed.values()),
             }
-            compared.append(row)
-        for rank, row in enumerate(sorted(here, key=lambda row: -row["value"]), start=1):
+        for rank, row in enumerate(sorted(here.values(), key=lambda row: -row["value"]), start=1):
             row["rank"] = rank
-        rows += here
-    adjusted = statistics.holm(np.array([row["p_value"] for row in compared])) if compared else []
-    for row, p_holm in zip(compared, adjusted, strict=True):
-        row["p_holm"] = float(p_holm)
+        # Samplers are compared on the seeds that all of them have.
+        shared = sorted(set.intersection(*(set(by_seed) for by_seed in of_sampler.values()))) if here else []
+        names = list(of_sampler)
+        if control in of_sampler and len(names) > 1 and shared:
+            scores = np.array([[of_sampler[name][seed][0] for seed in shared] for name in names])
+            found = statistics.against_control(scores, names.index(control), confidence=CONFIDENCE)
+            others = [name for name in names if name != control]
+            columns = ("difference", "difference_low", "difference_high", "p_holm")
+            values = zip(found.value, found.low, found.high, found.p_value, strict=True)
+            for name, row in zip(others, values, strict=True):
+                here[name] |= dict(zip(columns, map(float, row), strict=True))
+        rows += here.values()
     return rows
 
 
@@ -315,13 +305,14 @@ def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
     control = request["samplers"][request["control"]]["label"]
     number, problems = int(first["seeds"].min()), int(first["problems"].min())
     notes = [
-        f"control: {control}; {number} training seed{'s' if number != 1 else ''}, {problems} problems that tuned "
-        "nothing; bars: simultaneous 95% intervals; *: p < 0.05 after Holm"
+        f"control: {control}; {number} training seed{'s' if number != 1 else ''}, {problems} problems, none of which "
+        "tuned anything",
+        "bars: 95% intervals for all rivals of a panel together; *: p < 0.05 after Holm's correction",
     ]
     waiting = estimates.loc[estimates["status"] == "not run", "sampler"]
     missing = [request["samplers"][sampler]["label"] for sampler in waiting] + request["without_runs"]
     if missing:
-        notes.append(f"not run: {', '.join(missing)}")
+        notes += textwrap.wrap(f"not run: {', '.join(missing)}", 110)
     head(figure, request["title"], *notes)
     return figure
 
@@ -355,7 +346,7 @@ def _explain(axis: "Axes", here: pd.DataFrame, order: list[str], labels: list[st
         [f"{row[name] * factors.get(name, 1):.{0 if name in factors else 2}f}" for name in EXPLANATIONS]
         for _, row in values.iterrows()
     ]
-    heads = [words.replace(", ", ",\n").replace(" (", "\n(", 1) for words in EXPLANATIONS.values()]
+    heads = [words.replace(", ", "\n").replace(" (", "\n(", 1) for words in EXPLANATIONS.values()]
     table = axis.table(cells, rowLabels=labels, colLabels=heads, loc="upper center", edges="horizontal")
     table.auto_set_font_size(False)
     table.set_fontsize(6)

@@ -23,11 +23,13 @@ def main() -> None:
     scale = load_scale(configuration.scale, configuration.overrides)
     claims = load_claims(arguments.claims)
     table = pd.DataFrame(power_table(claims, Recorded(arguments.results), configuration, scale))
-    table = table.astype({"seeds_alone": "Int64", "seeds_corrected": "Int64"})
+    table = table.astype(dict.fromkeys(["seeds_planned", "seeds_alone", "seeds_corrected"], "Int64"))
     with atomic_path(arguments.csv) as temporary:
         table.to_csv(temporary, index=False)
     print(table.astype(object).fillna("-").to_string(index=False))
     print(
+        "Planned: seeds that all sides of the claim have in this configuration; with fewer than needed it is "
+        "inconclusive.\n"
         f"Seeds with which an effect of the margin's size is found with a probability of {claims.power:.0%}: for the "
         "claim\nalone, and after the correction over all claims of its reading. A dash: not known, or none is enough."
     )

@@ -167,6 +167,8 @@ def test_the_page_on_claims_has_the_numbers_of_the_cpu_scale():
             names, corrected * len(names) if len(corrected) == 1 else corrected, strict=True
         ):
             stated[name] = (int(alone[0]), int(number))
+    decided = {row["id"] for row in rows if row["seeds_planned"] >= row["seeds_needed"]}
+    assert decided == {"C03", "C04", "C05", "C07", "C16", "C18"}  # as the page says of one run
     assert stated == {name: (row["seeds_alone"], row["seeds_corrected"]) for name, row in computed.items()}
 
 
@@ -180,6 +182,10 @@ def test_a_scale_that_has_not_run_has_a_table_from_what_is_assumed(tmp_path):
     assert {"C01", "C02", "C11", "C19", "C20"}.isdisjoint(by_claim) and len(by_claim) == 15
     greedy = next(row for row in rows if (row["id"], row["reading"]) == ("C03", "released_evaluation"))
     assert greedy["spread"] == "unknown"  # what is assumed is assumed of sampling at a temperature of 1
+    assert {(row["seeds_planned"], row["seeds_needed"]) for row in rows} == {
+        (1, 3),
+        (None, 3),
+    }  # C15's role is absent
     assert by_claim["C03"]["spread"] == "assumed" and by_claim["C07"]["spread"] == "unknown"
     assert (
         by_claim["C03"]["seeds_corrected"]

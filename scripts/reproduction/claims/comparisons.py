@@ -431,6 +431,14 @@ def with_shared_seeds(cells: Sequence[Sequence[RunConfiguration]]) -> list[list[
     return [sorted((run for run in cell if run.seed in shared), key=lambda run: run.seed) for cell in cells]
 
 
+def planned_seeds(evidence: Evidence, test, reading: model.Reading) -> int | None:
+    """Return how many seeds all cells of ``test`` have in the plan; None where it compares no training here."""
+    cells: dict[str, set[int]] = {}
+    for run in runs_compared(evidence, test, reading):
+        cells.setdefault(run.cell, set()).add(run.seed)
+    return len(set.intersection(*cells.values())) if cells else None
+
+
 def _where(runs: Sequence[RunConfiguration], algorithm: str) -> str:
     return f"{runs[0].model}, {algorithm}"
 

@@ -10,7 +10,14 @@ import pandas as pd
 
 from ead import seeds, statistics
 from reproduction.claims import power
-from reproduction.claims.comparisons import Builder, as_shares, decoder_of, inputs, runs_compared
+from reproduction.claims.comparisons import (
+    Builder,
+    as_shares,
+    decoder_of,
+    inputs,
+    planned_seeds,
+    runs_compared,
+)
 from reproduction.claims.decision import Comparison, Group, combine, decisive, estimate, few_seeds, leaves
 from reproduction.claims.evidence import Evidence, MissingEvidence, Recorded, Store
 from reproduction.claims.model import Claims, Proposition, Stability
@@ -219,7 +226,10 @@ def _power(claims: Claims, name: str, reading: str, evidence: Evidence, tree: Gr
 def power_table(
     claims: Claims, store: Store, configuration: Configuration, scale: Scale
 ) -> list[dict[str, Any]]:
-    """Return how many seeds each claim about trainings needs for its margin, from what has run or is assumed."""
+    """Return how many seeds each claim about trainings needs for its margin, from what has run or is assumed.
+
+    Beside them stand the seeds that the configuration plans for the claim and the least that a verdict needs.
+    """
     evidence = Evidence(store, configuration, scale)
     rows = []
     for name, claim in claims.claims.items():
@@ -229,7 +239,15 @@ def power_table(
             except MissingEvidence:
                 tree = None
             margins = (_margin_in_words(claims, test, configuration.scale) for test in claim.tests)
-            row = {"id": name, "title": claim.title, "reading": reading, "margin": _joined(margins)}
+            of_tests = [planned_seeds(evidence, test, claims.readings[reading]) for test in claim.tests]
+            row = {
+                "id": name,
+                "title": claim.title,
+                "reading": reading,
+                "margin": _joined(margins),
+                "seeds_planned": min((seeds for seeds in of_tests if seeds is not None), default=None),
+                "seeds_needed": claims.seeds_needed(name),
+            }
             rows.append(row | _power(claims, name, reading, evidence, tree))
     return rows
 

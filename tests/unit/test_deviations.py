@@ -183,13 +183,15 @@ def test_a_pair_of_cells_with_other_seeds_compares_those_that_both_have(tmp_path
         "tau1.0": [f"sampler~tau1.0/seed~{seed}" for seed in range(3)],
         "other/tau1.0": ["algorithm~other/sampler~tau1.0/seed~1"],
     }
-    several = replace(recorded, folder=tmp_path / "several", cells=cells, algorithms={"other": "Other"})
+    several = replace(
+        recorded, folder=tmp_path / "several", cells=cells, algorithms={"other": "Other", "dapo": "DAPO"}
+    )
     rows = rows_of(several, kind="pair", treatment="tau1.0", treatment_algorithm="other", control="tau1.0")
     assert [(row["quantity"], row["value"], row["seeds"]) for row in rows[:2]] == [
         ("Pass@1", 0.25, 1),
         ("Pass@2", 0.5, 1),
     ]
-    assert rows[0]["label"].startswith("Other, ")
+    assert rows[0]["label"] == "Other, τ = 1.0 − DAPO, τ = 1.0"
 
 
 def test_a_mistake_in_the_table_names_its_key(tmp_path):

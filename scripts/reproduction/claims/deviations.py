@@ -379,7 +379,13 @@ def _pair(deviation: str, pair: Pair, recorded: Recorded) -> list[dict[str, Any]
         cell_of(pair.treatment_algorithm, pair.treatment),
         cell_of(pair.control_algorithm, pair.control),
     )
-    label = " − ".join(map(recorded.label, cells))
+    named = cells
+    if pair.treatment_algorithm != pair.control_algorithm:
+        named = (
+            f"{pair.treatment_algorithm}/{pair.treatment}",
+            f"{pair.control_algorithm}/{pair.control}",
+        )
+    label = " − ".join(map(recorded.label, named))
     if reason := recorded.missing(*cells):
         return [_not_run("training", label, "difference of Pass@1, Pass@k and Worst@k", reason)]
     sides = recorded.paired_counts(*cells)

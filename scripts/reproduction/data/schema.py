@@ -247,3 +247,14 @@ def control_character(text: str) -> str | None:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def card_facts(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``source``, ``rows`` and ``sha256`` of a data card, and ``of``, what is hashed: the file or its rows.
+
+    Prepared and generated data sets have cards of two forms.
+    """
+    if "content_sha256" in card:
+        source, rows = card["source"]["origin"], card["rows"]["kept"]
+        return {"source": source, "rows": rows, "sha256": card["content_sha256"], "of": "rows"}
+    return {name: card[name] for name in ("source", "rows", "sha256")} | {"of": "file"}

@@ -19,10 +19,11 @@ from docutils.core import publish_parts
 from markupsafe import Markup
 
 from ead import metrics
-from reproduction import figures
+from reproduction import figures, layout
 from reproduction.claims import VERDICTS, words
-from reproduction.config import ROLE_LABELS, WORKFLOW, Configuration, RealData, Scale
+from reproduction.config import ROLE_LABELS, WORKFLOW, Configuration, Scale
 from reproduction.config.runs import RunConfiguration, expand_all
+from reproduction.data.schema import card_facts
 from reproduction.evaluation.samples import correct_counts
 from reproduction.figures import DeviationsFigure, Figure, published
 from reproduction.figures.analyses import CONFIDENCE
@@ -383,20 +384,13 @@ def _tables(folder: Path) -> list[dict[str, Any]]:
 
 
 def _cards(scale: Scale, results: Path) -> list[dict[str, Any]]:
-    """Data sets with what a table shows of their cards; generated and prepared sets have cards of two forms."""
+    """Data sets with what a table shows of their cards."""
     cards = {}
-    for name, definition in scale.datasets.items():
-        real = isinstance(definition, RealData)
-        folder = results.parent / "data" if real else results / "data"
-        stem = definition.source if real else name
-        card = _json(folder / f"{stem}.card.json")
-        shown = {"name": stem, "card": card}
-        if card and real:
-            shown |= {"rows": card["rows"]["kept"], "source": card["source"]["origin"]}
-            shown |= {"sha256": card["content_sha256"], "of": "rows"}
-        elif card:
-            shown |= {"rows": card["rows"], "source": card["source"], "sha256": card["sha256"], "of": "file"}
-        cards[stem] = shown  # two names may stand for parts of one source
+    for name in scale.datasets:
+        file = layout.dataset_file(results.parent, results.name, scale, name)
+        card = _json(layout.data_card(file))
+        # Two names may stand for parts of one source.
+        cards[file.stem] = {"name": file.stem, "card": card, **(card_facts(card) if card else {})}
     return list(cards.values())
 
 
@@ -406,7 +400,7 @@ def _models(scale: Scale, results: Path) -> list[dict[str, Any]]:
     models = []
     for name, definition in scale.models.items():
         imported = definition.kind == "pretrained"
-        manifest = _json((results.parent if imported else results) / "models" / name / "manifest.json")
+        manifest = _json(layout.model_manifest(results.parent, results.name, scale, name))
         shown = {"name": name, "role": stands_for.get(name), "manifest": manifest}
         if manifest and imported:
             source = ", ".join(str(value) for value in manifest["source"].values())

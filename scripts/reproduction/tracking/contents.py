@@ -7,9 +7,11 @@ from pathlib import Path
 from reproduction.claims import load_claims
 from reproduction.config import read_yaml
 from reproduction.config.runs import tracking_experiment
+from reproduction.data.schema import card_facts
 from reproduction.evaluation.samples import correct_counts
 from reproduction.figures import load_experiments
 from reproduction.figures.analyses import METRICS
+from reproduction.layout import data_card
 from reproduction.report import anchor
 from reproduction.tracking import DataSet
 
@@ -43,12 +45,8 @@ def datasets_of(run: Path, evaluation: Path, files: Mapping[str, Path]) -> list[
     request = json.loads(evaluation.read_text(encoding="utf-8"))["request"]
     found = []
     for context, name in (("training", training), ("evaluation", request["dataset"])):
-        card = json.loads(files[name].with_suffix(".card.json").read_text(encoding="utf-8"))
-        if "content_sha256" in card:  # prepared from a real data set, not generated
-            source, rows, sha256 = card["source"]["origin"], card["rows"]["kept"], card["content_sha256"]
-        else:
-            source, rows, sha256 = card["source"], card["rows"], card["sha256"]
-        found.append(DataSet(name, context, source, rows, sha256))
+        facts = card_facts(json.loads(data_card(files[name]).read_text(encoding="utf-8")))
+        found.append(DataSet(name, context, facts["source"], facts["rows"], facts["sha256"]))
     return found
 
 

@@ -98,16 +98,18 @@ class Layer(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(2 * shape.mlp, shape.hidden))
         self.down = nn.Parameter(torch.empty(shape.hidden, shape.mlp))
 
-    def project(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return rotated queries [B, heads, L, D], rotated keys and values [B, kv_heads, L, D]."""
-        rows, length, _ = hidden.shape
-        joint = F.linear(self._norm(hidden, self.attention_norm), self.qkv, self.qkv_bias)
-        joint = joint.view(rows, length, -1, self.shape.head_dim).transpose(1, 2)
-        rotating, values = joint.split((self.shape.heads + self.shape.kv_heads, self.shape.kv_heads), 1)
-        first, second = rotating.chunk(2, -1)
-        rotated = rotating * cosine + torch.cat((-second, first), -1) * sine
+    def project(self, hidden: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rotated queries [B, heads, L, D], rotated keys and values [B, kv_heads, L, D].
+
+        ``rotation`` [B or 1, L, 1, D / 2] are complex numbers of absolute value 1.
+        """
+        joint = _product_of_normalised(hidden, self.attention_norm, self.qkv, self.shape, self.qkv_bias)
+        joint = joint.unflatten(-1, (-1, self.shape.head_dim))
+        rotating, values = joint.split((self.shape.heads + self.shape.kv_heads, self.shape.kv_heads), 2)
+        pairs = torch.view_as_complex(rotating.unflatten(-1, (-1, 2)))
+        rotated = torch.view_as_real(pairs * rotation).flatten(-2).transpose(1, 2)
         queries, keys = rotated.split((self.shape.heads, self.shape.kv_heads), 1)
-        return queries, keys, values
+        return queries, keys, values.transpose(1, 2)
 
     def attend(
         self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool
@@ -133,12 +135,58 @@ class Layer(nn.Module):
             scores.masked_fill_(~mask, -torch.inf)
         return F.linear((scores.softmax(-1) @ values).view(rows, 1, -1), self.out)
 
+    def in_pairs(self, joint: Tensor) -> Tensor:
+        """Return rows of a joint projection as they are held: what rotates together, side by side.
+
+        Hugging Face has the number that is rotated with the i-th of a head D / 2 rows below it.
+        """
+        return self._exchange(joint, (-1, 2, self.shape.head_dim // 2))
+
+    def in_halves(self, joint: Tensor) -> Tensor:
+        """Return the rows in Hugging Face's order."""
+        return self._exchange(joint, (-1, self.shape.head_dim // 2, 2))
+
+    def _exchange(self, joint: Tensor, sizes: tuple[int, int, int]) -> Tensor:
+        rotating = (self.shape.heads + self.shape.kv_heads) * self.shape.head_dim
+        exchanged = joint[:rotating].unflatten(0, sizes).transpose(1, 2).flatten(0, 2)
+        return torch.cat((exchanged, joint[rotating:]))
+
     def feed_forward(self, hidden: Tensor) -> Tensor:
-        gate, up = F.linear(self._norm(hidden, self.mlp_norm), self.gate_up).chunk(2, -1)
+        gate, up = _product_of_normalised(hidden, self.mlp_norm, self.gate_up, self.shape).chunk(2, -1)
         return F.linear(F.silu(gate) * up, self.down)
 
-    def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(hidden, weight.shape, weight, self.shape.norm_eps)
+
+def _rotates(names: list[str]) -> bool:
+    """Whether the tensors of these names are a layer's query, key and value projections."""
+    return ".q_proj." in names[0]
+
+
+class _Normalised(torch.autograd.Function):
+    """``hidden / rms(hidden)``; torch's own root-mean-square norm takes three times as long with its gradient."""
+
+    @staticmethod
+    def forward(context: Any, hidden: Tensor, epsilon: float) -> Tensor:
+        norm = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
+        scale = norm.square_().div_(hidden.shape[-1]).add_(epsilon).rsqrt_()
+        normalised = hidden * scale
+        context.save_for_backward(normalised, scale)
+        return normalised
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        normalised, scale = context.saved_tensors
+        along = (gradient * normalised).mean(-1, keepdim=True)
+        return torch.addcmul(gradient, normalised, along, value=-1).mul_(scale), None
+
+
+def _product_of_normalised(
+    hidden: Tensor, norm: Tensor, matrix: Tensor, shape: Shape, bias: Tensor | None = None
+) -> Tensor:
+    """Return the product of a root-mean-square norm with weights ``norm`` and a matrix [out, hidden]."""
+    if torch.is_grad_enabled():
+        # Weights multiply the matrix, which has fewer rows than a micro-batch has tokens.
+        return F.linear(_Normalised.apply(hidden, shape.norm_eps), matrix * norm, bias)
+    return F.linear(F.rms_norm(hidden, norm.shape, norm, shape.norm_eps), matrix, bias)
 
 
 class Transformer(nn.Module):
@@ -153,9 +201,9 @@ class Transformer(nn.Module):
         self.norm = nn.Parameter(torch.ones(shape.hidden))
         self.head = None if shape.tied else nn.Parameter(torch.empty(shape.vocabulary, shape.hidden))
         frequencies = shape.rope_theta ** -(torch.arange(0, shape.head_dim, 2).float() / shape.head_dim)
-        angles = torch.outer(torch.arange(shape.positions).float(), frequencies).repeat(1, 2)
-        self.register_buffer("cosine", angles.cos(), persistent=False)  # [positions, head_dim]
-        self.register_buffer("sine", angles.sin(), persistent=False)
+        angles = torch.outer(torch.arange(shape.positions).float(), frequencies)
+        rotation = torch.polar(torch.ones_like(angles), angles)
+        self.register_buffer("rotation", rotation, persistent=False)  # [positions, head_dim / 2], complex
 
     @property
     def device(self) -> torch.device:
@@ -167,14 +215,16 @@ class Transformer(nn.Module):
             for parameter in self.parameters():
                 if parameter.ndim == 2:
                     parameter.normal_(0.0, scale, generator=generator)
+            for layer in self.layers:  # drawn in Hugging Face's order
+                layer.qkv.copy_(layer.in_pairs(layer.qkv))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the final hidden states [B, L, hidden] of ``tokens`` [B, L], padded on the right if at all."""
         length = tokens.shape[1]
-        cosine, sine = self.cosine[:length], self.sine[:length]
+        rotation = self.rotation[:length].unsqueeze(1)
         hidden = F.embedding(tokens, self.embedding)
         for layer in self.layers:
-            hidden = hidden + layer.attend(*layer.project(hidden, cosine, sine), mask=None, causal=True)
+            hidden = hidden + layer.attend(*layer.project(hidden, rotation), mask=None, causal=True)
             hidden = hidden + layer.feed_forward(hidden)
         return F.rms_norm(hidden, self.norm.shape, self.norm, self.shape.norm_eps)
 
@@ -201,10 +251,10 @@ class Transformer(nn.Module):
         attended, and None attends to everything.
         """
         end = start + tokens.shape[1]
-        cosine, sine = self.cosine[positions].unsqueeze(1), self.sine[positions].unsqueeze(1)
+        rotation = self.rotation[positions].unsqueeze(2)
         hidden = F.embedding(tokens, self.embedding)
         for layer, (keys, values) in zip(self.layers, cache, strict=True):
-            queries, new_keys, new_values = layer.project(hidden, cosine, sine)
+            queries, new_keys, new_values = layer.project(hidden, rotation)
             keys[:, :, start:end], values[:, :, start:end] = new_keys, new_values
             so_far = (keys[:, :, :end], values[:, :, :end])
             if end == start + 1:
@@ -248,7 +298,7 @@ class Transformer(nn.Module):
                         f"{folder}: {names[0]} has shape {tuple(tensor.shape)}, "
                         f"config.json asks for {tuple(parameter.shape)}"
                     )
-                parameter.copy_(tensor)
+                parameter.copy_(model.layers[0].in_pairs(tensor) if _rotates(names) else tensor)
         if model.head is None:
             weights.pop("lm_head.weight", None)
         if weights:
@@ -262,7 +312,9 @@ class Transformer(nn.Module):
         weights = {}
         for parameter, names in self._hugging_face_names():
             sizes = [self._rows(name) for name in names] if len(names) > 1 else [len(parameter)]
-            for name, tensor in zip(names, parameter.detach().cpu().split(sizes), strict=True):
+            joint = parameter.detach().cpu()
+            joint = self.layers[0].in_halves(joint) if _rotates(names) else joint
+            for name, tensor in zip(names, joint.split(sizes), strict=True):
                 weights[name] = tensor.contiguous()
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         generation = {"eos_token_id": list(self.shape.eos), "pad_token_id": self.shape.pad}

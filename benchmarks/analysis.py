@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 from arms import Arm, Measured, alternate, machine, measured, median, ratio, serve
 from scipy import special
+from stamps import stamp
 
 from ead import metrics, seeds, statistics
 from reproduction.evaluation import samples
@@ -274,6 +275,7 @@ def main() -> None:
     if arguments.serve:
         serve_arm(arguments.serve)
         return
+    code = stamp("analysis")
     python, script = Path(sys.executable), Path(__file__).name
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -289,6 +291,7 @@ def main() -> None:
         differences = agree(folder)
     record = {
         "machine": machine(1, "numpy", "pandas", "pyarrow"),
+        "code": code,
         "setting": {
             "checkpoints": arguments.checkpoints,
             "problems": arguments.problems,

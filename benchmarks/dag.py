@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import yaml
+from stamps import stamp
 
 from reproduction.config import WORKFLOW
 
@@ -29,13 +30,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 16], help="seeds per cell, a row each")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     options = parser.parse_args()
-    rows = []
+    code, rows = stamp("dag"), []
     for seeds in options.seeds:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(measure(Path(folder), seeds))
         print(json.dumps(rows[-1]), flush=True)
     if options.output:
-        options.output.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        options.output.write_text(json.dumps({"code": code, "rows": rows}, indent=2) + "\n", encoding="utf-8")
 
 
 def measure(folder: Path, seeds: int) -> dict[str, float]:

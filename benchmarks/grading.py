@@ -38,6 +38,7 @@ import numpy as np
 import psutil
 from arms import Arm, machine
 from math_verify import parse, verify
+from stamps import stamp
 
 from ead.seeds import generator
 from ead.verifier import Verifier, last_boxed
@@ -194,6 +195,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
 
+    code = stamp("grading")
     random = generator(arguments.seed, "benchmark", "grading")
     gsm8k, math = ([rows[i] for i in random.permutation(len(rows))] for rows in read_problems(arguments.data))
     share = arguments.responses // len(KINDS) // 2  # problems per data set and round
@@ -214,7 +216,7 @@ def main() -> None:
             "workers": arguments.workers,
             "rounds": arguments.rounds,
         }
-        write_json(arguments.output, {"machine": about, "sets": sets, "verdicts": verdicts})
+        write_json(arguments.output, {"machine": about, "code": code, "sets": sets, "verdicts": verdicts})
 
 
 def measure(gsm8k, math, share: int, every_kind: bool, arguments, random, verl: Arm | None) -> dict:

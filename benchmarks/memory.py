@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 from arms import Arm, Measured, machine, serve
+from stamps import stamp
 
 from ead import objective, schedule, seeds
 from reproduction.config import load_scale
@@ -125,7 +126,7 @@ def main() -> None:
     if arguments.serve:
         serve_arm()
         return
-    rows = []
+    about, rows = {"machine": machine(arguments.threads), "code": stamp("memory")}, []
     for cell in cells():
         with Arm(Path(sys.executable), Path(__file__).name, "--serve", threads=arguments.threads) as arm:
             found = arm.ask(**cell)
@@ -139,7 +140,7 @@ def main() -> None:
             flush=True,
         )
     if arguments.output:
-        write_json(arguments.output, {"machine": machine(arguments.threads), "rows": rows})
+        write_json(arguments.output, {**about, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import workload
 from arms import Arm, alternate, machine, median, ratio
+from stamps import stamp
 
 ROUNDS = {"115k": 12, "6M": 5, "29M": 3, "default task": 15}
 # Tried for TRL; a step of the largest model takes long, and around the best of the others little changes.
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="steps of each, instead of the case's own number")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     options = parser.parse_args()
-    record = {"machine": machine(options.threads), "cases": {}}
+    record = {"machine": machine(options.threads), "code": stamp("step_one_thread"), "cases": {}}
     with tempfile.TemporaryDirectory() as folder:
         dataset = Path(folder) / "countdown_train.parquet"
         workload.write_problems(dataset)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import workload
 from arms import Arm, alternate, machine, median, ratio
+from stamps import stamp
 
 TOKENS = 64
 BATCHES = (32, 256, 1024)
@@ -27,7 +28,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     options = parser.parse_args()
-    record = {"machine": machine(options.threads, "transformers"), "tokens": TOKENS, "sizes": {}}
+    about = {"machine": machine(options.threads, "transformers"), "code": stamp("sampling")}
+    record = {**about, "tokens": TOKENS, "sizes": {}}
     with tempfile.TemporaryDirectory() as folder:
         for size, rounds in ROUNDS.items():
             model = Path(folder) / size

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import workload
 from arms import Arm, machine
+from stamps import stamp
 
 ROUNDS = {"115k": 9, "6M": 3, "29M": 2}
 
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     options = parser.parse_args()
-    record = {"machine": machine(options.cores), "sizes": {}}
+    record = {"machine": machine(options.cores), "code": stamp("split"), "sizes": {}}
     with tempfile.TemporaryDirectory() as folder:
         dataset = Path(folder) / "countdown_train.parquet"
         workload.write_problems(dataset)

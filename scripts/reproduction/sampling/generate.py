@@ -23,7 +23,7 @@ from reproduction.models.transformer import Transformer
 
 COMPACTION = 0.75  # share of rows still decoding at which the finished ones leave the batch
 MAX_LOGITS = 2**24  # numbers that a draw works on at once: 64 MiB, in float64 twice that
-BLOCK = 8  # columns by which the cache grows: what is read stays close together
+BLOCK = 4  # columns by which the cache grows: what is read stays close together
 
 
 @dataclass(frozen=True)

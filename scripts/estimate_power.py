@@ -1,13 +1,12 @@
 """How many training seeds each claim needs for an effect of its margin's size, from what has run or is assumed."""
 
 import argparse
-import json
 from pathlib import Path
 
 import pandas as pd
 
 from reproduction.claims import Recorded, load_claims, power_table
-from reproduction.config import load_configuration, load_scale
+from reproduction.config import resolve
 from reproduction.files import atomic_path
 
 
@@ -19,8 +18,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, required=True)
     arguments = parser.parse_args()
 
-    configuration = load_configuration(json.loads(arguments.configuration), "--configuration")
-    scale = load_scale(configuration.scale, configuration.overrides)
+    configuration, scale = resolve(arguments.configuration)
     claims = load_claims(arguments.claims)
     table = pd.DataFrame(power_table(claims, Recorded(arguments.results), configuration, scale))
     table = table.astype(dict.fromkeys(["seeds_planned", "seeds_alone", "seeds_corrected"], "Int64"))

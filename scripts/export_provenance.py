@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from reproduction.config import load_configuration, load_scale
+from reproduction.config import resolve
 from reproduction.figures import load_experiments
 from reproduction.report import provenance
 
@@ -17,10 +17,10 @@ def main() -> None:
     parser.add_argument("--report", type=Path, required=True, help="the report; the crate is its folder")
     arguments = parser.parse_args()
 
-    configuration = load_configuration(json.loads(arguments.configuration))
+    configuration, scale = resolve(arguments.configuration)
     kinds = provenance.export(
         configuration,
-        load_scale(configuration.scale, configuration.overrides),
+        scale,
         load_experiments(),
         {name: Path(path) for name, path in json.loads(arguments.datasets).items()},
         results=arguments.results,

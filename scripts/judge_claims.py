@@ -1,12 +1,11 @@
 """Judge the paper's claims from what has run: claims.json and claims.csv."""
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
 from reproduction.claims import Recorded, as_table, judge, load_claims
-from reproduction.config import load_configuration, load_scale
+from reproduction.config import resolve
 from reproduction.files import atomic_path, write_json
 
 
@@ -20,8 +19,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    configuration = load_configuration(json.loads(arguments.configuration), "--configuration")
-    scale = load_scale(configuration.scale, configuration.overrides)
+    configuration, scale = resolve(arguments.configuration)
     judged = judge(load_claims(arguments.claims), Recorded(arguments.results), configuration, scale)
     for row in judged["verdicts"]:
         logging.info("%s %-20s %s. %s", row["id"], row["reading"], row["verdict_in_full"], row["reason"])

@@ -1,11 +1,10 @@
 """Draw how cost grows, from the times that the runs of a scale recorded: PDF, PNG, and the CSV of what it shows."""
 
 import argparse
-import json
 from pathlib import Path
 
 from reproduction import figures
-from reproduction.config import load_configuration, load_scale
+from reproduction.config import resolve
 from reproduction.config.runs import expand_all
 from reproduction.costs import growth
 from reproduction.costs import plot as plots
@@ -22,10 +21,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, required=True)
     arguments = parser.parse_args()
 
-    configuration = load_configuration(
-        {**json.loads(arguments.configuration), "experiments": arguments.experiments}
-    )
-    scale = load_scale(configuration.scale, configuration.overrides)
+    configuration, scale = resolve(arguments.configuration, experiments=arguments.experiments)
     runs_of = expand_all(configuration, scale, load_experiments())
     runs = {name: run for experiment in arguments.experiments for name, run in runs_of[experiment].items()}
     found = growth.tabulate(arguments.results, runs)

@@ -1,14 +1,13 @@
 """Compute what each deviation D01-D20 changes in numbers: JSON, CSV and a page."""
 
 import argparse
-import json
 from pathlib import Path
 
 import pandas as pd
 
 from reproduction import report
 from reproduction.claims import deviations
-from reproduction.config import load_configuration, load_scale
+from reproduction.config import resolve
 from reproduction.config.runs import expand_all
 from reproduction.figures import load_experiments
 from reproduction.files import write_json, write_text
@@ -29,8 +28,7 @@ def main() -> None:
     parser.add_argument("--html", type=Path, required=True)
     arguments = parser.parse_args()
 
-    configuration = load_configuration(json.loads(arguments.configuration))
-    scale = load_scale(configuration.scale, configuration.overrides)
+    configuration, scale = resolve(arguments.configuration)
     recorded = deviations.Recorded.of(
         configuration,
         scale,

@@ -1,11 +1,10 @@
 """Write the HTML report from recorded artefacts: one file that opens from disk, offline."""
 
 import argparse
-import json
 from pathlib import Path
 
 from reproduction import report
-from reproduction.config import load_configuration, load_scale
+from reproduction.config import resolve
 from reproduction.figures import load_experiments
 from reproduction.files import write_text
 
@@ -19,12 +18,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="HTML file among the scale's reports")
     arguments = parser.parse_args()
 
-    configuration = load_configuration(
-        {**json.loads(arguments.configuration), "experiments": arguments.experiments}
-    )
+    configuration, scale = resolve(arguments.configuration, experiments=arguments.experiments)
     values = report.collect(
         configuration,
-        load_scale(configuration.scale, configuration.overrides),
+        scale,
         load_experiments(),
         results=arguments.results,
         reports=arguments.output.parent,

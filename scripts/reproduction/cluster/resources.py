@@ -21,6 +21,7 @@ from reproduction.config import (
     REPOSITORY,
     ROLES,
     SCALES,
+    WORKFLOW,
     ConfigurationError,
     Evaluation,
     ForkingStudy,
@@ -39,29 +40,14 @@ SITE_FILE = REPOSITORY / "workflow" / "profiles" / "slurm" / "site.yaml"
 RESOURCES_FILE = REPOSITORY / "workflow" / "resources.yaml"
 
 # Every rule of the workflow but the figures' own targets: what workflow/resources.yaml may name, and no figure may.
-RULES = (
-    *("all", "budget", "check_contamination", "claims", "claims_so_far", "cost", "deviations", "draw_study"),
-    *(
-        "estimate_figure",
-        "estimate_study",
-        "evaluate_model",
-        "evaluate_run",
-        "export_provenance",
-        "fetch_dataset",
-    ),
-    *(
-        "generate_problems",
-        "import_model",
-        "import_tokenizer",
-        "ingest_runs",
-        "judge_claims",
-        "plot_claims",
-        "plot_cost",
-    ),
-    *("plot_deviations", "plot_figure", "plot_study", "prepare_dataset", "provenance", "real_lm", "report"),
-    *("power", "preflight", "preflight_model", "preflight_sources", "rehearse", "runs", "stale"),
-    *("tabulate_deviations", "tabulate_hyperparameters", "tabulate_real_lm", "train", "train_base_model"),
-    *("verl_smoke", "write_report"),
+RULES = tuple(
+    sorted(
+        name
+        for file in (WORKFLOW / "Snakefile", *(WORKFLOW / "rules").glob("*.smk"))
+        for name in re.findall(
+            r"^ *(?:use rule \w+ as|rule) (\w+)(?: with)?:", file.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
 )
 
 

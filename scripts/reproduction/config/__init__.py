@@ -55,6 +55,7 @@ from reproduction.config.tables import (
     load_configuration,
     load_samplers,
     load_scale,
+    resolve,
     scale_values,
 )
 from reproduction.config.yaml_files import (

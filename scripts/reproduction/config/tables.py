@@ -1,5 +1,6 @@
 """The tables of the workflow: read, and merged where one overrides another."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ from reproduction.tasks import is_generated
 def load_configuration(values: Mapping[str, Any], source: str = "config.yaml") -> Configuration:
     """Validate the user's choices, for instance Snakemake's merged ``config``."""
     return validate(Configuration, dict(values), source)
+
+
+def resolve(choices: str, **more: Any) -> tuple[Configuration, Scale]:
+    """Return the choices that a rule hands to its script as JSON, with ``more`` beside them, and their scale."""
+    configuration = load_configuration({**json.loads(choices), **more}, "--configuration")
+    return configuration, load_scale(configuration.scale, configuration.overrides)
 
 
 def load_scale(name: str, overrides: Mapping[str, Any] | None = None, workflow: Path | None = None) -> Scale:

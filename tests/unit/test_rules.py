@@ -27,7 +27,8 @@ from ead.schedule import (
     Truncated,
     from_config,
 )
-from reproduction.config import load_scale
+from pages import blocks
+from reproduction.config import REPOSITORY, load_scale
 from reproduction.sampling import generate as sampling
 from reproduction.tasks import countdown
 from reproduction.training import warmstart
@@ -340,3 +341,8 @@ def test_bad_input_is_named(build, message):
     with pytest.raises(ValueError) as error:
         build()
     assert message in str(error.value)
+
+
+def test_the_page_of_the_rivals_runs_as_it_stands():
+    (block,) = blocks(REPOSITORY / "docs" / "rivals.md", "python")
+    exec(block, {})

@@ -4,6 +4,7 @@ The tiny model asks, in its generation_config.json, for settings that would dist
 """
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from trl.trainer import grpo_trainer
 from ead.importance import truncated_weights
 from ead.integrations.trl import AnnealedGRPOTrainer
 from ead.objective import group_advantages, policy_loss
-from ead.schedule import Annealed, Fixed, Switched
+from ead.schedule import Annealed, Fixed, HeldEntropy, Switched, Truncated
 from goodness_of_fit import assert_sampled_from, position_p_values
+from rules_reference import probabilities
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "trl_train.py"
 SCHEDULE = Annealed(tau_max=1.4, tau_min=0.3, d0=8, alpha=4, d_max=100, start=3)
@@ -228,6 +230,20 @@ def test_samples_follow_the_schedule_at_every_position(distorting_model, tmp_pat
     assert smallest < 1e-5  # the test would notice plain sampling
 
 
+def test_log_probabilities_of_a_truncated_sampler_are_those_of_what_is_left(distorting_model, tmp_path):
+    schedule = Truncated(Fixed(1.2), min_p=0.1)
+    trainer = Watched(
+        str(distorting_model), reward, settings(tmp_path, max_steps=1), PROMPTS, schedule=schedule
+    )
+    trainer.train()
+    ((_, _, batch, logits),) = trainer.sampled
+    for row, column in batch["completion_mask"].nonzero()[::7].tolist():
+        token = int(batch["completion_ids"][row, column])
+        expected = probabilities(schedule, logits[row, column], column)[token]
+        found = float(batch["sampling_per_token_logps"][row, column])
+        assert found == pytest.approx(math.log(expected), abs=1e-3)
+
+
 def test_evaluation_is_as_without_ead(distorting_model, tmp_path):
     drawn = []
     for trainer_class, arguments in ((grpo_trainer.GRPOTrainer, {}), (Watched, {"schedule": SCHEDULE})):
@@ -352,6 +368,7 @@ def test_trls_defaults_are_refused():
     ("arguments", "error", "message"),
     [
         ({"schedule": {"kind": "annealed"}}, TypeError, "schedule must be one of ead.schedule"),
+        ({"schedule": HeldEntropy()}, ValueError, "held_entropy follows the recorded entropies"),
         ({"schedule": SCHEDULE, "position": "token"}, ValueError, "response, turn, found 'token'"),
         ({"schedule": SCHEDULE, "rollout_func": print}, ValueError, "rollout_func samples by itself"),
         ({"schedule": Switched(SCHEDULE, Fixed(1.0), [7]), "tools": [look_up]}, ValueError, "must be turn"),

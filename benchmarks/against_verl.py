@@ -42,10 +42,8 @@ from arms import machine, versions
 from stamps import stamp
 
 from reproduction.config import REPOSITORY, WORKFLOW, Configuration, Scale, load_scale, merge, read_yaml, runs
-from reproduction.data import write_dataset
 from reproduction.engines.inprocess import Trainer
 from reproduction.files import write_json
-from reproduction.tasks import countdown
 from reproduction.training import records
 
 SIZES = ("smoke test", "default scale")
@@ -88,8 +86,8 @@ def write_inputs(folder: Path) -> dict[str, Path]:
     # train.py looks beside it, and writes the source into the model cards.
     write_json(paths["model"] / "manifest.json", {"source": "trained from scratch: benchmarks/workload.py"})
     workload.write_problems(paths["train"])
-    problems = countdown.generate_problems(3, "test", root_seed=0, test_share=0.2, limit=8)
-    write_dataset(countdown.dataset_rows(problems, "countdown_test", "test"), paths["test"])
+    held_out = workload.dataset().model_copy(update={"split": "test", "limit": 8})
+    workload.write_problems(paths["test"], held_out)
     return paths
 
 

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 import torch
+import workload
 from arms import Arm, Measured, machine, serve
 from stamps import stamp
 
@@ -31,7 +32,6 @@ from reproduction.config import load_scale
 from reproduction.files import write_json
 from reproduction.models.transformer import Shape, Transformer
 from reproduction.sampling import generate, policy
-from reproduction.tasks import countdown
 from reproduction.training import warmstart
 
 PROMPT, POSITIONS = 16, 1024
@@ -53,7 +53,9 @@ def cells() -> list[dict]:
 
 
 def build_model(vocabulary: int) -> Transformer:
-    config = warmstart.build_model(load_scale("cpu").models["tiny"], countdown.VOCABULARY, stream()).config
+    config = warmstart.build_model(
+        load_scale("cpu").models["tiny"], workload.task().vocabulary, stream()
+    ).config
     config = {**config, "vocab_size": vocabulary, "max_position_embeddings": POSITIONS}
     model = Transformer(dataclasses.replace(Shape.from_config(config), eos=()), config)
     model.initialise(stream(), 0.02)

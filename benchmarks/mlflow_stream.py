@@ -25,13 +25,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import torch
+import workload
 
 from reproduction.config import Configuration, load_scale
 from reproduction.config.runs import RunConfiguration, expand
 from reproduction.data import write_dataset
 from reproduction.engines import inprocess
 from reproduction.figures import load_experiments
-from reproduction.tasks import countdown
 from reproduction.tracking import RunDescription, RunStream, Store, ingest
 from reproduction.training import warmstart
 from reproduction.training.model_card import model_card
@@ -75,14 +75,15 @@ class World:
         scale = load_scale("cpu", {"training": {"steps": steps, "checkpoint_every": steps}})
         runs = expand(Configuration(), scale, load_experiments()["fig04"]).values()
         self.run: RunConfiguration = next(run for run in runs if run.sampler == "ead_tis")
-        problems = countdown.generate_problems(3, "train", root_seed=ROOT_SEED, test_share=0.2, limit=1000)
+        task, data = workload.task(), workload.dataset().model_copy(update={"limit": 1000})
+        problems = data.problems(ROOT_SEED, data.limit)
         definition = self.run.model_definition.model_copy(update={"steps": 100})
-        model, _ = warmstart.train(definition, countdown.TASK, problems, root_seed=ROOT_SEED)
+        model, _ = warmstart.train(definition, task, problems, root_seed=ROOT_SEED)
         self.model, self.dataset = folder / "model", folder / "train.parquet"
         self.model.mkdir()
         model.save(self.model)
-        warmstart.write_tokenizer(self.model, countdown.VOCABULARY)
-        write_dataset(countdown.dataset_rows(problems, "train", "train"), self.dataset)
+        warmstart.write_tokenizer(self.model, task.vocabulary)
+        write_dataset(data.rows(problems, "train"), self.dataset)
         self.complete = Store.local(folder / "complete")
 
     def training(self, state: str, name: str) -> dict[str, float]:

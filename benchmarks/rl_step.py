@@ -38,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     record = {"machine": machine(options.threads), "code": stamp("step_one_thread"), "cases": {}}
     with tempfile.TemporaryDirectory() as folder:
-        dataset = Path(folder) / "countdown_train.parquet"
+        dataset = Path(folder) / "train.parquet"
         workload.write_problems(dataset)
         for case in options.cases:
             record["cases"][case] = compare(case, Path(folder), dataset, options)

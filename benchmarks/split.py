@@ -32,7 +32,7 @@ def main() -> None:
     options = parser.parse_args()
     record = {"machine": machine(options.cores), "code": stamp("split"), "sizes": {}}
     with tempfile.TemporaryDirectory() as folder:
-        dataset = Path(folder) / "countdown_train.parquet"
+        dataset = Path(folder) / "train.parquet"
         workload.write_problems(dataset)
         for size in options.sizes:
             workload.write_model(Path(folder) / size, size)

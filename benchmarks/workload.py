@@ -5,7 +5,7 @@ from pathlib import Path
 from ead import seeds
 from reproduction.config import Configuration, WarmStartModel, load_scale, runs
 from reproduction.data import write_dataset
-from reproduction.tasks import countdown
+from reproduction.tasks import TASKS, GeneratedData, GeneratedTask
 from reproduction.training import warmstart
 
 # name -> hidden size, layers, heads, MLP size: 115 thousand, 6.5 and 29 million parameters
@@ -23,22 +23,29 @@ def write_model(folder: Path, size: str, *, trained: bool = False) -> int:
     """Write a model of that size, with random weights or trained as the default scale's; return its parameters."""
     folder.mkdir(parents=True)
     if trained:
-        model, _ = warmstart.train(definition(size), countdown.TASK, problems(), root_seed=0)
+        model, _ = warmstart.train(definition(size), task(), dataset().problems(0, None), root_seed=0)
     else:
-        model = warmstart.build_model(
-            definition(size), countdown.VOCABULARY, seeds.torch_generator(0, "benchmark", size)
-        )
+        weights = seeds.torch_generator(0, "benchmark", size)
+        model = warmstart.build_model(definition(size), task().vocabulary, weights)
     model.save(folder)
-    warmstart.write_tokenizer(folder, countdown.VOCABULARY)
+    warmstart.write_tokenizer(folder, task().vocabulary)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def problems() -> list[countdown.Problem]:
-    return countdown.generate_problems(3, "train", root_seed=0, test_share=0.2, limit=None)
+def dataset() -> GeneratedData:
+    """The default scale's training problems."""
+    scale = load_scale("cpu")
+    return scale.datasets[scale.training.dataset]
 
 
-def write_problems(path: Path) -> None:
-    write_dataset(countdown.dataset_rows(problems(), "countdown_train", "train"), path)
+def task() -> GeneratedTask:
+    return TASKS[dataset().kind]
+
+
+def write_problems(path: Path, data: GeneratedData | None = None) -> None:
+    """Write the problems of ``data``, by default those of :func:`dataset`."""
+    data = dataset() if data is None else data
+    write_dataset(data.rows(data.problems(0, data.limit), path.stem), path)
 
 
 def run_configuration(*, forced: bool, sampler: str = "tau1.0") -> runs.RunConfiguration:
@@ -87,10 +94,10 @@ def step_flops(size: str) -> dict[str, float]:
     """
     hidden, layers, _, mlp = SIZES[size]
     in_layers = layers * (4 * hidden**2 + 3 * hidden * mlp)
-    head = len(warmstart.token_ids(countdown.VOCABULARY)) * hidden
+    head = len(warmstart.token_ids(task().vocabulary)) * hidden
     responses = PROMPTS * ROLLOUTS
     drawn = responses * FORCED_TOKENS
-    prompt = len(problems()[0].prompt.split())
+    prompt = len(dataset().problems(0, 1)[0].prompt.split())
     return {
         "sampling": 2.0 * (in_layers * (drawn + PROMPTS * prompt) + head * drawn),
         "update": 6.0 * (in_layers * (drawn + responses * prompt) + head * drawn),

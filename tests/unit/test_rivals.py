@@ -1,5 +1,6 @@
 """The rivals' tuning and ranking against hand computation, from made-up results."""
 
+import shutil
 import subprocess
 import sys
 
@@ -150,6 +151,13 @@ def test_what_has_not_run_is_marked(world, tmp_path):
         table = empty.estimate(figure, partial=True)
         assert (table["status"] == "not run").all() and set(table["sampler"]) >= {"tau0.6", "ead"}
         assert empty.drawn(figure, table).axes
+    shutil.copytree(world.evaluations, tmp_path / "some")
+    shutil.rmtree(tmp_path / "some" / "model~small" / "algorithm~dapo" / "sampler~ead")
+    (tmp_path / "some" / "model~small" / "manifest.json").unlink()
+    empty.runs, empty.evaluations = world.runs, tmp_path / "some"
+    table = empty.estimate(world.rivals, partial=True).set_index(["sampler", "cost"]).sort_index()
+    assert table.loc["ead", "status"].tolist() == ["not run"]
+    assert table.loc[("tau0.6", "tokens"), "difference"].notna().all()
     whole = world.estimate(world.rivals)
     lacking = pd.concat([whole, pd.DataFrame([{"sampler": "tau0.6", "status": "not run"}])])
     lacking = lacking[(lacking["sampler"] != "tau0.6") | (lacking["status"] == "not run")]

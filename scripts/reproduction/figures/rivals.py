@@ -110,10 +110,10 @@ class Rivals(OfRivals):
             trainings[axes["sampler"]]  # a sampler without results is in the table, too
             if int(axes["seed"]) not in seeds:
                 continue
-            present = (evaluations / name / "manifest.json").exists() and (runs / name).exists()
-            if present or not partial:
+            needed = (evaluations / name / "manifest.json", runs / name / "metrics.parquet")
+            if all(path.exists() for path in needed) or not partial:
                 trainings[axes["sampler"]].append(
-                    _read(name, int(axes["seed"]), responses[name], decoder, runs, evaluations)
+                    _read(name, int(axes["seed"]), responses[name], decoder, runs, evaluations, partial)
                 )
         scored = _scores(trainings)
         rows = [
@@ -175,15 +175,16 @@ class _Training(NamedTuple):
     explanations: dict[str, float]
 
 
-def _read(name: str, seed: int, responses: int, decoder: str, runs: Path, evaluations: Path) -> _Training:
+def _read(
+    name: str, seed: int, responses: int, decoder: str, runs: Path, evaluations: Path, partial: bool
+) -> _Training:
     metrics = pd.read_parquet(runs / name / "metrics.parquet")
     metrics = metrics[np.isfinite(metrics["gradient_norm"])]  # a run that diverged ends before
     sampled = np.concatenate([[0.0], (metrics["response_length_mean"] * responses).cumsum()])
     base = evaluations / f"model~{axes_of(name)['model']}" / "manifest.json"
-    counts = [
-        correct_counts(base, [decoder]).assign(step=0),
-        correct_counts(evaluations / name / "manifest.json", [decoder]),
-    ]
+    counts = [correct_counts(evaluations / name / "manifest.json", [decoder])]
+    if base.exists() or not partial:
+        counts.append(correct_counts(base, [decoder]).assign(step=0))
     table = pd.concat(counts)
     parts = {int(step): of_problems(part, tuning=False) for step, part in table.groupby("step")}
     steps = np.array(sorted(parts))

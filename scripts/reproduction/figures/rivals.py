@@ -65,6 +65,8 @@ class Rivals(OfRivals):
         """See :class:`Figure`."""
         yield from super().mistakes(where, scale, samplers)
         yield from unknown(f"{where}.control", "sampler", [self.control], scale.samplers)
+        for rival, setting in self.chosen.items():
+            yield from unknown(f"{where}.chosen.{rival}", "sampler", [setting], scale.samplers)
 
     def records(self) -> list[str]:
         """See :class:`Figure`."""

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ead import seeds, statistics
 from reproduction.config import Scale
+from reproduction.config.explain import unknown
 from reproduction.config.runs import RunConfiguration, axes_of
 from reproduction.evaluation.samples import correct_counts
 from reproduction.fields import ROLES, Name, unique
@@ -53,7 +54,7 @@ class OfRivals(Figure):
 
     def mistakes(self, where: str, scale: Scale, samplers: Mapping[str, Any]) -> Iterator[str]:
         """See :class:`Figure`."""
-        yield from OfRuns.mistakes(self, where, scale, samplers)
+        yield from unknown(f"{where}.algorithm", "algorithm", [self.algorithm], scale.algorithms)
 
     reads_evaluations = OfRuns.reads_evaluations
     models = OfRuns.models
@@ -89,6 +90,12 @@ class Tuning(OfRivals):
     def samplers(self) -> list[str]:
         """See :class:`OfRivals`."""
         return [setting for settings in self.rivals.values() for setting in settings]
+
+    def mistakes(self, where: str, scale: Scale, samplers: Mapping[str, Any]) -> Iterator[str]:
+        """See :class:`Figure`."""
+        yield from super().mistakes(where, scale, samplers)
+        for rival, settings in self.rivals.items():
+            yield from unknown(f"{where}.rivals.{rival}", "sampler", settings, scale.samplers)
 
     def records(self) -> list[str]:
         """See :class:`Figure`."""

@@ -23,9 +23,12 @@ import json, pathlib, sys
 script, *words = sys.argv[1:]
 with open({record!r}, "a", encoding="utf-8") as record:
     record.write(json.dumps([pathlib.Path(script).name, *words]) + "\\n")
-for option, value in zip(words, words[1:]):
-    if option in ("--output", "--card", "--pdf", "--png", "--csv"):
-        path = pathlib.Path(value)
+option = None
+for word in words:
+    if word.startswith("--"):
+        option = word
+    elif option in ("--output", "--card", "--files"):
+        path = pathlib.Path(word)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         if script.endswith("/train.py"):

@@ -191,7 +191,7 @@ def test_a_pair_of_cells_with_other_seeds_compares_those_that_both_have(tmp_path
         ("Pass@1", 0.25, 1),
         ("Pass@2", 0.5, 1),
     ]
-    assert rows[0]["label"] == "Other, τ = 1.0 − DAPO, τ = 1.0"
+    assert rows[0]["label"] == "Other − DAPO"
 
 
 def test_a_mistake_in_the_table_names_its_key(tmp_path):

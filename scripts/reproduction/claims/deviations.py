@@ -262,7 +262,10 @@ class Recorded:
     def label(self, cell: str) -> str:
         algorithm, _, sampler = cell.rpartition("/")
         label = self.samplers[sampler].label if sampler in self.samplers else sampler
-        return f"{self.algorithms.get(algorithm, algorithm)}, {label}" if algorithm else label
+        return f"{self.algorithm_label(algorithm)}, {label}" if algorithm else label
+
+    def algorithm_label(self, algorithm: str) -> str:
+        return self.algorithms.get(algorithm, algorithm)
 
     def evaluations(self, sampler: str) -> list[Path]:
         return [self.folder / "evaluations" / run / "manifest.json" for run in self.cells.get(sampler, ())]
@@ -379,13 +382,18 @@ def _pair(deviation: str, pair: Pair, recorded: Recorded) -> list[dict[str, Any]
         cell_of(pair.treatment_algorithm, pair.treatment),
         cell_of(pair.control_algorithm, pair.control),
     )
-    named = cells
-    if pair.treatment_algorithm != pair.control_algorithm:
-        named = (
-            f"{pair.treatment_algorithm}/{pair.treatment}",
-            f"{pair.control_algorithm}/{pair.control}",
+    if pair.treatment_algorithm == pair.control_algorithm:
+        label = " − ".join(map(recorded.label, cells))
+    elif pair.treatment == pair.control:
+        label = " − ".join(map(recorded.algorithm_label, (pair.treatment_algorithm, pair.control_algorithm)))
+    else:
+        label = " − ".join(
+            f"{recorded.algorithm_label(algorithm)}, {recorded.label(sampler)}"
+            for algorithm, sampler in (
+                (pair.treatment_algorithm, pair.treatment),
+                (pair.control_algorithm, pair.control),
+            )
         )
-    label = " − ".join(map(recorded.label, named))
     if reason := recorded.missing(*cells):
         return [_not_run("training", label, "difference of Pass@1, Pass@k and Worst@k", reason)]
     sides = recorded.paired_counts(*cells)

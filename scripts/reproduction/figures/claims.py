@@ -82,7 +82,7 @@ def forest(judged: dict[str, Any], drawn: pd.DataFrame) -> "Figure":
     sizes = [int((drawn["panel"] == name).sum()) for name in panels]
     figure, axes = pyplot().subplots(
         len(panels),
-        figsize=(PRINT_WIDTH, 1.1 + sum(ROW_HEIGHT * size + 0.42 for size in sizes)),
+        figsize=(PRINT_WIDTH, 1.25 + sum(ROW_HEIGHT * size + 0.42 for size in sizes)),
         height_ratios=[size + 0.4 for size in sizes],
         squeeze=False,
         layout="constrained",
@@ -102,7 +102,8 @@ def forest(judged: dict[str, Any], drawn: pd.DataFrame) -> "Figure":
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
     seeds = planned_seeds(judged["seeds"], judged.get("seeds_by_experiment"))
     figure.suptitle(
-        f"The paper's claims at the scale {judged['scale']}: {judged['description']}; {seeds}\n"
+        f"The paper's claims at the scale {judged['scale']}: {judged['description']}\n"
+        f"{seeds}\n"
         f"{judged['confidence']:.0%} intervals of the decisive comparisons; "
         f"verdicts at {judged['alpha']:g} after Holm's correction within a reading",
         fontsize=8.5,

@@ -93,7 +93,8 @@ test-seams: .venv/ready .venv-verl-cpu/ready .venv-checks/ready .venv-host-train
 	$(BIN)/python -m pytest tests/slurm > .slurm-tests.log 2>&1 & slurm=$$!; failed=0; \
 	$(BIN)/python -m pytest --numprocesses 2 tests/integration/test_resume.py \
 		tests/integration/test_inference_figures.py tests/integration/test_commands.py || failed=1; \
-	.venv-verl-cpu/bin/python -m pytest tests/verl --ignore tests/verl/test_rehearsal.py || failed=1; \
+	.venv-verl-cpu/bin/python -m pytest --numprocesses 2 --dist loadfile tests/verl \
+		--ignore tests/verl/test_rehearsal.py || failed=1; \
 	.venv-host-training/bin/python -m pytest tests/hosts/training || failed=1; \
 	.venv-checks/bin/python -m pytest tests/browser tests/hosts/package || failed=1; \
 	wait $$slurm || failed=1; cat .slurm-tests.log; exit $$failed

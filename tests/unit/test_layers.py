@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 from reproduction.config import REPOSITORY
@@ -234,3 +235,61 @@ def test_a_class_has_a_name_of_its_own():
                     modules.setdefault(node.name, []).append(name)
     shared = {name: where for name, where in modules.items() if len(where) > 1}
     assert shared.keys() <= alike, {name: where for name, where in shared.items() if name not in alike}
+
+
+def test_what_others_take_from_the_project_is_there():
+    """Tests that run rarely, benchmarks and examples name things of the project; a renamed one is found here."""
+    missing = []
+    for folder in ("tests", "benchmarks", "examples", "scripts"):
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            modules = {}  # name in this file -> file of the module that it stands for
+            for node in ast.walk(tree):
+                if not isinstance(node, ast.ImportFrom) or node.level or not node.module:
+                    continue
+                for alias in node.names:
+                    whole = module_file(f"{node.module}.{alias.name}")
+                    source = module_file(node.module)
+                    if whole:
+                        modules[alias.asname or alias.name] = whole
+                    elif source and alias.name not in defined_in(source):
+                        missing.append(f"{path.relative_to(REPOSITORY)}: {node.module}.{alias.name}")
+            stored = {
+                node.id
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+            }
+            stored |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                    source = modules.get(node.value.id) if node.value.id not in stored else None
+                    if source and node.attr not in defined_in(source) and not node.attr.startswith("__"):
+                        missing.append(f"{path.relative_to(REPOSITORY)}: {node.value.id}.{node.attr}")
+    assert not missing
+
+
+def module_file(name: str) -> Path | None:
+    """Return the file of a module of the project; None for what is none."""
+    if name.split(".")[0] not in ("ead", "reproduction"):
+        return None
+    path = SCRIPTS.joinpath(*name.split("."))
+    files = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
+
+
+@cache
+def defined_in(file: Path) -> set[str]:
+    """Return the names that a module's file gives anywhere, and, of a package, its modules."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.TypeAlias if hasattr(ast, "TypeAlias") else ()):
+            names.add(node.name.id)
+    if file.name == "__init__.py":
+        names |= {each.stem for each in file.parent.iterdir()}
+    return names

@@ -91,9 +91,9 @@ def state(results, run) -> Path:
 
 
 @pytest.fixture(scope="session")
-def training(run, state, results) -> checks.Training:
+def training(run, state, results) -> checks.Trained:
     """The records of the run: the checks that need no more are those of a rehearsal."""
-    return checks.Training(run, state, results / "models" / "tiny")
+    return checks.Trained(run, state, results / "models" / "tiny")
 
 
 @pytest.fixture(scope="session")

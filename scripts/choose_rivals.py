@@ -31,8 +31,7 @@ def main() -> None:
         raise SystemExit(
             f"{arguments.experiments}: {arguments.entry}.tuned_by: {entry.tuned_by} tunes nothing"
         )
-    table = pd.read_csv(arguments.tuning)
-    decided = table[table["chosen"] & (table["metric"] == SCORES[0])].set_index("rival")["sampler"]
+    decided = read_choice(arguments.tuning, tuned)
     text = arguments.experiments.read_text(encoding="utf-8")
     start = re.search(rf"^{re.escape(arguments.entry)}:$", text, flags=re.MULTILINE).end()
     head, body = text[:start], text[start:]
@@ -48,6 +47,28 @@ def main() -> None:
         print(f"{rival}: {decided[rival]}" + ("" if decided[rival] == before else f" (before: {before})"))
     write_text(arguments.experiments, head + body)
     load_experiments(arguments.experiments)
+
+
+def read_choice(path: Path, tuned: Tuning) -> dict[str, str]:
+    """Return rival -> chosen sampler from the table of ``tuned``; an end with one line if it is not that table."""
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{path}: not a table of rivals_tuning: {error}") from None
+    for column in ("rival", "sampler", "metric", "chosen"):
+        if column not in table:
+            raise SystemExit(f"{path}: not a table of rivals_tuning: column {column!r} is missing")
+    if table["chosen"].dtype != bool:
+        raise SystemExit(f"{path}: column 'chosen' must hold True or False")
+    rows = table[table["chosen"] & (table["metric"] == SCORES[0])]
+    decided: dict[str, str] = {}
+    for rival, sampler in zip(rows["rival"], rows["sampler"], strict=True):
+        if sampler not in tuned.rivals.get(rival, ()):
+            raise SystemExit(f"{path}: {sampler!r} is no setting of the rival {rival!r}")
+        if rival in decided:
+            raise SystemExit(f"{path}: the rival {rival!r} is chosen more than once")
+        decided[rival] = sampler
+    return decided
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def main() -> int:
         print(
             f"{row['id']} {row['reading']:20} {found}" + (f"   (of the run: {was})" if was != found else "")
         )
-    print(f"{len(judged['verdicts'])} verdicts, {differ} of them not those of the run")
+    print(f"{len(judged['verdicts'])} verdicts, {differ} differ from the run's")
     return int(not arguments.changes and bool(differ or before))
 
 

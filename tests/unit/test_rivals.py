@@ -210,3 +210,43 @@ def test_the_choice_is_written_by_a_command(world, tmp_path):
     assert chosen == {rival: "reft_8" if rival == "reft" else each[-1] for rival, each in tuned.items()}
     changed = [line for line in experiments.read_text().splitlines() if line not in before.splitlines()]
     assert len(changed) == len(chosen) - 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "not a table of rivals_tuning"),
+        ("", "not a table of rivals_tuning"),
+        ("rival,sampler,metric\nedt_tis,edt_0.01_tis,pass_at_k\n", "column 'chosen' is missing"),
+        (
+            "rival,sampler,metric,chosen\nedt_tis,edt_0.01_tis,pass_at_k,yes\n",
+            "'chosen' must hold True or False",
+        ),
+        (
+            "rival,sampler,metric,chosen\nedt_tis,tau1.0,pass_at_k,True\n",
+            "'tau1.0' is no setting of the rival 'edt_tis'",
+        ),
+        (
+            "rival,sampler,metric,chosen\nedt_tis,,pass_at_k,True\n",
+            "nan is no setting of the rival 'edt_tis'",
+        ),
+        (
+            "rival,sampler,metric,chosen\n" + 2 * "edt_tis,edt_0.01_tis,pass_at_k,True\n",
+            "'edt_tis' is chosen more than once",
+        ),
+    ],
+)
+def test_a_table_that_is_none_of_the_tuning_writes_nothing(tmp_path, content, words):
+    table, experiments = tmp_path / "tuning.csv", tmp_path / "experiments.yaml"
+    if content is not None:
+        table.write_text(content, encoding="utf-8")
+    before = (WORKFLOW / "experiments.yaml").read_text(encoding="utf-8")
+    experiments.write_text(before, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "scripts" / "choose_rivals.py", table, "--experiments", experiments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode and words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert experiments.read_text(encoding="utf-8") == before

@@ -37,7 +37,7 @@ rule estimate_figure:
     input:
         records_of,
     output:
-        f"{SCALE}/analyses/{{figure}}.parquet",
+        estimates=f"{SCALE}/analyses/{{figure}}.parquet",
     log:
         f"{SCALE}/logs/analyses/{{figure}}.log",
     benchmark:
@@ -67,5 +67,5 @@ rule estimate_figure:
         " --evaluations {SCALE:q}/evaluations"
         " {params.partial}"
         " {params.study:q}"
-        " --output {output[0]:q}"
+        " --output {output.estimates:q}"
         " > {log:q} 2>&1"

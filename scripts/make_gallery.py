@@ -178,8 +178,15 @@ def page(run: dict, rows: list[dict], declared: Claims, pictures: list[tuple[str
     if notes:
         lines += ["", *(f"<sup>{number}</sup> {note}  " for number, note in enumerate(notes, 1))]
     lines += ["", "## Figures", ""]
+    of_run = {"claims", "cost", *run["configuration"]["experiments"]}
     for name, title in pictures:
-        lines += [f"### {name}: {title}", "", f"![{title}]({name}.png)", ""]
+        lines += [f"### {name}: {title}", ""]
+        if name not in of_run:
+            lines += [
+                "Not of this run: it did not ask for this figure, and the picture is of an earlier one.",
+                "",
+            ]
+        lines += [f"![{title}]({name}.png)", ""]
     return "\n".join(lines)
 
 

@@ -25,7 +25,7 @@ RUN = {
         "cores": 2,
         "machine": "m",
         "python": "3.11",
-        "configuration": {"overrides": {}},
+        "configuration": {"overrides": {}, "experiments": ["fig04"]},
         "parameters": {"tiny": 114560},
     },
 }
@@ -115,3 +115,10 @@ def test_text_is_put_between_the_marks_and_nowhere_else():
 def test_the_schedule_is_drawn_small_enough_to_commit(tmp_path):
     make_gallery.draw_schedule(tmp_path / "schedule.png")
     assert 10_000 < (tmp_path / "schedule.png").stat().st_size < make_gallery.MAX_BYTES
+
+
+def test_a_picture_of_an_earlier_run_says_so():
+    page = make_gallery.page(RUN, rows(), DECLARED, [("fig04", "Curves"), ("real_lm_fig01", "Entropy")])
+    _, drawn, earlier = page.split("\n### ")
+    assert drawn.startswith("fig04") and "Not of this run" not in drawn
+    assert earlier.startswith("real_lm_fig01") and "Not of this run" in earlier

@@ -92,7 +92,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def percent(value: float | None, digits: int = 1) -> str:
     """A share as percentage without its sign; a dash for null."""
-    return "–" if value is None or pd.isna(value) else f"{100 * value:.{digits}f}".replace("-", "−")
+    return "–" if value is None or pd.isna(value) else f"{100 * value:z.{digits}f}".replace("-", "−")
 
 
 def amount(value: float | None, unit: str | None) -> str:

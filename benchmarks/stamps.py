@@ -46,11 +46,13 @@ MEASURED = {
 
 def stamp(record: str, scripts: Path = SCRIPTS) -> dict[str, Any]:
     """Return what a new record says of its code: the commit, and a checksum of each file's code."""
+    return {**code_version(), "files": checksums(record, scripts)}
+
+
+def checksums(record: str, scripts: Path = SCRIPTS) -> dict[str, str]:
+    """Return file -> checksum of its code, for the files that a record measures."""
     files = sorted(file for pattern in MEASURED[record] for file in scripts.glob(pattern))
-    return {
-        **code_version(),
-        "files": {file.relative_to(scripts).as_posix(): code_checksum(file.read_text()) for file in files},
-    }
+    return {file.relative_to(scripts).as_posix(): code_checksum(file.read_text()) for file in files}
 
 
 def code_checksum(source: str) -> str:
@@ -75,7 +77,7 @@ def _is_text(entry: Any) -> bool:
 
 def changed(record: Mapping[str, Any], name: str, scripts: Path = SCRIPTS) -> list[str]:
     """Return the files whose code differs from what the record measured, those gone and those new included."""
-    then, now = record["code"]["files"], stamp(name, scripts)["files"]
+    then, now = record["code"]["files"], checksums(name, scripts)
     return sorted(file for file in then.keys() | now.keys() if then.get(file) != now.get(file))
 
 

@@ -462,8 +462,7 @@ class Switched(Schedule):
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from error
                 object.__setattr__(self, name, part)
-            plain = not isinstance(part, (Switched, OfLogits, HeldEntropy))
-            _require(plain, name, part.kind, "a schedule of position and step alone")
+            _require_plain(name, part)
         tokens = self.tokens if isinstance(self.tokens, Sequence) else [self.tokens]
         if isinstance(tokens, str) or not 1 <= len(tokens) <= _MOST_POINTS:
             raise ValueError(f"tokens must be a list of 1 to {_MOST_POINTS} token ids, found {self.tokens!r}")
@@ -615,8 +614,7 @@ class OfLogits(Schedule):
                 object.__setattr__(self, "base", from_config(self.base))
             except ValueError as error:
                 raise ValueError(f"base: {error}") from error
-        plain = not isinstance(self.base, (OfLogits, Switched, HeldEntropy))
-        _require(plain, "base", self.base.kind, "a schedule of position and step alone")
+        _require_plain("base", self.base)
         for each in fields(self):
             if each.type is float:
                 _set_float(self, each.name)
@@ -624,6 +622,15 @@ class OfLogits(Schedule):
     @property
     def by_position(self) -> Schedule:
         return self.base
+
+    @property
+    def rule_numbers(self) -> tuple[float, ...]:
+        return tuple(getattr(self, name) for name in self._names_of_numbers())
+
+    @classmethod
+    def _names_of_numbers(cls) -> list[str]:
+        """The fields beside the base, in their order: what the rule takes."""
+        return [each.name for each in fields(cls) if each.name != "base"]
 
     def parameters(self, step: int = 0) -> np.ndarray:
         return self.base.parameters(step)
@@ -642,11 +649,8 @@ class OfLogits(Schedule):
         return {**super().to_dict(), "base": self.base.to_dict()}
 
     def __str__(self) -> str:
-        numbers = ", ".join(
-            f"{each.name} = {_number(getattr(self, each.name))}"
-            for each in fields(self)
-            if each.name != "base"
-        )
+        named = zip(self._names_of_numbers(), map(_number, self.rule_numbers), strict=True)
+        numbers = ", ".join(f"{name} = {number}" for name, number in named)
         return f"{self.kind} ({numbers}) of {self.base}"
 
 
@@ -668,10 +672,6 @@ class EntropyBased(OfLogits):
         super().__post_init__()
         _require(self.theta > 0, "theta", self.theta, "greater than 0")
         _require(0 < self.n < 1, "n", self.n, "between 0 and 1")
-
-    @property
-    def rule_numbers(self) -> tuple[float, ...]:
-        return self.theta, self.n
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -699,10 +699,6 @@ class Dynamic(OfLogits):
         _require(self.exponent > 0, "exponent", self.exponent, "greater than 0")
 
     @property
-    def rule_numbers(self) -> tuple[float, ...]:
-        return self.spread, self.exponent
-
-    @property
     def bounds(self) -> tuple[float, float]:
         lowest, highest = self.base.bounds
         return max(lowest - self.spread, rules.LOWEST_TEMPERATURE), highest + self.spread
@@ -726,10 +722,6 @@ class EntropyThreshold(OfLogits):
         super().__post_init__()
         _require(self.tau_high > 0, "tau_high", self.tau_high, "greater than 0")
         _require(self.bound >= 0, "bound", self.bound, "at least 0")
-
-    @property
-    def rule_numbers(self) -> tuple[float, ...]:
-        return self.tau_high, self.bound
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -759,10 +751,6 @@ class Truncated(OfLogits):
             (self.top_p < 1) != (self.min_p > 0), "top_p, min_p", (self.top_p, self.min_p), "set, one of them"
         )
 
-    @property
-    def rule_numbers(self) -> tuple[float, ...]:
-        return self.top_p, self.min_p
-
 
 @dataclass(frozen=True)
 class FirstToken(OfLogits):
@@ -788,10 +776,6 @@ class FirstToken(OfLogits):
         most = rules.MOST_FIRST_TOKENS
         _require(2 <= self.candidates <= most, "candidates", self.candidates, f"from 2 to {most}")
         _require(self.place < 2**24, "place", self.place, "less than 2**24")
-
-    @property
-    def rule_numbers(self) -> tuple[float, ...]:
-        return self.candidates, self.place
 
 
 KINDS: dict[str, type[Schedule]] = {
@@ -934,6 +918,11 @@ def _float(name: str, value: Any) -> float:
     if not is_number or not abs(value) <= _LARGEST_FLOAT:  # NaN compares as false
         raise ValueError(f"{name} must be a finite number, found {value!r}")
     return float(value)
+
+
+def _require_plain(name: str, part: Schedule) -> None:
+    plain = not isinstance(part, (Switched, OfLogits, HeldEntropy))
+    _require(plain, name, part.kind, "a schedule of position and step alone")
 
 
 def _require(condition: bool, name: str, value: Any, allowed: str) -> None:

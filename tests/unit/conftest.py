@@ -35,6 +35,24 @@ class Tables:
         return name
 
 
+@pytest.fixture(scope="module")
+def model():
+    """A random model whose next-token distributions are uneven."""
+    import torch
+
+    from ead import seeds
+    from reproduction.tasks import countdown
+    from reproduction.training import warmstart
+
+    definition = config.load_scale("mini").models["tiny"]
+    model = warmstart.build_model(definition, countdown.VOCABULARY, seeds.torch_generator(0, "weights"))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(6.0)
+    return model.eval()
+
+
 @pytest.fixture
 def tables(tmp_path, monkeypatch) -> Tables:
     folder = tmp_path / "workflow"

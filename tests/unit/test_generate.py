@@ -5,27 +5,11 @@ import pytest
 import torch
 from scipy import stats
 
-from ead import seeds
 from ead.schedule import Annealed, Cosine, Fixed, Linear, Piecewise, ReverseAnnealed, Switched
-from reproduction.config import load_scale
 from reproduction.sampling.generate import generate
-from reproduction.tasks import countdown
-from reproduction.training import warmstart
 
 SCHEDULES = [Fixed(0.6), Annealed(d0=6, alpha=0, start=2), ReverseAnnealed(reading="mirrored", d0=6, start=1)]
 PROMPTS = [[100, 5, 8, 9], [101, 7], [100, 3, 3, 3]]
-
-
-@pytest.fixture(scope="module")
-def model():
-    """A random model whose next-token distributions are uneven."""
-    definition = load_scale("mini").models["tiny"]
-    model = warmstart.build_model(definition, countdown.VOCABULARY, seeds.torch_generator(0, "weights"))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(6.0)
-    return model.eval()
 
 
 def draw(model, schedule, *, seed=0, samples=4, prompts=PROMPTS, **options):

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ead import rules, seeds
+from ead import rules
 from ead.importance import truncated_weights
 from ead.integrations import sglang
 from ead.integrations.transformers import PLAIN_SAMPLING, AnnealedTemperature
@@ -28,10 +28,8 @@ from ead.schedule import (
     from_config,
 )
 from pages import blocks
-from reproduction.config import REPOSITORY, load_scale
+from reproduction.config import REPOSITORY
 from reproduction.sampling import generate as sampling
-from reproduction.tasks import countdown
-from reproduction.training import warmstart
 from rules_reference import EAD, RULED, probabilities
 
 VOCABULARY = 24
@@ -40,18 +38,6 @@ PROMPTS = [[100, 5, 8, 9], [101, 7]]
 
 def ids(schedule):
     return f"{schedule.kind} of {schedule.base.kind}"
-
-
-@pytest.fixture(scope="module")
-def model():
-    """A random model whose next-token distributions are uneven."""
-    definition = load_scale("mini").models["tiny"]
-    model = warmstart.build_model(definition, countdown.VOCABULARY, seeds.torch_generator(0, "weights"))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(6.0)
-    return model.eval()
 
 
 def draw(model, schedule, prompts=PROMPTS, **options):

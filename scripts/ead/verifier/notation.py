@@ -328,9 +328,8 @@ def tokenise(text: str) -> list[Token]:
                 found = [Token(kind_, piece, written=value) for kind_, piece in _split_letters(value)]
         elif kind == "command":
             found = _of_command(value[1:])
-        elif (
-            kind == "space" or value == "$"
-        ):  # a delimiter of mathematics or a currency sign: neither is a value
+        elif kind == "space" or value == "$":
+            # "$" delimits mathematics or is a currency sign: neither is a value.
             spaced = spaced or " "
         elif value != "`":
             found = [Token("operator", {"**": "^", "==": "="}.get(value, value))]

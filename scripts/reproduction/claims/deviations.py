@@ -378,28 +378,19 @@ def _estimated(estimate: statistics.Estimate, **values: Any) -> dict[str, Any]:
 
 
 def _pair(deviation: str, pair: Pair, recorded: Recorded) -> list[dict[str, Any]]:
-    cells = (
-        cell_of(pair.treatment_algorithm, pair.treatment),
-        cell_of(pair.control_algorithm, pair.control),
-    )
+    sides = ((pair.treatment_algorithm, pair.treatment), (pair.control_algorithm, pair.control))
+    cells = [cell_of(*side) for side in sides]
     if pair.treatment_algorithm == pair.control_algorithm:
-        label = " − ".join(map(recorded.label, cells))
+        named = map(recorded.label, cells)
     elif pair.treatment == pair.control:
-        label = " − ".join(map(recorded.algorithm_label, (pair.treatment_algorithm, pair.control_algorithm)))
+        named = (recorded.algorithm_label(algorithm) for algorithm, _ in sides)
     else:
-        label = " − ".join(
-            f"{recorded.algorithm_label(algorithm)}, {recorded.label(sampler)}"
-            for algorithm, sampler in (
-                (pair.treatment_algorithm, pair.treatment),
-                (pair.control_algorithm, pair.control),
-            )
-        )
+        named = (f"{recorded.algorithm_label(each)}, {recorded.label(sampler)}" for each, sampler in sides)
+    label = " − ".join(named)
     if reason := recorded.missing(*cells):
         return [_not_run("training", label, "difference of Pass@1, Pass@k and Worst@k", reason)]
-    sides = recorded.paired_counts(*cells)
-    return _differences(
-        "training", deviation, "-".join(cells), label, sides, recorded, recorded.evidence(*cells)
-    )
+    counts, evidence = recorded.paired_counts(*cells), recorded.evidence(*cells)
+    return _differences("training", deviation, "-".join(cells), label, counts, recorded, evidence)
 
 
 def _differences(kind, deviation, stream, label, sides, recorded, evidence) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """A forest of paired differences: what each reading that the paper leaves open changes."""
 
 import json
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
 
 BLOCKS = {"training": "between two trainings", "evaluation": "for one checkpoint"}
 """Kind of measure -> what its rows change; each block has its own axis, their differences differ tenfold."""
-
-LABEL_WIDTH = 60  # characters of a line of a row's name
 
 
 class DeviationsFigure(OfRuns):
@@ -71,8 +68,7 @@ def forest(frame: pd.DataFrame, title: str) -> "Picture":
         for panel, quantity in zip(axes[line], columns, strict=True):
             _draw(panel, part[part["quantity"] == quantity], labels[kind])
             panel.set_title(quantity if line == 0 else "", loc="left")
-        named = [textwrap.fill(f"{id}  {label}", LABEL_WIDTH) for id, label in labels[kind]]
-        axes[line, 0].set_yticks(range(len(named)), named)
+        axes[line, 0].set_yticks(range(len(labels[kind])), [f"{id}  {label}" for id, label in labels[kind]])
         axes[line, 0].set_ylim(len(labels[kind]) - 0.4, -0.6)
         unrun = set(part.loc[part["status"] == "not run", "label"])
         for row, (_, label) in enumerate(labels[kind]):

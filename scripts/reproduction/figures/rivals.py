@@ -132,7 +132,7 @@ class Rivals(OfRivals):
     def drawing(self, name: str, scale: Scale, runs: Mapping[str, RunConfiguration]) -> dict[str, Any]:
         """See :class:`Figure`."""
         words = {**super().drawing(name, scale, runs), **self.words_of_runs(scale, runs)}
-        return words | {"control": self.control, "without_runs": self._missing(scale, runs)}
+        return words | {"control": self.control, "without_runs": self.without_runs(scale, runs)}
 
     @staticmethod
     def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
@@ -142,19 +142,13 @@ class Rivals(OfRivals):
     def caption(self, scale: Scale, runs: Mapping[str, RunConfiguration]) -> dict[str, str]:
         """See :class:`Figure`."""
         control = scale.samplers[self.control].label
-        missing = ", ".join(self._missing(scale, runs))
         text = (
             f"Differences to {control} at the last checkpoint and at equal tokens sampled, on problems that tuned "
             "nothing. Intervals hold for all differences of a panel together; a star marks what is below 0.05 after "
             "Holm's correction. Below: entropies, groups with a learning signal and effective sample share of the "
             "training, and distinct correct final answers per problem at its end."
         )
-        return super().caption(scale, runs) | {
-            "words": text + (f" No runs at this scale: {missing}." if missing else "")
-        }
-
-    def _missing(self, scale: Scale, runs: Mapping[str, RunConfiguration]) -> list[str]:
-        return [scale.samplers[sampler].label for sampler in self.absent(runs)]
+        return self.captioned(scale, runs, text)
 
 
 # --- estimates ---------------------------------------------------------------------------------------------

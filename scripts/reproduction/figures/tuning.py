@@ -62,7 +62,18 @@ class OfRivals(Figure):
 
     def absent(self, runs: Mapping[str, RunConfiguration]) -> list[str]:
         """Samplers that have no run at the scale, such as those that its engine cannot train with."""
-        return [sampler for sampler in self.samplers if sampler not in {run.sampler for run in runs.values()}]
+        trained = {run.sampler for run in runs.values()}
+        return [sampler for sampler in self.samplers if sampler not in trained]
+
+    def without_runs(self, scale: Scale, runs: Mapping[str, RunConfiguration]) -> list[str]:
+        """Return their labels."""
+        return [scale.samplers[sampler].label for sampler in self.absent(runs)]
+
+    def captioned(self, scale: Scale, runs: Mapping[str, RunConfiguration], text: str) -> dict[str, str]:
+        """Return the caption whose words are ``text``, and which samplers have no runs."""
+        missing = ", ".join(self.without_runs(scale, runs))
+        words = text + (f" No runs at this scale: {missing}." if missing else "")
+        return {**Figure.caption(self, scale, runs), "words": words}
 
 
 class Tuning(OfRivals):
@@ -190,10 +201,7 @@ class Tuning(OfRivals):
             "Each mark is the last checkpoint of one training, on the half of the evaluation's problems that is for "
             "tuning. Of the settings of a rival, the one with the highest Pass@k is chosen (filled)."
         )
-        missing = ", ".join(scale.samplers[sampler].label for sampler in self.absent(runs))
-        return super().caption(scale, runs) | {
-            "words": text + (f" No runs at this scale: {missing}." if missing else "")
-        }
+        return self.captioned(scale, runs, text)
 
 
 def of_problems(counts: pd.DataFrame, *, tuning: bool) -> dict[str, np.ndarray]:

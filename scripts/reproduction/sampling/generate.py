@@ -214,16 +214,21 @@ class _Draw:
 
     def _draw(self, logits: Tensor, rows: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
         temperature = self.temperatures.at(rows, t)
+        everywhere_one = self.rule is None and isinstance(temperature, float) and temperature == 1.0
         if self.rule is not None:
-            return self._draw_by_rule(logits, self.rule(logits, temperature, t), rows, t)
-        everywhere_one = isinstance(temperature, float) and temperature == 1.0
-        scaled = logits if everywhere_one else logits / temperature
-        tokens = self._tokens(logits, scaled, rows, t)
+            scaled = self.rule(logits, temperature, t)
+        else:
+            scaled = logits if everywhere_one else logits / temperature
+        greedy, truncated = self.uniforms is None, self.rule is not None or self.top_p < 1.0
+        probabilities = None
+        if not greedy or (truncated and self.record):
+            probabilities = _nucleus(scaled, self.top_p)
+        tokens = logits.argmax(-1) if greedy else _invert_cumulative(probabilities, self.uniforms[rows, t])
         self.temperatures.note(rows, t, tokens)
         if not self.record:
             return tokens, None
-        if self.top_p < 1.0:
-            return tokens, self._truncated_values(logits, _nucleus(scaled, self.top_p), tokens)
+        if truncated:
+            return tokens, self._truncated_values(logits, probabilities, tokens)
         at_one = F.log_softmax(logits, -1)
         at_sampling = at_one if everywhere_one else F.log_softmax(scaled, -1)
         policy = at_sampling if self.policy_at_sampling_temperature else at_one
@@ -232,19 +237,6 @@ class _Draw:
         behaviour_entropy = entropy if everywhere_one else -(at_sampling.exp() * at_sampling).sum(-1)
         logprobs = (series.gather(-1, chosen).squeeze(-1) for series in (at_sampling, policy))
         return tokens, torch.stack((*logprobs, entropy, behaviour_entropy))
-
-    def _tokens(self, logits: Tensor, scaled: Tensor, rows: Tensor, t: int) -> Tensor:
-        if self.uniforms is None:
-            return logits.argmax(-1)
-        return _invert_cumulative(_nucleus(scaled, self.top_p), self.uniforms[rows, t])
-
-    def _draw_by_rule(
-        self, logits: Tensor, shaped: Tensor, rows: Tensor, t: int
-    ) -> tuple[Tensor, Tensor | None]:
-        tokens = self._tokens(logits, shaped, rows, t)
-        if not self.record:
-            return tokens, None
-        return tokens, self._truncated_values(logits, _nucleus(shaped, self.top_p), tokens)
 
     def _truncated_values(self, logits: Tensor, probabilities: Tensor, tokens: Tensor) -> Tensor:
         """Return the recorded values where ``probabilities`` [b, V], up to a factor, have a support of their own."""

@@ -10,20 +10,26 @@ import json
 import logging
 import math
 import os
+import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from reproduction.cluster import processes
 from reproduction.config.runs import RunConfiguration
-from reproduction.engines.verl import abandoned_segments
 from reproduction.files import write_json, write_text
 from reproduction.training import records
 
 SCRIPTS = Path(__file__).resolve().parent
 INTERRUPTED_AFTER = 2  # steps
 TIMEOUT_S = 1800.0
+MARK = "EAD_SMOKE"  # in the environment of every process that is started here
+LOOK_S = 1.0  # between two looks at the shared memory that these have mapped
 # Python runs a file of this name when it starts. The first process that would make the folder of the step to be
 # published says so and waits for its end.
 HOLD = """
@@ -57,7 +63,6 @@ def main() -> None:
     run = RunConfiguration.from_json(arguments.run)
     folder = arguments.output.parent
     state, output = folder / "state" / run.hash, folder / "run"
-    before = abandoned_segments()
     train = [
         *(sys.executable, str(SCRIPTS / "train.py"), "--run", arguments.run, "--machine", arguments.machine),
         *("--model", str(arguments.model), "--dataset", str(arguments.dataset)),
@@ -65,21 +70,6 @@ def main() -> None:
         *("--state", str(state), "--scale", arguments.scale),
         *("--tracking-folder", str(folder / "mlflow")),
     ]
-    seconds = {}
-    started = time.monotonic()
-    interrupt(train, folder / "hold", INTERRUPTED_AFTER)
-    seconds["until_interrupted"] = time.monotonic() - started
-    interrupted = {
-        "saved": int((state / "verl" / "checkpoints" / "latest_checkpointed_iteration.txt").read_text()),
-        "published": sorted(path.name for path in (state / "checkpoints").glob("step_*")),
-    }
-    left = {"interrupted": sorted(abandoned_segments() - before)}
-
-    started = time.monotonic()
-    subprocess.run(train, check=True, timeout=TIMEOUT_S)
-    seconds["resumed"] = time.monotonic() - started
-
-    started = time.monotonic()
     last = output / "checkpoints" / f"step_{run.training.steps}"
     evaluate = [
         *(
@@ -93,9 +83,25 @@ def main() -> None:
         *("--model", str(last / "manifest.json"), "--dataset", str(arguments.evaluation_dataset)),
         *("--output", str(folder / "evaluation" / "manifest.json"), "--vllm", arguments.machine),
     ]
-    subprocess.run(evaluate, check=True, timeout=TIMEOUT_S)
-    seconds["evaluated"] = time.monotonic() - started
-    left["finished"] = sorted(abandoned_segments() - before)
+    seconds, left = {}, {}
+    with shared_memory() as segments:
+        started = time.monotonic()
+        interrupt(train, folder / "hold", INTERRUPTED_AFTER)
+        seconds["until_interrupted"] = time.monotonic() - started
+        interrupted = {
+            "saved": int((state / "verl" / "checkpoints" / "latest_checkpointed_iteration.txt").read_text()),
+            "published": sorted(path.name for path in (state / "checkpoints").glob("step_*")),
+        }
+        left["interrupted"] = sorted(segments & processes.abandoned_segments())
+
+        started = time.monotonic()
+        subprocess.run(train, check=True, timeout=TIMEOUT_S)
+        seconds["resumed"] = time.monotonic() - started
+
+        started = time.monotonic()
+        subprocess.run(evaluate, check=True, timeout=TIMEOUT_S)
+        seconds["evaluated"] = time.monotonic() - started
+    left["finished"] = sorted(segments & processes.abandoned_segments())
 
     manifest = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
     write_json(
@@ -108,7 +114,7 @@ def main() -> None:
             "interrupted": interrupted,
             "metrics": [_known(row) for row in records.read(state / "metrics.jsonl")],
             "evaluation": json.loads((folder / "evaluation" / "manifest.json").read_text())["files"],
-            "shared_memory_left": left,
+            "shared_memory": {"seen": len(segments), "left": left},
             "seconds": {name: round(value, 1) for name, value in seconds.items()},
         },
     )
@@ -117,6 +123,29 @@ def main() -> None:
 def _known(row: dict) -> dict:
     """A step's metrics without those that verl cannot give (NaN, which JSON has no form for)."""
     return {name: value for name, value in row.items() if not math.isnan(value)}
+
+
+@contextmanager
+def shared_memory() -> Iterator[set[str]]:
+    """Give the set of shared-memory files that processes started within the block have mapped; it grows with them.
+
+    Other processes of the machine leave files, too, so a file's absence before the block would prove nothing.
+    """
+    mark = os.environ[MARK] = secrets.token_hex(8)
+    segments: set[str] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_S):
+            segments.update(processes.mapped_segments(processes.marked(MARK, mark)))
+
+    watch = threading.Thread(target=look)
+    watch.start()
+    try:
+        yield segments
+    finally:
+        over.set()
+        watch.join()
 
 
 def interrupt(command: list[str], hold: Path, step: int) -> None:

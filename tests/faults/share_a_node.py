@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from reproduction.cluster import processes
 from reproduction.cluster.devices import LOCAL
 from reproduction.config import REPOSITORY, WORKFLOW, load_configuration, load_scale, merge, read_yaml
 from reproduction.config.runs import resolve
@@ -63,7 +64,7 @@ class Training:
             )
 
     def processes(self) -> list[psutil.Process]:
-        return marked(MARK, mark(self.state.resolve()))
+        return processes.marked(MARK, mark(self.state.resolve()))
 
     def reached(self, step: int) -> bool:
         if self.process.poll() not in (None, 0):
@@ -80,17 +81,6 @@ class Training:
             "ratio_max": [row["importance_ratio_max"] for row in rows],
             "own_ray": "Connecting to existing Ray cluster" not in log,
         }
-
-
-def marked(name: str, value: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(name) == value and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
 
 
 def wait_for(what: str, ready) -> float:
@@ -140,7 +130,7 @@ def main() -> None:
         subprocess.run(
             ray, check=True, env={**os.environ, FOREIGN: token}, timeout=180, stdout=subprocess.DEVNULL
         )
-        foreign = len(marked(FOREIGN, token))
+        foreign = len(processes.marked(FOREIGN, token))
         first = Training(folder, 0, inputs, {})
         second = Training(folder, 1, inputs, {"RAY_ADDRESS": address})
         begun = time.monotonic()
@@ -164,13 +154,9 @@ def main() -> None:
             wait_for("the end", lambda training=training: training.process.poll() == 0)
         found["seconds"] = round(time.monotonic() - begun)
         found["processes_left"] = len(first.processes()) + len(second.processes())
-        found["foreign_ray_unharmed"] = len(marked(FOREIGN, token)) == foreign
+        found["foreign_ray_unharmed"] = len(processes.marked(FOREIGN, token)) == foreign
     finally:
-        for process in marked(FOREIGN, token):
-            process.terminate()
-        psutil.wait_procs(marked(FOREIGN, token), timeout=20)
-        for process in marked(FOREIGN, token):
-            process.kill()
+        processes.end(processes.marked(FOREIGN, token))
     found |= {"killed": first.result(), "other": second.result()}
     found["folders_of_sockets"] = sorted(path.replace(str(os.getuid()), "UID", 1) for path in sockets)
     write_json(arguments.record, found)

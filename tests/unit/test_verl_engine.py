@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from reproduction.cluster import devices
+from reproduction.cluster import devices, processes
 from reproduction.config import WORKFLOW, Verl, load_configuration, load_scale, read_yaml
 from reproduction.config.runs import resolve
 from reproduction.data import write_dataset
@@ -55,7 +55,7 @@ def wait_for(condition, seconds=30):
 
 
 def test_orphans_and_their_shared_memory_are_found_and_removed(segment, tmp_path, monkeypatch):
-    monkeypatch.setattr(verl, "END_S", 1.0)
+    monkeypatch.setattr(processes, "END_S", 1.0)
     mark, ready = secrets.token_hex(8), tmp_path / "ready"
     subprocess.run(
         [sys.executable, "-c", STUBBORN, str(segment), str(ready)],
@@ -63,14 +63,14 @@ def test_orphans_and_their_shared_memory_are_found_and_removed(segment, tmp_path
         check=True,
     )
     wait_for(ready.exists)
-    (orphan,) = verl._marked(mark)
-    segments = verl._mapped_segments([orphan])
+    (orphan,) = processes.marked(verl.MARK, mark)
+    segments = processes.mapped_segments([orphan])
     assert segments == {str(segment)}
-    assert str(segment) not in verl.abandoned_segments()
-    verl._end([orphan])
+    assert str(segment) not in processes.abandoned_segments()
+    processes.end([orphan])
     assert not psutil.pid_exists(orphan.pid) or orphan.status() == psutil.STATUS_ZOMBIE
-    assert str(segment) in verl.abandoned_segments()
-    verl._remove_segments(segments)
+    assert str(segment) in processes.abandoned_segments()
+    processes.remove_abandoned(segments)
     assert not segment.exists()
 
 
@@ -78,9 +78,9 @@ def test_a_segment_that_another_process_uses_stays(segment, tmp_path):
     ready = tmp_path / "ready"
     subprocess.run([sys.executable, "-c", STUBBORN, str(segment), str(ready)], check=True)
     wait_for(ready.exists)
-    (other,) = [p for p in psutil.process_iter() if str(segment) in verl._mapped_segments([p])]
+    (other,) = [p for p in psutil.process_iter() if str(segment) in processes.mapped_segments([p])]
     try:
-        verl._remove_segments({str(segment)})
+        processes.remove_abandoned({str(segment)})
         assert segment.exists()
     finally:
         other.kill()
@@ -137,7 +137,7 @@ while not (folder / "end").exists():
 
 def pretend_verl(tmp_path, monkeypatch, program):
     """Let ``program`` be what is started as verl; return the folder that it is told."""
-    monkeypatch.setattr(verl, "END_S", 0.5)
+    monkeypatch.setattr(processes, "END_S", 0.5)
     monkeypatch.setattr(verl, "POLL_S", 0.05)
     monkeypatch.setattr(devices, "LOCAL", tmp_path)
     package = tmp_path / "modules" / "verl" / "trainer"

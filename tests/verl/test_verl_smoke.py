@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import torch
 import yaml
@@ -22,9 +21,11 @@ pytest.importorskip("verl")
 
 from conftest import REPOSITORY, Reference
 from ead.schedule import from_config
+from reproduction.cluster import processes
 from reproduction.config import WORKFLOW, load_configuration, load_scale, merge, read_yaml
 from reproduction.config.runs import resolve
 from reproduction.engines import inprocess, prompts_of_step
+from reproduction.engines.verl.configuration import MARK, mark
 from reproduction.models.transformer import Transformer
 from reproduction.rehearsal import checks
 from reproduction.rehearsal.checks import log_softmax_at
@@ -128,11 +129,10 @@ def test_the_run_was_interrupted_resumed_and_finished(report, results, run, stat
     assert not (state / "verl" / "checkpoints").exists()
 
 
-def test_nothing_is_left_behind(report):
-    assert report["shared_memory_left"] == {"interrupted": [], "finished": []}
-    for process in psutil.process_iter(["environ"]):
-        environment = process.info["environ"] or {}
-        assert environment.get("EAD_VERL_TRAINING") is None, process
+def test_nothing_is_left_behind(report, state):
+    assert report["shared_memory"]["seen"] > 0
+    assert report["shared_memory"]["left"] == {"interrupted": [], "finished": []}
+    assert processes.marked(MARK, mark(state.resolve())) == []
 
 
 def test_what_a_rehearsal_asks_of_the_records(training, results):

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from reproduction.cluster import processes
 from reproduction.config import REPOSITORY, EvaluationRequest, Verl
 from reproduction.config.runs import RunConfiguration
-from reproduction.engines.verl import RAY_WAS_LATE, abandoned_segments
+from reproduction.engines.verl import RAY_WAS_LATE
 from reproduction.evaluation.evaluate import evaluate
 from reproduction.files import sha256_of_file, write_json
 from reproduction.training import records
@@ -131,7 +132,7 @@ class Exercise:
                 if (
                     time.monotonic() - looked > 10
                 ):  # a walk over all processes takes long, and the moment is short
-                    marked, looked = _marked(mark), time.monotonic()
+                    marked, looked = processes.marked(_MARK, mark), time.monotonic()
                 time.sleep(_POLL_S)
             if not at_once:
                 time.sleep(delay_s)
@@ -141,16 +142,11 @@ class Exercise:
             if process.poll() is not None:
                 raise TrainingFailed(f"ended before the kill {delay_s:.1f} s {moment}")
         finally:
-            segments = _segments(_marked(mark))
-            for one in _marked(mark):
-                with suppress(psutil.NoSuchProcess):
-                    one.kill()
-            psutil.wait_procs(_marked(mark), timeout=20)
+            segments = processes.mapped_segments(processes.marked(_MARK, mark))
+            processes.kill(processes.marked(_MARK, mark))
             process.wait()
             # What a kill leaves in shared memory nothing can clear but a restart of the machine, or we.
-            left = segments & abandoned_segments()
-            for path in left:
-                Path(path).unlink(missing_ok=True)
+            left = processes.remove_abandoned(segments)
         late = self._ray_was_late(before)
         return f"killed {moment}; {self._left()}, {len(left)} shared-memory files" + (late and f"; {late}")
 
@@ -233,25 +229,6 @@ class Exercise:
 def draw_moment(generator: np.random.Generator) -> tuple[str, float]:
     """Return a moment to kill at and how many seconds after it, both at random."""
     return str(generator.choice(MOMENTS)), float(generator.uniform(0, 1))
-
-
-def _marked(mark: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            if process.environ().get(_MARK) == mark:
-                found.append(process)
-    return found
-
-
-def _segments(processes: list[psutil.Process]) -> set[str]:
-    """Shared-memory files that these processes have mapped."""
-    paths = set()
-    for process in processes:
-        with suppress(OSError):
-            text = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8", errors="replace")
-            paths |= {line.split(maxsplit=5)[-1] for line in text.splitlines() if "/dev/shm/" in line}
-    return {path for path in paths if path.startswith("/dev/shm/") and not path.endswith("(deleted)")}
 
 
 def clean_environment() -> dict[str, str]:

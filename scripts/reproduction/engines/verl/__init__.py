@@ -24,9 +24,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-import psutil
-
-from reproduction.cluster import compute, devices
+from reproduction.cluster import compute, devices, processes
 from reproduction.cluster.verl_environment import environment
 from reproduction.config import Verl, dump_yaml
 from reproduction.config.runs import RunConfiguration
@@ -54,8 +52,6 @@ RAY_WAS_LATE = "Ray did not start within its 30 seconds"
 # What Ray says where its own processes took longer than it gives them (ray._private.node: a constant), whatever else
 # runs on the node; nothing of the training has begun by then.
 _RAY_TIMED_OUT = b"The current node timed out during startup"
-END_S = 20.0  # what a process gets between being asked and being made to end
-_SHARED_MEMORY = "/dev/shm/"
 
 
 def train(
@@ -273,7 +269,7 @@ def _launch(state: Path, machine: Verl, report) -> int:
     Processes that an earlier attempt left, because it was killed, are ended first: they would still write to ``state``.
     """
     folder, ours = state / "verl", mark(state)
-    _end(_marked(ours))
+    processes.end(processes.marked(MARK, ours))
     command = [sys.executable, "-m", "verl.trainer.main_ppo"]
     command += ["--config-path", str(folder), "--config-name", "verl"]
     # An Interpreter of a virtual environment finds its tools (ninja, ray) only if its folder is on the path.
@@ -290,14 +286,14 @@ def _launch(state: Path, machine: Verl, report) -> int:
         try:
             while process.poll() is None:
                 time.sleep(POLL_S)
-                segments |= _mapped_segments(_marked(ours))
+                segments |= processes.mapped_segments(processes.marked(MARK, ours))
                 report()
             report()
             return process.returncode
         finally:
-            _end(_marked(ours))
+            processes.end(processes.marked(MARK, ours))
             process.wait()
-            _remove_segments(segments)
+            processes.remove_abandoned(segments)
             shutil.rmtree(sockets.folder(ours), ignore_errors=True)
 
 
@@ -313,46 +309,3 @@ def _interrupts_as_exceptions() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _marked(value: str) -> list[psutil.Process]:
-    """The training's processes: those that inherited the mark, whoever their parent is by now."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            if process.environ().get(MARK) == value:
-                found.append(process)
-    return found
-
-
-def _mapped_segments(processes: list[psutil.Process]) -> set[str]:
-    """Shared-memory files that these processes have mapped."""
-    paths = set()
-    for process in processes:
-        with contextlib.suppress(OSError):  # it has ended, or is another user's
-            text = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8", errors="replace")
-            paths |= {line.split(maxsplit=5)[-1] for line in text.splitlines() if _SHARED_MEMORY in line}
-    return {path for path in paths if path.startswith(_SHARED_MEMORY) and not path.endswith("(deleted)")}
-
-
-def abandoned_segments() -> set[str]:
-    """Return the shared-memory files of this machine that no living process has mapped, by path."""
-    found = {str(path) for path in Path(_SHARED_MEMORY).iterdir() if path.is_file()}
-    return found - _mapped_segments(list(psutil.process_iter()))
-
-
-def _end(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, left = psutil.wait_procs(processes, timeout=END_S)
-    for process in left:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(left, timeout=END_S)
-
-
-def _remove_segments(segments: set[str]) -> None:
-    """Remove those that no living process has mapped; another training may share the machine."""
-    for path in segments & abandoned_segments():
-        Path(path).unlink(missing_ok=True)

@@ -161,6 +161,7 @@ def page(run: dict, rows: list[dict], declared: Claims, pictures: list[tuple[str
         ]
     else:
         lines += ["", "The table is also a file: [claims.csv](claims.csv)."]
+    lines += ["", "An effect is held against 0, or against the boundary that is named behind it."]
     if any(row["effect"] is None and row["verdict"] != "not run" for row in rows):
         lines += ["", "A verdict without an effect: the run's numbers for that reading were not kept."]
     lines += [
@@ -200,11 +201,11 @@ def _cell(row: dict, notes: list[str]) -> str:
         return f"{label}**{row['verdict_in_full']}**"
     units = "" if row["problems"] is None else f", {number(row['problems'])} {row['sample_unit']}"
     note = f"<sup>{notes.index(row['flagged']) + 1}</sup>" if row["flagged"] else ""
+    boundary = f" against {amount(row['boundary'], row['unit'])}" if row["boundary"] else ""
     several = row["comparisons"] and row["comparisons"] > 1
     decides = f", of {row['comparison']} ({number(row['comparisons'])} comparisons)" if several else ""
-    return (
-        f"{label}**{row['verdict_in_full']}**: {_effect(row)}{note} {unit_label(row['unit'])}{units}{decides}"
-    )
+    effect = f"{_effect(row)}{note} {unit_label(row['unit'])}{boundary}"
+    return f"{label}**{row['verdict_in_full']}**: {effect}{units}{decides}"
 
 
 def _effect(row: dict) -> str:

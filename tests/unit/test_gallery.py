@@ -40,6 +40,7 @@ def rows(seeds: int = 3, **verdicts) -> list[dict]:
             **{
                 "verdict": verdicts.get(f"{name}_{reading}", "reproduced"),
                 "effect": 0.02,
+                "boundary": -0.05 if reading == "mirrored" else 0.0,
                 "problems": 200,
                 "sample_unit": "problems",
             },
@@ -91,7 +92,7 @@ def test_the_readings_of_a_claim_stand_side_by_side():
     assert printed == greedy == "**reproduced**: 2.0 [1.0, 3.0] % of problems, 200 problems"
     assert released.startswith("**not reproduced**") and other == "–"
     (line,) = (line for line in page.splitlines() if line.startswith("| C12"))
-    assert "| mirrored (D02): **inconclusive**" in line
+    assert "| mirrored (D02): **inconclusive**: 2.0 [1.0, 3.0] % of problems against −5.0, 200 problems" in line
     assert "and the first one counts" not in page and "rule came after" not in page
 
 

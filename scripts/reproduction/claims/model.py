@@ -273,4 +273,5 @@ class Claims(Strict):
 
 def load_claims(path: Path = WORKFLOW / "claims.yaml", changes: Mapping[str, Any] | None = None) -> Claims:
     """Read and validate workflow/claims.yaml, with ``changes`` laid over it: other margins, readings, seeds."""
-    return validate(Claims, merge(read_yaml(path), changes or {}), path.name)
+    source = f"{path.name} with the changes" if changes else path.name
+    return validate(Claims, merge(read_yaml(path), changes or {}), source)

@@ -20,7 +20,9 @@ import platform
 import sys
 import textwrap
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -35,13 +37,17 @@ from reproduction.figures import claims as forest
 from reproduction.figures import load_experiments
 from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, set_style
 from reproduction.files import atomic_path, write_json, write_text
-from reproduction.report import READINGS, amount, number, side_by_side, unit_label
+from reproduction.report import READINGS, amount, number, percent, side_by_side, unit_label
 
 MARKS = ("<!-- verdicts, by `make gallery` -->", "<!-- end of verdicts -->")
 RULE = "../../docs/claims.md"  # from the gallery
 MAX_BYTES = 150_000  # of one picture
 MAX_TOTAL_BYTES = 3_000_000
 WIDTHS = (1350, 1200, 1050, 900, 750)  # pixels; the first that fits is taken
+ASKED_BY_NAME = (
+    "rivals_tuning",
+    "rivals",
+)  # no plan has these, so they are beside every run; their tables are kept
 STEPS_DRAWN = {
     0: ("blue", "dotted"),
     100: ("green", "dashed"),
@@ -125,7 +131,13 @@ def ruled(table: pd.DataFrame, declared: Claims, run: dict) -> list[dict]:
     return rows
 
 
-def page(run: dict, rows: list[dict], declared: Claims, pictures: list[tuple[str, str]]) -> str:
+def page(
+    run: dict,
+    rows: list[dict],
+    declared: Claims,
+    pictures: list[tuple[str, str]],
+    tables: Mapping[str, list[str]] = MappingProxyType({}),
+) -> str:
     """Return README.md: where this comes from, the verdicts side by side, the figures."""
     lines = [
         "# Gallery",
@@ -182,12 +194,14 @@ def page(run: dict, rows: list[dict], declared: Claims, pictures: list[tuple[str
     of_run = {"claims", "cost", *run["configuration"]["experiments"]}
     for name, title in pictures:
         lines += [f"### {name}: {title}", ""]
-        if name not in of_run:
+        if name in ASKED_BY_NAME:
+            lines += [f"Asked for by its name, beside the run; its table is [{name}.csv]({name}.csv).", ""]
+        elif name not in of_run:
             lines += [
                 "Not of this run: it did not ask for this figure, and the picture is of an earlier one.",
                 "",
             ]
-        lines += [f"![{title}]({name}.png)", ""]
+        lines += [f"![{title}]({name}.png)", "", *tables.get(name, ())]
     return "\n".join(lines)
 
 
@@ -213,6 +227,37 @@ def _effect(row: dict) -> str:
     unit = row["unit"]
     interval = "" if row["low"] is None else f" [{amount(row['low'], unit)}, {amount(row['high'], unit)}]"
     return f"{amount(row['effect'], unit)}{interval}"
+
+
+def ranking(table: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
+    """Return the ranking of ``rivals.csv`` as lines of Markdown: scores, and differences to the control in points.
+
+    ``labels`` has the samplers' names in words. Intervals and p-values are corrected as the figure's are.
+    """
+    finished = table[table["status"] == "finished"]
+    cells = finished.set_index(["sampler", "cost", "metric"])
+    order = cells.xs(("steps", "pass_at_k"), level=("cost", "metric")).sort_values("rank")
+    columns = {"pass_at_k": ("steps", "tokens"), "pass_at_1": ("steps", "tokens")}
+    names = {"pass_at_k": f"Pass@{int(order['samples'].min())}", "pass_at_1": "Pass@1"}
+    heads = ["sampler"]
+    for metric, costs in columns.items():
+        heads += [f"{names[metric]} (%)", *(f"difference at equal {cost}" for cost in costs)]
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    for sampler in order.index:
+        shown = [labels[sampler]]
+        for metric, costs in columns.items():
+            shown.append(percent(cells.loc[(sampler, "steps", metric), "value"]))
+            shown += [_difference(cells.loc[(sampler, cost, metric)]) for cost in costs]
+        lines.append(f"| {' | '.join(shown)} |")
+    waiting = [labels[sampler] for sampler in table.loc[table["status"] == "not run", "sampler"]]
+    return [*lines, "", *([f"Not run: {', '.join(waiting)}.", ""] if waiting else [])]
+
+
+def _difference(row: pd.Series) -> str:
+    if pd.isna(row["difference"]):
+        return "control"
+    interval = f"[{percent(row['difference_low'])}, {percent(row['difference_high'])}]"
+    return f"{percent(row['difference'])} {interval}, p = {number(row['p_holm'], 2)}"
 
 
 def summary(run: dict, rows: list[dict]) -> str:
@@ -328,7 +373,12 @@ def main() -> int:
     titles |= {"claims": "Every verdict with its interval", "cost": "How cost grows"}
     names = sorted(path.stem for path in arguments.gallery.glob("*.png") if path.stem != "schedule")
     pictures = [(name, titles.get(name, name)) for name in names]
-    write_text(arguments.gallery / "README.md", page(run, rows, declared, pictures))
+    tables = {}
+    if (arguments.gallery / "rivals.csv").exists():
+        samplers = load_scale(run["scale"], run["configuration"]["overrides"]).samplers
+        labels = {name: sampler.label for name, sampler in samplers.items()}
+        tables["rivals"] = ranking(pd.read_csv(arguments.gallery / "rivals.csv"), labels)
+    write_text(arguments.gallery / "README.md", page(run, rows, declared, pictures, tables))
     if arguments.readme:
         write_text(arguments.readme, put(summary(run, rows), arguments.readme.read_text(encoding="utf-8")))
     print(f"{len(pictures)} pictures in {arguments.gallery}")
@@ -349,6 +399,9 @@ def copy(reports: Path, gallery: Path) -> bool:
         total += len(data)
         with atomic_path(gallery / path.name) as temporary:
             temporary.write_bytes(data)
+    for path in (reports / "figures" / f"{name}.csv" for name in ASKED_BY_NAME):
+        if path.exists():
+            write_text(gallery / path.name, path.read_text(encoding="utf-8"))
     if total > MAX_TOTAL_BYTES:
         print(f"{gallery}: {total:,} bytes, more than {MAX_TOTAL_BYTES:,}", file=sys.stderr)
         return False

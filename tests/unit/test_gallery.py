@@ -92,7 +92,9 @@ def test_the_readings_of_a_claim_stand_side_by_side():
     assert printed == greedy == "**reproduced**: 2.0 [1.0, 3.0] % of problems, 200 problems"
     assert released.startswith("**not reproduced**") and other == "–"
     (line,) = (line for line in page.splitlines() if line.startswith("| C12"))
-    assert "| mirrored (D02): **inconclusive**: 2.0 [1.0, 3.0] % of problems against −5.0, 200 problems" in line
+    assert (
+        "| mirrored (D02): **inconclusive**: 2.0 [1.0, 3.0] % of problems against −5.0, 200 problems" in line
+    )
     assert "and the first one counts" not in page and "rule came after" not in page
 
 
@@ -123,3 +125,33 @@ def test_a_picture_of_an_earlier_run_says_so():
     _, drawn, earlier = page.split("\n### ")
     assert drawn.startswith("fig04") and "Not of this run" not in drawn
     assert earlier.startswith("real_lm_fig01") and "Not of this run" in earlier
+
+
+def test_the_ranking_of_rivals_is_a_table_with_the_best_first():
+    head = ["sampler", "cost", "metric", "rank", "value", "difference", "difference_low", "difference_high"]
+    head += ["p_holm", "samples", "status"]
+    table = [
+        [
+            *(sampler, cost, metric, rank, value),
+            *(difference, difference and low, difference and high),
+            p,
+            16,
+            "finished",
+        ]
+        for sampler, rank, value, difference, low, high, p in (
+            ("control", 2, 0.6, None, None, None, None),
+            ("rival", 1, 0.65, 0.05, 0.01, 0.09, 0.012),
+        )
+        for cost in ("steps", "tokens")
+        for metric in ("pass_at_k", "pass_at_1")
+    ]
+    table.append(["late", *[None] * 9, "not run"])
+    lines = make_gallery.ranking(
+        pd.DataFrame(table, columns=head), {"control": "τ = 1", "rival": "R", "late": "L"}
+    )
+    assert "Pass@16 (%)" in lines[0] and lines[1].count("---") == 7
+    assert lines[2].startswith("| R | 65.0 | 5.0 [1.0, 9.0], p = 0.012 |")
+    assert lines[3] == "| τ = 1 | 60.0 | control | control | 60.0 | control | control |"
+    assert "Not run: L." in lines
+    page = make_gallery.page(RUN, rows(), DECLARED, [("rivals", "Rivals")], {"rivals": lines})
+    assert lines[2] in page and "Not of this run" not in page

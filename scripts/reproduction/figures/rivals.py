@@ -297,7 +297,7 @@ def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
         axis.set_yticks([])
     labels = [request["samplers"][sampler]["label"] for sampler in order]
     panels[0].set_yticks(range(len(order)), labels)
-    panels[0].legend(loc="best", fontsize=6.5)
+    panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=6.5)
     _explain(axes[1], finished[finished["cost"] == "training"], order, labels)
     control = request["samplers"][request["control"]]["label"]
     number, problems = int(first["seeds"].min()), int(first["problems"].min())

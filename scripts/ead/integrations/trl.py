@@ -26,17 +26,17 @@ samples all rows of a batch with the same parameters, so with ``response`` the r
 groups of equal position, one after another.
 
 A vLLM engine needs ``ead`` in its environment; a server also ``--logprobs-mode processed_logprobs``. Both are tested
-when the trainer is made.
+when the trainer is made. Training samples with images are refused with a server, and in several turns by ``response``.
 """
 
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria
+from transformers import GenerationConfig
 from trl import GRPOConfig, GRPOTrainer
 
 from ead.integrations.transformers import AnnealedTemperature
@@ -46,13 +46,8 @@ POSITIONS = ("response", "turn")
 """What a schedule's position counts in a response of several turns; see the module."""
 
 PLAIN = {
-    "temperature": (1,),
-    "top_p": (1,),
-    "top_k": (0, -1),
-    "repetition_penalty": (1,),
-    "typical_p": (1,),
-    "do_sample": (True,),
-    "num_beams": (1,),
+    **dict.fromkeys(("temperature", "top_p", "repetition_penalty", "typical_p", "num_beams"), (1,)),
+    **{"top_k": (0, -1), "do_sample": (True,)},
     **dict.fromkeys(("min_p", "epsilon_cutoff", "eta_cutoff", "presence_penalty", "frequency_penalty"), (0,)),
     **dict.fromkeys(("top_h", "watermarking_config"), ()),
 }
@@ -63,44 +58,20 @@ class AnnealedGRPOTrainer(GRPOTrainer):
     """GRPOTrainer whose training samples are drawn with ``schedule``; the other arguments are GRPOTrainer's.
 
     Args:
-        schedule: any schedule of :mod:`ead.schedule`.
+        schedule: any schedule of :mod:`ead.schedule` that does not follow the training.
         position: ``response`` or ``turn``, one of :data:`POSITIONS`.
 
     Raises:
         TypeError: ``schedule`` is not a schedule.
-        ValueError: an argument clashes with EAD, the schedule follows the training, or the vLLM engine does not know
-            EAD; see the module.
+        ValueError: an argument clashes with EAD, or vLLM does not know EAD; see the module.
     """
 
-    def __init__(
-        self,
-        model,
-        reward_funcs=None,
-        args=None,
-        *rest,
-        schedule: Schedule,
-        position: str = "response",
-        **kwargs,
-    ) -> None:
-        if not isinstance(schedule, Schedule):
-            raise TypeError(f"schedule must be one of ead.schedule, found {schedule!r}")
-        if isinstance(schedule, HeldEntropy):
-            raise ValueError("held_entropy follows the recorded entropies, which TRL's trainer does not give")
-        if position not in POSITIONS:
-            raise ValueError(f"position must be one of {', '.join(POSITIONS)}, found {position!r}")
-        if (
-            isinstance(schedule, Switched)
-            and position == "response"
-            and {"tools", "environment_factory"} & {*kwargs}
-        ):
-            raise ValueError(
-                "a switched schedule and turns: position must be turn; a switch is not carried over"
-            )
-        check_arguments(GRPOConfig if args is None else args, kwargs.get("rollout_func"))
+    def __init__(self, model, reward_funcs=None, args=None, *rest, schedule, position="response", **kwargs):
+        check_arguments(GRPOConfig if args is None else args, schedule, position, kwargs)
         self.schedule, self.position = schedule, position
         self._drawn: list[tuple[list[int], int]] = []  # the last turn's sequences, tokens drawn of each
         super().__init__(model, reward_funcs, args, *rest, **kwargs)
-        self._has_vllm = self.use_vllm
+        self._has_vllm, self._served = self.use_vllm, self.use_vllm and self.vllm_mode == "server"
         if self._has_vllm:
             self._test_engine()
         self.use_vllm = True  # the condition under which TRL computes weights and applies them; see _generate
@@ -113,16 +84,15 @@ class AnnealedGRPOTrainer(GRPOTrainer):
             self.use_vllm = True
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, *rest, **kwargs):
-        drawn = self._count_drawn(prompt_ids)
-        rows_at = defaultdict(list)  # all rows of a call have one position
-        for row, count in enumerate(drawn):
+        drawn, rows_at = self._count_drawn(prompt_ids), defaultdict(list)
+        for row, count in enumerate(drawn):  # all rows of a call have one position
             rows_at[count if self.model.training and self.position == "response" else 0].append(row)
-        if len(rows_at) > 1 and (images or multimodal_fields):
-            raise NotImplementedError("EAD with images in several turns: position must be turn")
+        if self.model.training and (images or multimodal_fields) and (self._served or len(rows_at) > 1):
+            raise NotImplementedError("images: EAD takes no vLLM server, and in turns position must be turn")
         completions, logprobs = [[]] * len(drawn), [[]] * len(drawn)
         for first, rows in rows_at.items():
             prompts = [prompt_ids[row] for row in rows]
-            with self._requesting(first, images) if self._has_vllm else self._recording(first) as recorded:
+            with self._sampling_from(first) as recorded:
                 tokens, values = super()._generate_single_turn(
                     prompts, images, multimodal_fields, num_generations, *rest, **kwargs
                 )
@@ -130,10 +100,8 @@ class AnnealedGRPOTrainer(GRPOTrainer):
                 values = torch.stack(recorded, dim=1).tolist()
             for row, ids, column in zip(rows, tokens, values, strict=True):
                 completions[row], logprobs[row] = ids, column[: len(ids)]
-        self._drawn = [
-            ([*prompt, *ids], count + len(ids))
-            for prompt, ids, count in zip(prompt_ids, completions, drawn, strict=True)
-        ]
+        turns = zip(prompt_ids, completions, drawn, strict=True)
+        self._drawn = [([*prompt, *ids], count + len(ids)) for prompt, ids, count in turns]
         return completions, logprobs
 
     def _count_drawn(self, prompt_ids: list[list[int]]) -> list[int]:
@@ -143,113 +111,112 @@ class AnnealedGRPOTrainer(GRPOTrainer):
             raise RuntimeError("a turn continues none of the turns before it, so its position is not known")
         return [max(count, default=0) for count in counts]
 
+    def _sampling_from(self, first: int):
+        """Return a context in which the next tokens are drawn at position ``first``; in evaluation, without EAD."""
+        if not self._has_vllm:
+            return self._recording(first)
+        ead = {**self.schedule.to_dict(), "step": self.state.global_step, "position": first}
+        return self._requesting(ead) if self.model.training else nullcontext()
+
     @contextmanager
-    def _requesting(self, first: int, images: Any = None) -> Iterator[None]:
-        """Ask vLLM for the schedule from position ``first`` on, in training."""
+    def _requesting(self, ead: dict[str, Any]) -> Iterator[None]:
+        """Have vLLM asked for ``ead``; its server takes no nested objects."""
         plain = self.vllm_generation.generation_kwargs
-        if self.model.training:
-            ead = {**self.schedule.to_dict(), "step": self.state.global_step, "position": first}
-            self.vllm_generation.generation_kwargs = self._asking_for(ead)
-            if images and self.vllm_mode == "server":  # by an endpoint that takes other parameters
-                raise NotImplementedError(
-                    "EAD with images: a vLLM server is not supported, colocated vLLM is"
-                )
+        key, value = ("vllm_xargs", json.dumps(ead)) if self._served else ("extra_args", ead)
+        self.vllm_generation.generation_kwargs = {**plain, key: {**(plain.get(key) or {}), "ead": value}}
         try:
             yield
         finally:
             self.vllm_generation.generation_kwargs = plain
 
-    def _asking_for(self, ead: dict[str, Any]) -> dict[str, Any]:
-        """Return the parameters of a request to vLLM, ``ead`` among them; a server takes no nested objects."""
-        plain = self.vllm_generation.generation_kwargs
-        served = self.vllm_mode == "server"
-        key, value = ("vllm_xargs", json.dumps(ead)) if served else ("extra_args", ead)
-        return {**plain, key: {**(plain.get(key) or {}), "ead": value}}
-
     @contextmanager
     def _recording(self, first: int) -> Iterator[list[torch.Tensor]]:
-        """Make ``generate`` anneal from position ``first`` on, in training, and record log-probabilities.
+        """Have ``generate`` anneal, in training, and record log-probabilities.
 
         Yields the list to which each step appends those of its tokens, shape (rows,).
         """
         model = self.accelerator.unwrap_model(self.model_wrapped)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        record, plain, defaults = _Record(), model.generate, base.generation_config
+        plain, defaults, training = model.generate, base.generation_config, self.model.training
+        logprobs, sampled_from = [], []
+
+        def record(tokens):
+            if sampled_from:
+                logprobs.append(sampled_from.pop().log_softmax(dim=-1).gather(-1, tokens[:, -1:])[:, 0])
+
+        def note(tokens, scores):  # the last logits processor: what it is given is sampled from
+            record(tokens)
+            sampled_from.append(scores)
+            return scores
 
         def generate(**inputs):
-            processors = [record.note]
-            if self.model.training:
-                length = inputs["input_ids"].shape[1] - first
-                processors.insert(0, AnnealedTemperature(self.schedule, length, self.state.global_step))
-            return plain(**inputs, logits_processor=processors, stopping_criteria=[record])
+            start = inputs["input_ids"].shape[1] - first
+            annealed = [AnnealedTemperature(self.schedule, start, self.state.global_step)] if training else []
+            tokens = plain(**inputs, logits_processor=[*annealed, note])
+            record(tokens)
+            return tokens
 
         model.generate = generate
-        if (
-            self.model.training
-        ):  # what TRL's own configuration, passed to generate, leaves open is taken from here
-            base.generation_config = GenerationConfig()
+        # What TRL's own configuration, passed to generate, leaves open is taken from here.
+        base.generation_config = GenerationConfig() if training else defaults
         try:
-            yield record.logprobs
+            yield logprobs
         finally:
             del model.generate
             base.generation_config = defaults
 
     def _test_engine(self) -> None:
         """Raise ValueError where vLLM lacks ``ead`` or returns log-probabilities before annealing."""
-        if self.vllm_mode == "server" and self.accelerator.is_main_process:
-            mode = self.vllm_generation.vllm_client.get_server_info()["model_config"]["logprobs_mode"]
-            if mode != "processed_logprobs" and self.vllm_importance_sampling_correction:
-                raise ValueError(
-                    f"the server's logprobs mode is {mode}; start it with --logprobs-mode processed_logprobs"
-                )
-        plain = self.vllm_generation.generation_kwargs
-        self.vllm_generation.generation_kwargs = {**self._asking_for({}), "max_tokens": 1}
+        if self._served and not self.accelerator.is_main_process:
+            return  # the main process alone speaks to a server
+        vllm = self.vllm_generation
+        if self._served and self.vllm_importance_sampling_correction:
+            mode = vllm.vllm_client.get_server_info()["model_config"]["logprobs_mode"]
+            if mode != "processed_logprobs":
+                raise ValueError(f"start the server with --logprobs-mode processed_logprobs, not {mode}")
         try:
-            self.vllm_generation.generate([[0]], None, 1)
+            with self._requesting({}):  # EAD refuses a request that names no kind of schedule
+                if self._served:
+                    vllm.vllm_client.generate([[0]], generation_kwargs=vllm.generation_kwargs)
+                else:
+                    vllm.generate([[0]], None, 1)
         except Exception as error:  # TRL's client raises no other
             if "schedule kind" not in str(error):
                 raise
         else:
             raise ValueError("vLLM ignores requests for EAD: install ead in the environment of its engine")
-        finally:
-            self.vllm_generation.generation_kwargs = plain
 
 
-class _Record(StoppingCriteria):
-    """Keeps the log-probability of each token that ``generate`` draws, and stops nothing."""
-
-    def __init__(self) -> None:
-        self.logprobs: list[torch.Tensor] = []
-
-    def note(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """The last logits processor: what it is given is sampled from."""
-        self._scores = scores
-        return scores
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        drawn = input_ids[:, -1:]
-        self.logprobs.append(self._scores.log_softmax(dim=-1).gather(-1, drawn)[:, 0])
-        return torch.zeros_like(drawn[:, 0], dtype=torch.bool)
-
-
-def check_arguments(args: Any, rollout_func: Any = None) -> None:
-    """Raise ValueError where TRL's arguments clash with EAD; see the module."""
-    asked = {name: getattr(args, name, None) for name in PLAIN} | (
-        getattr(args, "generation_kwargs", None) or {}
-    )
+def check_arguments(args: Any, schedule: Any, position: str, others: dict[str, Any]) -> None:
+    """Raise TypeError or ValueError where arguments of the trainer clash with EAD; see the module."""
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"schedule must be one of ead.schedule, found {schedule!r}")
+    asked = {name: getattr(args, name, None) for name in PLAIN} | (args.generation_kwargs or {})
     for name, allowed in PLAIN.items():
         if asked[name] is not None and asked[name] not in allowed:
-            raise ValueError(
-                f"{name} is {asked[name]!r}, allowed with EAD: {allowed[0] if allowed else None}"
-            )
-    if args.vllm_importance_sampling_correction and args.vllm_importance_sampling_mode == "sequence_mask":
-        raise ValueError(
+            raise ValueError(f"{name} is {asked[name]!r}, allowed with EAD: {[*allowed, None][0]}")
+    in_turns = not others.keys().isdisjoint(("tools", "environment_factory"))
+    for clashes, message in (
+        (
+            isinstance(schedule, HeldEntropy),
+            "held_entropy follows the recorded entropies, which TRL's trainer does not give",
+        ),
+        (position not in POSITIONS, f"position must be one of {', '.join(POSITIONS)}, found {position!r}"),
+        (
+            isinstance(schedule, Switched) and in_turns and position == "response",
+            "a switched schedule and turns: position must be turn; a switch is not carried over",
+        ),
+        (
+            args.vllm_importance_sampling_correction
+            and args.vllm_importance_sampling_mode == "sequence_mask",
             "vllm_importance_sampling_mode is sequence_mask, TRL's default: under EAD the ratio of a whole response is "
-            "close to 0, and so would the loss be; set token_truncate, also where transformers samples"
-        )
-    if args.use_transformers_continuous_batching:
-        raise ValueError(
-            "use_transformers_continuous_batching: it takes no logits processor, so EAD cannot work"
-        )
-    if rollout_func is not None:
-        raise ValueError("rollout_func samples by itself; ask for EAD in its own requests")
+            "close to 0, and so would the loss be; set token_truncate, also where transformers samples",
+        ),
+        (
+            args.use_transformers_continuous_batching,
+            "use_transformers_continuous_batching: it takes no logits processor, so EAD cannot work",
+        ),
+        (others.get("rollout_func"), "rollout_func samples by itself; ask for EAD in its own requests"),
+    ):
+        if clashes:
+            raise ValueError(message)

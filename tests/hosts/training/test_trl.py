@@ -6,9 +6,11 @@ The tiny model asks, in its generation_config.json, for settings that would dist
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig
@@ -410,20 +412,23 @@ class Engine:
 
     def __init__(self, mode, generation_kwargs, **_):
         self.mode, self.generation_kwargs = mode, generation_kwargs or {}
-        self.vllm_client = self
-        self.asked = []
+        self.vllm_client = SimpleNamespace(
+            get_server_info=lambda: {"model_config": {"logprobs_mode": self.logprobs_mode}},
+            generate=lambda prompts, generation_kwargs: self.refuse(generation_kwargs),
+        )
+        self.asked, self.refused = [], 0
 
-    def get_server_info(self):
-        return {"model_config": {"logprobs_mode": self.logprobs_mode}}
+    def refuse(self, asked):
+        ead = (asked.get("extra_args") or asked.get("vllm_xargs") or {}).get("ead")
+        if self.knows_ead and ead is not None and "kind" not in (json.loads(ead) if self.served else ead):
+            self.refused += 1
+            raise Exception("Request failed: 400, ead: schedule kind: found None")
 
     def sync_weights(self): ...
 
     def generate(self, prompts, images, num_generations, profiler=None):
-        asked = self.generation_kwargs
-        ead = (asked.get("extra_args") or asked.get("vllm_xargs") or {}).get("ead")
-        if self.knows_ead and ead is not None and "kind" not in (json.loads(ead) if self.served else ead):
-            raise Exception("Request failed: 400, ead: schedule kind: found None")
-        self.asked.append(asked)
+        self.refuse(self.generation_kwargs)
+        self.asked.append(self.generation_kwargs)
         return (
             prompts,
             [[5, 6, 7 + row] for row in range(len(prompts))],
@@ -460,7 +465,7 @@ def with_engine(tiny_model, tmp_path, monkeypatch):
 def test_requests_to_vllm_carry_the_schedule_in_training_alone(with_engine, mode):
     trainer = with_engine(mode)
     engine = trainer.vllm_generation
-    assert engine.asked == []  # the trainer's question was refused
+    assert engine.asked == [] and engine.refused == 1  # the trainer's question
     trainer.train()
     plain = {"stop": ["x"]}
     expected = []
@@ -482,6 +487,12 @@ def test_an_engine_that_ignores_ead_is_refused(with_engine, monkeypatch):
     monkeypatch.setattr(Engine, "knows_ead", False)
     with pytest.raises(ValueError, match="vLLM ignores requests for EAD"):
         with_engine("colocate")
+
+
+def test_of_several_processes_one_speaks_to_the_server(with_engine, monkeypatch):
+    """Its question does not gather the processes' prompts, as TRL's own requests do: the others would wait for ever."""
+    monkeypatch.setattr(Accelerator, "is_main_process", property(lambda _: False))
+    assert with_engine("server").vllm_generation.refused == 0
 
 
 def test_a_server_that_returns_raw_logprobs_is_refused(with_engine, monkeypatch):

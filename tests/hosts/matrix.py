@@ -38,13 +38,14 @@ import json, sys, time
 from importlib.metadata import entry_points
 import numpy, torch
 {host}
+points = entry_points(group="vllm.logits_processors")  # vLLM looks for them in any case
 before = set(sys.modules)
 start = time.process_time()  # of the processor: a busy machine does not lengthen it
 {load}
 milliseconds = 1000 * (time.process_time() - start)
 print(json.dumps({{"milliseconds": round(milliseconds, 1), "modules": sorted(set(sys.modules) - before)}}))
 """
-ENTRY_POINT = "entry_points(group='vllm.logits_processors')['ead'].load()"
+ENTRY_POINT = "points['ead'].load()"
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,9 @@ def visit(host: Host, wheel: Path, folder: Path, interpreter: str) -> dict:
     job = [str(python), str(JOBS / host.job), *arguments]
     without = run(job, folder) if host.requirements else None
     subprocess.run([*pip, str(wheel)], check=True)
+    (installed,) = (folder / "env" / "lib").glob("python*/site-packages/ead")
+    # As pip does, if it is not told otherwise.
+    run([str(python), "-m", "compileall", "-q", str(installed)], folder)
     after = versions(python)
     with_it = run(job, folder)
     annealed = (

@@ -1,11 +1,10 @@
-"""Speculative decoding and min-p with EAD in a real engine with vLLM's second runner: `make test-vllm`.
+"""Speculative decoding with EAD in a real engine with vLLM's second runner: `make test-vllm`.
 
 That runner needs Triton; tests/hosts/interpreter on the path lends it Triton's interpreter.
 """
 
 import numpy as np
 import pytest
-from scipy.special import log_softmax
 from vllm import LLM, SamplingParams
 from vllm.triton_utils import HAS_TRITON
 
@@ -87,14 +86,3 @@ def test_each_request_of_a_mixed_batch_has_its_own_temperatures(engine, tiny_ref
         expected = tiny_reference.logprobs(PROMPT, row, temperatures)
         np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
     assert switched > 2
-
-
-def test_min_p_filters_the_annealed_distribution(engine, tiny_reference):
-    share = 0.2
-    tokens, logprobs = draw(engine, *[request(SCHEDULE, min_p=share)] * SAMPLES)
-    scaled = tiny_reference.logits(PROMPT, tokens) / SCHEDULE.temperature(np.arange(POSITIONS), STEP)[:, None]
-    kept = np.where(scaled >= scaled.max(-1, keepdims=True) + np.log(share), scaled, -np.inf)
-    assert_sampled_from(kept, np.array(tokens), np.ones(POSITIONS))
-    assert position_p_values(scaled, np.array(tokens), np.ones(POSITIONS)).min() < 1e-5
-    expected = np.take_along_axis(log_softmax(kept, -1), np.array(tokens)[..., None], -1)[..., 0]
-    np.testing.assert_allclose(logprobs, expected, atol=1e-4, rtol=0)

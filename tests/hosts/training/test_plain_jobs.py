@@ -13,8 +13,8 @@ PLUGINS = """
 import importlib, json, sys
 import numpy, torch
 before = set(sys.modules)
-for module in ("ead", "ead.schedule", "ead.importance", "ead.objective", "ead.metrics", "ead.seeds"):
-    importlib.import_module(module)
+for module in ("schedule", "importance", "objective", "metrics", "seeds", "integrations.vllm"):
+    importlib.import_module(f"ead.{module}")
 print(json.dumps(sorted({name.split(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)))
 """
 
@@ -28,7 +28,7 @@ def test_no_host_is_handed_anything_but_vllms_plug_in():
     assert [(point.group, point.name) for point in ours] == [("vllm.logits_processors", "ead")]
 
 
-def test_beyond_torch_and_numpy_the_method_loads_only_itself(tmp_path, run_alone):
+def test_beyond_torch_and_numpy_the_method_and_its_entry_point_load_only_the_package(tmp_path, run_alone):
     script = tmp_path / "plugins.py"
     script.write_text(PLUGINS)
     assert json.loads(run_alone(script)) == ["ead"]

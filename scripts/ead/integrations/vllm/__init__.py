@@ -31,8 +31,8 @@ second applies EAD before the request's temperature and min-p. Hence:
   this class must be named in ``logits_processors``, else such a request is refused;
 - a schedule with a rule (``ead.rules``) shapes the logits at the same place: log-probabilities are then those of the
   truncated distribution. ``held_entropy`` is refused: a request carries the fixed temperature that it resolves to;
-- speculative decoding works with the second runner. The first then loads no processor from entry points, and
-  requests for EAD are refused.
+- speculative decoding works with the second runner; vLLM itself refuses min-p beside it. With the first runner vLLM
+  then loads no processor from entry points, and requests for EAD are refused.
 
 A request without ``ead`` gets bit-identical logits whatever shares its batch. Log-probabilities of the
 annealed distribution, which importance weights need, are returned under

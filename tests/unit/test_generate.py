@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from ead.schedule import Annealed, Cosine, Fixed, Linear, Piecewise, ReverseAnnealed, Switched
-from reproduction.sampling.generate import generate
+from reproduction.sampling.generate import COMPACTION, generate
 
 SCHEDULES = [Fixed(0.6), Annealed(d0=6, alpha=0, start=2), ReverseAnnealed(reading="mirrored", d0=6, start=1)]
 PROMPTS = [[100, 5, 8, 9], [101, 7], [100, 3, 3, 3]]
@@ -116,6 +116,33 @@ def test_a_row_draws_the_same_whatever_it_is_batched_with(model):
     apart = draw(model, SCHEDULES[1], batch_rows=4)
     assert torch.equal(together.tokens, apart.tokens)
     assert torch.equal(together.mask, apart.mask)
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULES[1], OTHERS[3], Fixed(0.2)], ids=str)
+def test_rows_that_share_a_branch_draw_and_record_what_each_does_alone(model, schedule):
+    shared = draw(model, schedule, samples=24)
+    alone = draw(model, schedule, samples=1, prompts=[prompt for prompt in PROMPTS for _ in range(24)])
+    for name, values in vars(shared).items():
+        torch.testing.assert_close(values, getattr(alone, name), atol=1e-5, rtol=0, msg=name)
+
+
+def test_what_responses_have_in_common_is_read_once(model, monkeypatch):
+    read = []
+    original = type(model).read
+    monkeypatch.setattr(
+        type(model), "read", lambda self, ids, *rest: read.append(len(ids)) or original(self, ids, *rest)
+    )
+    rollouts = draw(model, Fixed(0.3), samples=40)
+    prompts, *steps = read
+    assert prompts == len(PROMPTS)
+    for t, rows in enumerate(steps, 1):
+        begun = {
+            (row // 40, *tokens[:t].tolist())
+            for row, tokens in enumerate(rollouts.tokens)
+            if rollouts.lengths[row] > t or (rollouts.lengths[row] == t and not rollouts.finished[row])
+        }
+        assert len(begun) <= rows <= max(1, len(begun) / COMPACTION)
+    assert sum(steps) < 0.7 * int(rollouts.mask.sum())
 
 
 @pytest.mark.parametrize("schedule", [SCHEDULES[1], None], ids=str)

@@ -39,7 +39,7 @@ from reproduction.training.step_metrics import Responses, importance_metrics
 
 log = logging.getLogger(__name__)
 
-STATE_FORMAT = "3"
+STATE_FORMAT = "4"
 RECORDS = ("metrics.jsonl", "groups.jsonl", "timings.jsonl")
 
 

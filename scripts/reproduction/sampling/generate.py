@@ -2,7 +2,9 @@
 
 All rows of a batch are at the same response position, so a schedule costs one scalar division per step; where it
 switches at a token, each row has a number of its own, and where it looks at the logits, its rule (``ead.rules``) does
-the division. Each prompt is read once for all its samples; rows that have finished leave the batch.
+the division. What is the same is computed once: a branch is the responses to one prompt that have drawn the same
+tokens so far, and the network reads each branch's token once, from the prompt on. Where responses of a branch draw
+different tokens it forks; what has ended leaves the batch.
 
 The uniform numbers of a batch are drawn before decoding, one per row and position, and tokens are found by
 inverting the cumulative distribution: what a row draws does not depend on when other rows finish.
@@ -21,7 +23,7 @@ from ead import rules
 from ead.schedule import Schedule, Switched
 from reproduction.models.transformer import Transformer
 
-COMPACTION = 0.75  # share of rows still decoding at which the finished ones leave the batch
+COMPACTION = 0.75  # share of branches still decoding at which the ended ones leave the cache
 MAX_LOGITS = 2**24  # numbers that a draw works on at once: 64 MiB, in float64 twice that
 BLOCK = 4  # columns by which the cache grows: what is read stays close together
 
@@ -194,7 +196,10 @@ def _ruled(schedule: Schedule, start: int, logits: Tensor, temperature: float | 
 
 @dataclass(frozen=True)
 class _Draw:
-    """How the next token is chosen, and what is recorded about it."""
+    """How the next token is chosen, and what is recorded about it.
+
+    Distributions are computed by branch, which rows that have drawn the same tokens share.
+    """
 
     temperatures: _SameForAll
     rule: Callable[[Tensor, float | Tensor, int], Tensor] | None
@@ -203,17 +208,27 @@ class _Draw:
     record: bool
     policy_at_sampling_temperature: bool
 
-    def __call__(self, logits: Tensor, rows: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
-        """Return tokens [b] and the recorded values [4, b], for the batch's ``rows`` at position ``t``."""
+    def __call__(
+        self, logits: Tensor, branches: Tensor, rows: Tensor, t: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return tokens [b] and the recorded values [4, b], for the batch's ``rows`` [b] at position ``t``.
+
+        ``branches`` [b] says which of the ``logits`` [branches, V] are a row's.
+        """
         at_once = max(1, MAX_LOGITS // logits.shape[-1])
         if len(logits) <= at_once:
-            return self._draw(logits, rows, t)
-        pieces = zip(logits.split(at_once), rows.split(at_once), strict=True)
-        tokens, values = zip(*(self._draw(*piece, t) for piece in pieces), strict=True)
+            return self._draw(logits, branches, rows, t)
+        pieces = zip(branches.split(at_once), rows.split(at_once), strict=True)
+        drawn = (
+            self._draw(logits[of], torch.arange(len(of), device=of.device), part, t) for of, part in pieces
+        )
+        tokens, values = zip(*drawn, strict=True)
         return torch.cat(tokens), torch.cat(values, -1) if self.record else None
 
-    def _draw(self, logits: Tensor, rows: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
+    def _draw(self, logits: Tensor, branches: Tensor, rows: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
         temperature = self.temperatures.at(rows, t)
+        if isinstance(temperature, Tensor):  # rows of a branch have the same
+            temperature = temperature.new_ones(len(logits), 1).index_copy_(0, branches, temperature)
         everywhere_one = self.rule is None and isinstance(temperature, float) and temperature == 1.0
         if self.rule is not None:
             scaled = self.rule(logits, temperature, t)
@@ -223,36 +238,39 @@ class _Draw:
         probabilities = None
         if not greedy or (truncated and self.record):
             probabilities = _nucleus(scaled, self.top_p)
-        tokens = logits.argmax(-1) if greedy else _invert_cumulative(probabilities, self.uniforms[rows, t])
+        if greedy:
+            tokens = logits.argmax(-1)[branches]
+        else:
+            tokens = _invert_cumulative(probabilities, branches, self.uniforms[rows, t])
         self.temperatures.note(rows, t, tokens)
         if not self.record:
             return tokens, None
         if truncated:
-            return tokens, self._truncated_values(logits, probabilities, tokens)
-        at_one = F.log_softmax(logits, -1)
-        at_sampling = at_one if everywhere_one else F.log_softmax(scaled, -1)
+            return tokens, self._truncated_values(logits, probabilities, branches, tokens)
+        # One operator for both distributions: on small batches the number of operators decides.
+        both = F.log_softmax(logits.unsqueeze(0) if everywhere_one else torch.stack((logits, scaled)), -1)
+        entropies = -(both.exp() * both).sum(-1)
+        at_one, at_sampling = both[0], both[-1]
         policy = at_sampling if self.policy_at_sampling_temperature else at_one
-        chosen = tokens.unsqueeze(-1)
-        entropy = -(at_one.exp() * at_one).sum(-1)
-        behaviour_entropy = entropy if everywhere_one else -(at_sampling.exp() * at_sampling).sum(-1)
-        logprobs = (series.gather(-1, chosen).squeeze(-1) for series in (at_sampling, policy))
-        return tokens, torch.stack((*logprobs, entropy, behaviour_entropy))
+        logprobs = (series[branches, tokens] for series in (at_sampling, policy))
+        return tokens, torch.stack((*logprobs, entropies[0, branches], entropies[-1, branches]))
 
-    def _truncated_values(self, logits: Tensor, probabilities: Tensor, tokens: Tensor) -> Tensor:
-        """Return the recorded values where ``probabilities`` [b, V], up to a factor, have a support of their own."""
+    def _truncated_values(
+        self, logits: Tensor, probabilities: Tensor, branches: Tensor, tokens: Tensor
+    ) -> Tensor:
+        """Return the recorded values where ``probabilities``, up to a factor, have a support of their own."""
         if self.policy_at_sampling_temperature:
             raise ValueError("logprob_temperature: sampling needs a schedule of the position alone")
         behaviour = probabilities / probabilities.sum(-1, keepdim=True)
         at_one = F.log_softmax(logits, -1)
-        chosen = tokens.unsqueeze(-1)
-        logprobs = (behaviour.gather(-1, chosen).log(), at_one.gather(-1, chosen))
+        logprobs = (behaviour[branches, tokens].log(), at_one[branches, tokens])
         entropies = (-(at_one.exp() * at_one).sum(-1), torch.special.entr(behaviour).sum(-1))
-        return torch.stack([*(series.squeeze(-1) for series in logprobs), *entropies]).to(logits.dtype)
+        return torch.stack([*logprobs, *(series[branches] for series in entropies)]).to(logits.dtype)
 
 
-def _invert_cumulative(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+def _invert_cumulative(probabilities: Tensor, branches: Tensor, uniforms: Tensor) -> Tensor:
     """Return the smallest token whose cumulative probability exceeds the row's uniform number, [b]."""
-    cumulative = probabilities.cumsum(-1)
+    cumulative = probabilities.cumsum(-1)[branches]
     # Scaling by the total keeps the draw inside the distribution whatever the rounding of the sum.
     drawn = (uniforms * cumulative[:, -1]).unsqueeze(-1)
     tokens = torch.searchsorted(cumulative, drawn, right=True).squeeze(-1)
@@ -291,55 +309,106 @@ def _decode(
     visible = torch.arange(prompt_width, device=device) >= padding[:, None]  # [P, L]: not left padding
     padded = bool(padding.any())
 
-    logits, cache = _read_prompts(model, ids, padding, visible)
-    logits = logits.repeat_interleave(samples, 0)
-    cache = [layer.repeat_interleave(samples, 1) for layer in cache]
-    padding = padding.repeat_interleave(samples, 0)
-    visible = F.pad(visible, (0, width), value=True).repeat_interleave(samples, 0)
+    logits, layers = _read_prompts(model, ids, padding, visible)
+    visible = F.pad(visible, (0, width), value=True)
 
     total = len(prompts) * samples
+    cache = _Branches(layers, model.shape.vocabulary, pad)
     tokens = torch.full((total, width), pad, device=device)
     mask = torch.zeros(total, width, dtype=torch.bool, device=device)
     recorded = torch.zeros(4, total, width, device=device) if draw.record else None
     ends = torch.tensor(model.shape.eos, device=device)
-    rows = torch.arange(total, device=device)  # batch rows that the cache still holds
-    going = torch.ones(total, dtype=torch.bool, device=device)  # which of them are still decoding
+    rows = torch.arange(total, device=device)  # those still decoding
+    branches = torch.arange(len(prompts), device=device).repeat_interleave(samples)  # of each
     for t in range(width):
-        chosen, values = draw(logits, rows, t)
-        done = ~going
-        tokens[rows, t], mask[rows, t] = chosen.masked_fill(done, pad), going
+        chosen, values = draw(logits, branches, rows, t)
+        tokens[rows, t], mask[rows, t] = chosen, True
         if values is not None:
-            recorded[:, rows, t] = values.masked_fill(done, 0)
-        going &= ~torch.isin(chosen, ends)
-        left = int(going.sum())
-        if not left or t + 1 == width:
+            recorded[:, rows, t] = values
+        going = ~torch.isin(chosen, ends)
+        rows, branches, chosen = rows[going], branches[going], chosen[going]
+        if not len(rows) or t + 1 == width:
             break
         report((t + 1) / width)
         column = prompt_width + t
-        if left <= COMPACTION * len(rows):
-            # Copying the cache costs about one step, so finished rows wait until enough have gathered.
-            kept = going.nonzero().squeeze(-1)
-            cache = [layer.index_select(1, kept) for layer in cache]
-            rows, chosen, padding, visible = rows[going], chosen[going], padding[going], visible[going]
-            going = going[going]
-        if column == cache[0].shape[-2]:
-            for layer in range(len(cache)):  # one after the other, so that little is held twice
-                cache[layer] = _with_room(cache[layer], min(BLOCK, width - t))
-        positions = (column - (padding if padded else padding[:1]))[:, None]
-        attended = visible[:, None, None, : column + 1] if padded else None
-        logits = model.read(chosen[:, None], positions, cache, column, attended)
+        branches, read = cache.follow(branches, chosen, column, min(BLOCK, width - t))
+        positions = (column - (padding[cache.prompts] if padded else padding[:1]))[:, None]
+        attended = visible[cache.prompts, None, None, : column + 1] if padded else None
+        logits = model.read(read[:, None], positions, cache.layers, column, attended)
     finished = (torch.isin(tokens, ends) & mask).any(-1)
     longest = int(mask.sum(-1).max())
     series = [None] * 4 if recorded is None else [values[:, :longest].cpu() for values in recorded]
     return Rollouts(tokens[:, :longest].cpu(), mask[:, :longest].cpu(), finished.cpu(), *series)
 
 
-def _with_room(layer: Tensor, columns: int) -> Tensor:
-    """Return a layer's cache with further columns, to be written before they are read."""
-    held = layer.shape[-2]
-    larger = layer.new_empty(*layer.shape[:-2], held + columns, layer.shape[-1])
-    larger[..., :held, :] = layer
-    return larger
+class _Branches:
+    """The cache of a batch: keys and values of its branches, and of which prompt each is.
+
+    Of each layer [2, slots, kv_heads, columns, D]. There are never more branches than rows that still decode, so that
+    many slots are enough. The first ``used`` of them are read; those of ended branches too, until others take them or
+    all move.
+    """
+
+    def __init__(self, layers: list[Tensor], vocabulary: int, pad: int) -> None:
+        self._layers, self._vocabulary, self._pad = layers, vocabulary, pad
+        self._slots = self._used = layers[0].shape[1]
+        self._prompts = torch.arange(self._used, device=layers[0].device)
+
+    @property
+    def layers(self) -> list[Tensor]:
+        return [layer[:, : self._used] for layer in self._layers]
+
+    @property
+    def prompts(self) -> Tensor:
+        return self._prompts[: self._used]
+
+    def follow(self, branches: Tensor, chosen: Tensor, filled: int, block: int) -> tuple[Tensor, Tensor]:
+        """Fork where rows of one branch have drawn different tokens, and make room for one more column.
+
+        Args:
+            branches: the slot of each row that goes on, [b].
+            chosen: the token that each has drawn, [b].
+            filled: columns that are.
+            block: columns to be added when all are filled.
+
+        Returns the slot of each row now, [b], and the token to be read in each slot, [used].
+        """
+        drawn, branch_of_row = torch.unique(branches * self._vocabulary + chosen, return_inverse=True)
+        parents, read = drawn // self._vocabulary, drawn % self._vocabulary
+        held = self._layers[0].shape[-2]
+        columns = held + (block if filled == held else 0)
+        # Copying all costs about one step, so slots of ended branches wait until enough have gathered.
+        if columns > held or len(parents) <= COMPACTION * self._used:
+            self._move(parents, len(branches), filled, columns)
+            return branch_of_row, read
+        slots = self._fork(parents)
+        return slots[branch_of_row], read.new_full((self._used,), self._pad).index_copy_(0, slots, read)
+
+    def _move(self, parents: Tensor, slots: int, filled: int, columns: int) -> None:
+        """Copy what each branch has of its parent to new layers, where the branches lie side by side."""
+        for number, layer in enumerate(self._layers):  # one after the other, so that little is held twice
+            moved = layer.new_empty(2, slots, layer.shape[2], columns, layer.shape[-1])
+            into = moved[:, : len(parents), :, :filled]
+            torch.index_select(layer[..., :filled, :], 1, parents, out=into)
+            self._layers[number] = moved
+        self._prompts, self._slots, self._used = self._prompts[parents], slots, len(parents)
+
+    def _fork(self, parents: Tensor) -> Tensor:
+        """Return a slot for each branch: its parent's for the first, and free ones, with a copy, for the others."""
+        others = F.pad(parents[1:] == parents[:-1], (1, 0))
+        copied = parents[others]
+        taken = torch.zeros(self._slots, dtype=torch.bool, device=parents.device).index_fill_(
+            0, parents, True
+        )
+        free = (~taken).nonzero().squeeze(-1)[: len(copied)]
+        if not len(free):
+            return parents
+        for layer in self._layers:
+            layer.index_copy_(1, free, layer.index_select(1, copied))
+        self._used = max(self._used, int(free[-1]) + 1)
+        self._prompts = F.pad(self._prompts, (0, self._used - len(self._prompts)))
+        self._prompts[free] = self._prompts[copied]
+        return parents.masked_scatter(others, free)
 
 
 def _read_prompts(model, ids, padding, visible):

@@ -172,7 +172,7 @@ def test_a_schedule_of_the_position_keeps_its_bits_and_never_meets_a_rule(schedu
     temperatures = sampling._temperatures(schedule, step, 0, 6, PROMPTS, 25, torch.device("cpu"))
     chosen = None if schedule is None else uniforms
     step_of_loop = sampling._Draw(temperatures, None, chosen, 1.0, True, False)
-    tokens, recorded = step_of_loop(logits, rows, t)
+    tokens, recorded = step_of_loop(logits, rows, rows, t)
     tau = 1.0 if schedule is None else float(schedule.temperature(t, step))
     scaled = logits if tau == 1 else logits / tau
     if schedule is None:

@@ -313,7 +313,7 @@ def _decode(
     visible = F.pad(visible, (0, width), value=True)
 
     total = len(prompts) * samples
-    cache = _Branches(layers, model.shape.vocabulary, pad)
+    cache = _Branches(layers, total, model.shape.vocabulary, pad)
     tokens = torch.full((total, width), pad, device=device)
     mask = torch.zeros(total, width, dtype=torch.bool, device=device)
     recorded = torch.zeros(4, total, width, device=device) if draw.record else None
@@ -349,10 +349,11 @@ class _Branches:
     all move.
     """
 
-    def __init__(self, layers: list[Tensor], vocabulary: int, pad: int) -> None:
+    def __init__(self, layers: list[Tensor], rows: int, vocabulary: int, pad: int) -> None:
         self._layers, self._vocabulary, self._pad = layers, vocabulary, pad
         self._slots = self._used = layers[0].shape[1]
         self._prompts = torch.arange(self._used, device=layers[0].device)
+        self._shared = rows > self._used  # some rows have a branch in common
 
     @property
     def layers(self) -> list[Tensor]:
@@ -373,15 +374,21 @@ class _Branches:
 
         Returns the slot of each row now, [b], and the token to be read in each slot, [used].
         """
-        drawn, branch_of_row = torch.unique(branches * self._vocabulary + chosen, return_inverse=True)
-        parents, read = drawn // self._vocabulary, drawn % self._vocabulary
+        shared = self._shared
+        if shared:
+            drawn, branch_of_row = torch.unique(branches * self._vocabulary + chosen, return_inverse=True)
+            parents, read = drawn // self._vocabulary, drawn % self._vocabulary
+            self._shared = len(parents) < len(branches)
+        else:
+            branch_of_row = torch.arange(len(branches), device=branches.device)
+            parents, read = branches, chosen
         held = self._layers[0].shape[-2]
         columns = held + (block if filled == held else 0)
         # Copying all costs about one step, so slots of ended branches wait until enough have gathered.
         if columns > held or len(parents) <= COMPACTION * self._used:
             self._move(parents, len(branches), filled, columns)
             return branch_of_row, read
-        slots = self._fork(parents)
+        slots = self._fork(parents) if shared else parents
         return slots[branch_of_row], read.new_full((self._used,), self._pad).index_copy_(0, slots, read)
 
     def _move(self, parents: Tensor, slots: int, filled: int, columns: int) -> None:

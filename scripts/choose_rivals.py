@@ -3,6 +3,7 @@
 import argparse
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 
@@ -33,8 +34,9 @@ def main() -> None:
         )
     decided = read_choice(arguments.tuning, tuned)
     text = arguments.experiments.read_text(encoding="utf-8")
-    start = re.search(rf"^{re.escape(arguments.entry)}:$", text, flags=re.MULTILINE).end()
+    start = re.search(rf"^{re.escape(arguments.entry)}:.*$", text, flags=re.MULTILINE).end()
     head, body = text[:start], text[start:]
+    expected = dict(entry.chosen)
     for rival, before in entry.chosen.items():
         if rival not in tuned.rivals:
             raise SystemExit(f"{arguments.entry}.chosen: {entry.tuned_by} tunes no {rival}")
@@ -44,9 +46,17 @@ def main() -> None:
         body = re.sub(
             rf"^(    {re.escape(rival)}: ).*$", rf"\g<1>{decided[rival]}", body, count=1, flags=re.MULTILINE
         )
+        expected[rival] = decided[rival]
         print(f"{rival}: {decided[rival]}" + ("" if decided[rival] == before else f" (before: {before})"))
+    with TemporaryDirectory() as folder:
+        changed = Path(folder) / arguments.experiments.name
+        write_text(changed, head + body)
+        if load_experiments(changed)[arguments.entry].chosen != expected:
+            raise SystemExit(
+                f"{arguments.experiments}: {arguments.entry}.chosen must have one line per rival, "
+                "'    rival: setting'; nothing was written"
+            )
     write_text(arguments.experiments, head + body)
-    load_experiments(arguments.experiments)
 
 
 def read_choice(path: Path, tuned: Tuning) -> dict[str, str]:
@@ -58,6 +68,8 @@ def read_choice(path: Path, tuned: Tuning) -> dict[str, str]:
     for column in ("rival", "sampler", "metric", "chosen"):
         if column not in table:
             raise SystemExit(f"{path}: not a table of rivals_tuning: column {column!r} is missing")
+    if table.empty:
+        raise SystemExit(f"{path}: no rows: not a table of rivals_tuning")
     if table["chosen"].dtype != bool:
         raise SystemExit(f"{path}: column 'chosen' must hold True or False")
     rows = table[table["chosen"] & (table["metric"] == SCORES[0])]

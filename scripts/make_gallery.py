@@ -195,7 +195,8 @@ def page(
     for name, title in pictures:
         lines += [f"### {name}: {title}", ""]
         if name in ASKED_BY_NAME:
-            lines += [f"Asked for by its name, beside the run; its table is [{name}.csv]({name}.csv).", ""]
+            which = "the run" if name in run.get("asked_by_name", ()) else "an earlier run"
+            lines += [f"Asked for by its name, beside {which}; its table is [{name}.csv]({name}.csv).", ""]
         elif name not in of_run:
             lines += [
                 "Not of this run: it did not ask for this figure, and the picture is of an earlier one.",
@@ -229,12 +230,17 @@ def _effect(row: dict) -> str:
     return f"{amount(row['effect'], unit)}{interval}"
 
 
-def ranking(table: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
+def ranking(table: pd.DataFrame, labels: Mapping[str, str], control: str) -> list[str]:
     """Return the ranking of ``rivals.csv`` as lines of Markdown: scores, and differences to the control in points.
 
-    ``labels`` has the samplers' names in words. Intervals and p-values are corrected as the figure's are.
+    ``labels`` has the samplers' names in words, and ``control`` is compared with. Intervals and p-values are corrected
+    as the figure's are.
     """
     finished = table[table["status"] == "finished"]
+    waiting = [labels.get(sampler, sampler) for sampler in table.loc[table["status"] == "not run", "sampler"]]
+    not_run = [f"Not run: {', '.join(waiting)}.", ""] if waiting else []
+    if finished.empty:
+        return not_run
     cells = finished.set_index(["sampler", "cost", "metric"])
     order = cells.xs(("steps", "pass_at_k"), level=("cost", "metric")).sort_values("rank")
     columns = {"pass_at_k": ("steps", "tokens"), "pass_at_1": ("steps", "tokens")}
@@ -244,18 +250,18 @@ def ranking(table: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
         heads += [f"{names[metric]} (%)", *(f"difference at equal {cost}" for cost in costs)]
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for sampler in order.index:
-        shown = [labels[sampler]]
+        shown = [labels.get(sampler, sampler)]
         for metric, costs in columns.items():
             shown.append(percent(cells.loc[(sampler, "steps", metric), "value"]))
-            shown += [_difference(cells.loc[(sampler, cost, metric)]) for cost in costs]
+            rows = (cells.loc[(sampler, cost, metric)] for cost in costs)
+            shown += ["control"] * len(costs) if sampler == control else map(_difference, rows)
         lines.append(f"| {' | '.join(shown)} |")
-    waiting = [labels[sampler] for sampler in table.loc[table["status"] == "not run", "sampler"]]
-    return [*lines, "", *([f"Not run: {', '.join(waiting)}.", ""] if waiting else [])]
+    return [*lines, "", *not_run]
 
 
 def _difference(row: pd.Series) -> str:
     if pd.isna(row["difference"]):
-        return "control"
+        return "–"
     interval = f"[{percent(row['difference_low'])}, {percent(row['difference_high'])}]"
     return f"{percent(row['difference'])} {interval}, p = {number(row['p_holm'], 2)}"
 
@@ -369,7 +375,8 @@ def main() -> int:
         draw_verdicts(run, rows, arguments.gallery / "claims.png")
     with atomic_path(arguments.gallery / "schedule.png") as temporary:
         draw_schedule(temporary)
-    titles = {name: experiment.title for name, experiment in load_experiments().items()}
+    experiments = load_experiments()
+    titles = {name: experiment.title for name, experiment in experiments.items()}
     titles |= {"claims": "Every verdict with its interval", "cost": "How cost grows"}
     names = sorted(path.stem for path in arguments.gallery.glob("*.png") if path.stem != "schedule")
     pictures = [(name, titles.get(name, name)) for name in names]
@@ -377,7 +384,8 @@ def main() -> int:
     if (arguments.gallery / "rivals.csv").exists():
         samplers = load_scale(run["scale"], run["configuration"]["overrides"]).samplers
         labels = {name: sampler.label for name, sampler in samplers.items()}
-        tables["rivals"] = ranking(pd.read_csv(arguments.gallery / "rivals.csv"), labels)
+        table = pd.read_csv(arguments.gallery / "rivals.csv")
+        tables["rivals"] = ranking(table, labels, experiments["rivals"].control)
     write_text(arguments.gallery / "README.md", page(run, rows, declared, pictures, tables))
     if arguments.readme:
         write_text(arguments.readme, put(summary(run, rows), arguments.readme.read_text(encoding="utf-8")))
@@ -399,16 +407,18 @@ def copy(reports: Path, gallery: Path) -> bool:
         total += len(data)
         with atomic_path(gallery / path.name) as temporary:
             temporary.write_bytes(data)
-    for path in (reports / "figures" / f"{name}.csv" for name in ASKED_BY_NAME):
-        if path.exists():
-            write_text(gallery / path.name, path.read_text(encoding="utf-8"))
+    asked = [name for name in ASKED_BY_NAME if (reports / "figures" / f"{name}.csv").exists()]
+    for name in asked:
+        text = (reports / "figures" / f"{name}.csv").read_text(encoding="utf-8")
+        write_text(gallery / f"{name}.csv", text)
     if total > MAX_TOTAL_BYTES:
         print(f"{gallery}: {total:,} bytes, more than {MAX_TOTAL_BYTES:,}", file=sys.stderr)
         return False
     with atomic_path(gallery / "claims.csv") as temporary:
         as_table(judged).to_csv(temporary, index=False)
     entities = {entity["@id"]: entity for entity in crate["@graph"]}
-    write_json(gallery / "run.json", describe(judged, entities, judged["parameters"]))
+    described = describe(judged, entities, judged["parameters"])
+    write_json(gallery / "run.json", {**described, "asked_by_name": asked})
     return True
 
 

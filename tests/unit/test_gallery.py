@@ -147,7 +147,7 @@ def test_the_ranking_of_rivals_is_a_table_with_the_best_first():
     ]
     table.append(["late", *[None] * 9, "not run"])
     lines = make_gallery.ranking(
-        pd.DataFrame(table, columns=head), {"control": "τ = 1", "rival": "R", "late": "L"}
+        pd.DataFrame(table, columns=head), {"control": "τ = 1", "rival": "R", "late": "L"}, "control"
     )
     assert "Pass@16 (%)" in lines[0] and lines[1].count("---") == 7
     assert lines[2].startswith("| R | 65.0 | 5.0 [1.0, 9.0], p = 0.012 |")
@@ -155,3 +155,10 @@ def test_the_ranking_of_rivals_is_a_table_with_the_best_first():
     assert "Not run: L." in lines
     page = make_gallery.page(RUN, rows(), DECLARED, [("rivals", "Rivals")], {"rivals": lines})
     assert lines[2] in page and "Not of this run" not in page
+    assert "beside an earlier run" in page
+    page = make_gallery.page(RUN | {"asked_by_name": ["rivals"]}, rows(), DECLARED, [("rivals", "Rivals")])
+    assert "beside the run" in page
+    late = pd.DataFrame(table[-1:], columns=head)
+    assert make_gallery.ranking(late, {}, "control") == ["Not run: late.", ""]
+    alone = pd.DataFrame(table[4:], columns=head).assign(difference=float("nan"))
+    assert make_gallery.ranking(alone, {}, "control")[2] == "| rival | 65.0 | – | – | 65.0 | – | – |"

@@ -206,10 +206,44 @@ def test_the_choice_is_written_by_a_command(world, tmp_path):
         check=True,
     )
     assert "reft: reft_8 stays" in done.stdout and "ead: ead_released (before: " in done.stdout
+    committed = load_experiments()["rivals"].chosen
     chosen = load_experiments(experiments)["rivals"].chosen
     assert chosen == {rival: "reft_8" if rival == "reft" else each[-1] for rival, each in tuned.items()}
     changed = [line for line in experiments.read_text().splitlines() if line not in before.splitlines()]
-    assert len(changed) == len(chosen) - 1
+    assert len(changed) == sum(chosen[rival] != committed[rival] for rival in chosen) > 5
+
+
+def test_a_choice_that_cannot_be_written_line_by_line_changes_nothing(world, tmp_path):
+    text = (
+        (WORKFLOW / "experiments.yaml")
+        .read_text(encoding="utf-8")
+        .replace("    reft: reft_8", '    "reft": reft_8')
+    )
+    (tmp_path / "experiments.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "tuning.csv").write_text("rival,sampler,metric,chosen\nreft,reft_4,pass_at_k,True\n")
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "scripts" / "choose_rivals.py", tmp_path / "tuning.csv"]
+        + ["--experiments", tmp_path / "experiments.yaml"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "rivals.chosen must have one line per rival" in done.stderr
+    assert (tmp_path / "experiments.yaml").read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(
+    ("planned", "ranked"),
+    [([0], [0]), ([0, 1, 2], [1, 2]), ([1, 2, 3], [1, 2, 3]), ([3, 0], [3])],
+)
+def test_the_seed_that_tuned_ranks_nothing_where_there_is_another(world, planned, ranked):
+    runs = expand(Configuration(scale="mini", seeds=planned), world.scale, world.rivals)
+    assert world.rivals.estimation(world.scale, runs, 0)["seeds"] == ranked
+
+
+def test_seeds_that_only_some_samplers_have_rank_nothing(world):
+    runs = expand(world.seeds, world.scale, world.rivals)
+    some = {name: run for name, run in runs.items() if run.seed != 2 or run.sampler != "ead"}
+    assert world.rivals.estimation(world.scale, some, 0)["seeds"] == [1]
 
 
 @pytest.mark.parametrize(
@@ -217,6 +251,7 @@ def test_the_choice_is_written_by_a_command(world, tmp_path):
     [
         (None, "not a table of rivals_tuning"),
         ("", "not a table of rivals_tuning"),
+        ("rival,sampler,metric,chosen\n", "no rows"),
         ("rival,sampler,metric\nedt_tis,edt_0.01_tis,pass_at_k\n", "column 'chosen' is missing"),
         (
             "rival,sampler,metric,chosen\nedt_tis,edt_0.01_tis,pass_at_k,yes\n",

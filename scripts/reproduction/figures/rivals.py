@@ -10,7 +10,7 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -54,6 +54,9 @@ class Rivals(OfRivals):
         min_length=2,
         description="rival -> the setting of it that is ranked; scripts/choose_rivals.py writes it",
     )
+    tuned_seed: Annotated[int, Field(ge=0)] = Field(
+        0, description="the seed that `tuned_by` has used: it ranks nothing where there is another"
+    )
     control: Name = Field("tau1.0", description="sampler that every rival is compared with")
 
     @property
@@ -76,13 +79,16 @@ class Rivals(OfRivals):
         self, scale: Scale, runs: Mapping[str, RunConfiguration], root_seed: int
     ) -> dict[str, Any]:
         """See :class:`Figure`."""
-        every = list(dict.fromkeys(run.seed for run in runs.values()))
+        by_sampler = defaultdict(set)
+        for run in runs.values():
+            by_sampler[run.sampler].add(run.seed)
+        # Other figures may plan further seeds of some cells; samplers are ranked on the seeds that all of them have.
+        shared = set.intersection(*by_sampler.values()) if by_sampler else set()
         return {
             "analysis": self.analysis,
             "names": list(runs),
             "control": self.control,
-            # The seed that the tuning has used ranks nothing, where there is another.
-            "seeds": every[1:] or every,
+            "seeds": sorted(shared - {self.tuned_seed} or shared),
             "responses": {name: run.training.prompts * run.n for name, run in runs.items()},
             "decoder": scale.evaluation.decoders[0],
             "root_seed": root_seed,
@@ -244,7 +250,10 @@ def _ranked(
     rows = []
     for (cost, metric), of_sampler in scored.items():
         here = {}
-        for sampler, by_seed in of_sampler.items():
+        # Of a table of what has run so far, samplers are compared on the seeds that all of them have, if there are any.
+        shared = sorted(set.intersection(*map(set, of_sampler.values()))) if of_sampler else []
+        for sampler, every in of_sampler.items():
+            by_seed = {seed: every[seed] for seed in shared or every}
             found = statistics.bootstrap(
                 np.stack([scores for scores, _ in by_seed.values()]),
                 generator=seeds.generator(root_seed, "bootstrap"),
@@ -258,8 +267,6 @@ def _ranked(
             }
         for rank, row in enumerate(sorted(here.values(), key=lambda row: -row["value"]), start=1):
             row["rank"] = rank
-        # Samplers are compared on the seeds that all of them have.
-        shared = sorted(set.intersection(*(set(by_seed) for by_seed in of_sampler.values()))) if here else []
         names = list(of_sampler)
         if control in of_sampler and len(names) > 1 and shared:
             scores = np.array([[of_sampler[name][seed][0] for seed in shared] for name in names])
@@ -308,6 +315,8 @@ def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
     ]
     waiting = estimates.loc[estimates["status"] == "not run", "sampler"]
     missing = [request["samplers"][sampler]["label"] for sampler in waiting] + request["without_runs"]
+    if not finished["difference"].notna().any():
+        notes.append("no differences: the control, or a seed that all samplers have, has not run")
     if missing:
         notes += textwrap.wrap(f"not run: {', '.join(missing)}", 110)
     head(figure, request["title"], *notes)

@@ -65,7 +65,7 @@ def read_choice(path: Path, tuned: Tuning) -> dict[str, str]:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise SystemExit(f"{path}: not a table of rivals_tuning: {error}") from None
-    for column in ("rival", "sampler", "metric", "chosen"):
+    for column in ("rival", "sampler", "metric", "chosen", "value", "status"):
         if column not in table:
             raise SystemExit(f"{path}: not a table of rivals_tuning: column {column!r} is missing")
     if table.empty:
@@ -77,8 +77,15 @@ def read_choice(path: Path, tuned: Tuning) -> dict[str, str]:
     for rival, sampler in zip(rows["rival"], rows["sampler"], strict=True):
         if sampler not in tuned.rivals.get(rival, ()):
             raise SystemExit(f"{path}: {sampler!r} is no setting of the rival {rival!r}")
-        if rival in decided:
+        if rival in rows["rival"][rows["rival"].duplicated()].values:
             raise SystemExit(f"{path}: the rival {rival!r} is chosen more than once")
+        of_rival = table[(table["rival"] == rival) & (table["metric"] == SCORES[0])]
+        if set(of_rival["sampler"]) != set(tuned.rivals[rival]) or (of_rival["status"] != "finished").any():
+            raise SystemExit(f"{path}: {sampler!r} is chosen, but the settings of {rival!r} have not all run")
+        if of_rival.set_index("sampler").loc[sampler, "value"] != of_rival["value"].max():
+            raise SystemExit(
+                f"{path}: {sampler!r} is chosen, but another setting of {rival!r} has a higher score"
+            )
         decided[rival] = sampler
     return decided
 

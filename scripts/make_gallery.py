@@ -368,6 +368,10 @@ def main() -> int:
 
     if arguments.reports and not copy(arguments.reports, arguments.gallery):
         return 1
+    for record in (arguments.gallery / name for name in ("run.json", "claims.csv")):
+        if not record.exists():
+            print(f"{record}: no such file; --reports copies it from a run", file=sys.stderr)
+            return 1
     declared = load_claims()
     run = json.loads((arguments.gallery / "run.json").read_text(encoding="utf-8"))
     rows = ruled(pd.read_csv(arguments.gallery / "claims.csv"), declared, run)

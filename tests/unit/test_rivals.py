@@ -189,7 +189,8 @@ def test_a_rival_with_more_trials_is_refused():
 def test_the_choice_is_written_by_a_command(world, tmp_path):
     tuned = load_experiments()["rivals_tuning"].rivals
     rows = [
-        {"rival": rival, "sampler": setting, "metric": "pass_at_k", "chosen": setting == settings[-1]}
+        {"rival": rival, "sampler": setting, "metric": "pass_at_k", "status": "finished"}
+        | {"chosen": setting == settings[-1], "value": 0.5 if setting == settings[-1] else 0.4}
         for rival, settings in tuned.items()
         for setting in settings
         if rival != "reft"
@@ -213,6 +214,14 @@ def test_the_choice_is_written_by_a_command(world, tmp_path):
     assert len(changed) == sum(chosen[rival] != committed[rival] for rival in chosen) > 5
 
 
+def table_of_reft(best: int, finished: bool) -> str:
+    lines = ["rival,sampler,metric,chosen,value,status"]
+    for cells in (4, 8, 20):
+        status = "finished" if finished or cells != 20 else "not run"
+        lines.append(f"reft,reft_{cells},pass_at_k,{cells == 4},{0.7 if cells == best else 0.6},{status}")
+    return "\n".join(lines)
+
+
 def test_a_choice_that_cannot_be_written_line_by_line_changes_nothing(world, tmp_path):
     text = (
         (WORKFLOW / "experiments.yaml")
@@ -220,7 +229,7 @@ def test_a_choice_that_cannot_be_written_line_by_line_changes_nothing(world, tmp
         .replace("    reft: reft_8", '    "reft": reft_8')
     )
     (tmp_path / "experiments.yaml").write_text(text, encoding="utf-8")
-    (tmp_path / "tuning.csv").write_text("rival,sampler,metric,chosen\nreft,reft_4,pass_at_k,True\n")
+    (tmp_path / "tuning.csv").write_text(table_of_reft(4, finished=True))
     done = subprocess.run(
         [sys.executable, REPOSITORY / "scripts" / "choose_rivals.py", tmp_path / "tuning.csv"]
         + ["--experiments", tmp_path / "experiments.yaml"],
@@ -251,24 +260,27 @@ def test_seeds_that_only_some_samplers_have_rank_nothing(world):
     [
         (None, "not a table of rivals_tuning"),
         ("", "not a table of rivals_tuning"),
-        ("rival,sampler,metric,chosen\n", "no rows"),
+        ("rival,sampler,metric,chosen,value,status\n", "no rows"),
         ("rival,sampler,metric\nedt_tis,edt_0.01_tis,pass_at_k\n", "column 'chosen' is missing"),
         (
-            "rival,sampler,metric,chosen\nedt_tis,edt_0.01_tis,pass_at_k,yes\n",
+            "rival,sampler,metric,chosen,value,status\nedt_tis,edt_0.01_tis,pass_at_k,yes,0.5,finished\n",
             "'chosen' must hold True or False",
         ),
         (
-            "rival,sampler,metric,chosen\nedt_tis,tau1.0,pass_at_k,True\n",
+            "rival,sampler,metric,chosen,value,status\nedt_tis,tau1.0,pass_at_k,True,0.5,finished\n",
             "'tau1.0' is no setting of the rival 'edt_tis'",
         ),
         (
-            "rival,sampler,metric,chosen\nedt_tis,,pass_at_k,True\n",
+            "rival,sampler,metric,chosen,value,status\nedt_tis,,pass_at_k,True,0.5,finished\n",
             "nan is no setting of the rival 'edt_tis'",
         ),
         (
-            "rival,sampler,metric,chosen\n" + 2 * "edt_tis,edt_0.01_tis,pass_at_k,True\n",
+            "rival,sampler,metric,chosen,value,status\n"
+            + 2 * "edt_tis,edt_0.01_tis,pass_at_k,True,0.5,finished\n",
             "'edt_tis' is chosen more than once",
         ),
+        (table_of_reft(8, finished=True), "another setting of 'reft' has a higher score"),
+        (table_of_reft(4, finished=False), "the settings of 'reft' have not all run"),
     ],
 )
 def test_a_table_that_is_none_of_the_tuning_writes_nothing(tmp_path, content, words):

@@ -57,4 +57,8 @@ def test_a_second_run_has_nothing_to_do(whole_paper):
 
 
 def test_a_figure_so_far_starts_no_training(whole_paper):
-    assert set(whole_paper.planned("--", "fig04_so_far")) == {"estimate_figure", "plot_figure", "fig04_so_far"}
+    assert set(whole_paper.planned("--", "fig04_so_far")) == {
+        "estimate_figure",
+        "plot_figure",
+        "fig04_so_far",
+    }

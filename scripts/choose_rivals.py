@@ -77,7 +77,7 @@ def read_choice(path: Path, tuned: Tuning) -> dict[str, str]:
     for rival, sampler in zip(rows["rival"], rows["sampler"], strict=True):
         if sampler not in tuned.rivals.get(rival, ()):
             raise SystemExit(f"{path}: {sampler!r} is no setting of the rival {rival!r}")
-        if rival in rows["rival"][rows["rival"].duplicated()].values:
+        if (rows["rival"] == rival).sum() > 1:
             raise SystemExit(f"{path}: the rival {rival!r} is chosen more than once")
         of_rival = table[(table["rival"] == rival) & (table["metric"] == SCORES[0])]
         if set(of_rival["sampler"]) != set(tuned.rivals[rival]) or (of_rival["status"] != "finished").any():

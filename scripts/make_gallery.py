@@ -35,7 +35,10 @@ from reproduction.claims.words import models_in_words, rule_in_words
 from reproduction.config import load_scale
 from reproduction.figures import claims as forest
 from reproduction.figures import load_experiments
+from reproduction.figures.analyses import METRIC_LABELS
+from reproduction.figures.rivals import COSTS
 from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, set_style
+from reproduction.figures.tuning import SCORES
 from reproduction.files import atomic_path, write_json, write_text
 from reproduction.report import READINGS, amount, number, percent, side_by_side, unit_label
 
@@ -242,19 +245,17 @@ def ranking(table: pd.DataFrame, labels: Mapping[str, str], control: str) -> lis
     if finished.empty:
         return not_run
     cells = finished.set_index(["sampler", "cost", "metric"])
-    order = cells.xs(("steps", "pass_at_k"), level=("cost", "metric")).sort_values("rank")
-    columns = {"pass_at_k": ("steps", "tokens"), "pass_at_1": ("steps", "tokens")}
-    names = {"pass_at_k": f"Pass@{int(order['samples'].min())}", "pass_at_1": "Pass@1"}
-    heads = ["sampler"]
-    for metric, costs in columns.items():
-        heads += [f"{names[metric]} (%)", *(f"difference at equal {cost}" for cost in costs)]
+    order = cells.xs((COSTS[0], SCORES[0]), level=("cost", "metric")).sort_values("rank")
+    heads, k = ["sampler"], int(order["samples"].min())
+    for metric in SCORES:
+        heads += [METRIC_LABELS[metric].format(k=k), *(f"difference at equal {cost}" for cost in COSTS)]
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for sampler in order.index:
         shown = [labels.get(sampler, sampler)]
-        for metric, costs in columns.items():
-            shown.append(percent(cells.loc[(sampler, "steps", metric), "value"]))
-            rows = (cells.loc[(sampler, cost, metric)] for cost in costs)
-            shown += ["control"] * len(costs) if sampler == control else map(_difference, rows)
+        for metric in SCORES:
+            rows = [cells.loc[(sampler, cost, metric)] for cost in COSTS]
+            shown.append(percent(rows[0]["value"]))
+            shown += ["control"] * len(COSTS) if sampler == control else map(_difference, rows)
         lines.append(f"| {' | '.join(shown)} |")
     return [*lines, "", *not_run]
 

@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 
 from ead.schedule import Annealed, Cosine, Fixed, Linear, Piecewise, ReverseAnnealed, Switched
+from reproduction.sampling import generate as sampler
 from reproduction.sampling.generate import COMPACTION, generate
 
 SCHEDULES = [Fixed(0.6), Annealed(d0=6, alpha=0, start=2), ReverseAnnealed(reading="mirrored", d0=6, start=1)]
@@ -152,6 +153,17 @@ def test_a_large_vocabulary_is_drawn_from_in_pieces(model, schedule, monkeypatch
     pieces = draw(model, schedule)
     for name, values in vars(whole).items():
         assert torch.equal(values, getattr(pieces, name)), name
+
+
+def test_rows_of_one_branch_are_drawn_in_pieces_too(model, monkeypatch):
+    at_once = []
+    original = sampler._invert_cumulative
+    monkeypatch.setattr(
+        sampler, "_invert_cumulative", lambda p, b, u: at_once.append(len(b)) or original(p, b, u)
+    )
+    monkeypatch.setattr(sampler, "MAX_LOGITS", 5 * model.shape.vocabulary)
+    draw(model, SCHEDULES[1], samples=24, prompts=PROMPTS[:1])
+    assert at_once[:5] == [5, 5, 5, 5, 4] and max(at_once) == 5
 
 
 def test_the_same_seed_repeats_and_another_does_not(model):

@@ -216,7 +216,7 @@ class _Draw:
         ``branches`` [b] says which of the ``logits`` [branches, V] are a row's.
         """
         at_once = max(1, MAX_LOGITS // logits.shape[-1])
-        if len(logits) <= at_once:
+        if max(len(logits), len(rows)) <= at_once:  # a draw has a cumulative distribution for each row
             return self._draw(logits, branches, rows, t)
         pieces = zip(branches.split(at_once), rows.split(at_once), strict=True)
         drawn = (

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from reproduction.config import WORKFLOW
+from reproduction.config import WORKFLOW, ConfigurationError
 from reproduction.figures import load_experiments
 from reproduction.figures.rivals import Rivals
 from reproduction.figures.tuning import SCORES, Tuning
@@ -23,7 +23,10 @@ def main() -> None:
     parser.add_argument("--experiments", type=Path, default=WORKFLOW / "experiments.yaml")
     arguments = parser.parse_args()
 
-    experiments = load_experiments(arguments.experiments)
+    try:
+        experiments = load_experiments(arguments.experiments)
+    except ConfigurationError as error:
+        raise SystemExit(str(error)) from None
     entry = experiments.get(arguments.entry)
     if not isinstance(entry, Rivals):
         raise SystemExit(f"{arguments.experiments}: {arguments.entry} is no experiment of the kind rivals")

@@ -297,3 +297,13 @@ def test_a_table_that_is_none_of_the_tuning_writes_nothing(tmp_path, content, wo
     )
     assert done.returncode and words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
     assert experiments.read_text(encoding="utf-8") == before
+
+
+def test_experiments_that_cannot_be_read_are_named_in_one_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "scripts" / "choose_rivals.py", tmp_path / "tuning.csv"]
+        + ["--experiments", tmp_path / "none.yaml"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode and done.stderr == f"{tmp_path / 'none.yaml'}: no such file\n"

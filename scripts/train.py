@@ -30,8 +30,9 @@ from reproduction.config import ConfigurationError, RealData, Verl, WarmStartMod
 from reproduction.config.runs import RunConfiguration, canonical, named, tracking_experiment
 from reproduction.engines import Result
 from reproduction.files import sha256_of_file
+from reproduction.models import published
 from reproduction.tracking import RunDescription, RunStream, Store
-from reproduction.training import records
+from reproduction.training import records, warmstart
 from reproduction.training.model_card import model_card
 from reproduction.training.run_folder import mark_sources, mark_started, publish
 from reproduction.versions import code_version
@@ -186,8 +187,12 @@ def _model(name: str, plan) -> Path:
         return _from_outside(manifest)
     dataset = _dataset(definition.dataset, plan)
     expected = {"definition": definition.model_dump(mode="json"), "dataset_sha256": sha256_of_file(dataset)}
+    if plan.configuration.base_models == "trained":
+        expected["source"] = warmstart.SOURCE
     if not _holds(manifest, expected):
         made = {"name": name, "definition": definition.model_dump_json(), "root-seed": root_seed}
+        if plan.configuration.base_models == "published":
+            made["published"] = published.folder_of(plan.configuration.scale)
         _call("train_base_model", {**made, "dataset": dataset, "output": manifest})
     return manifest
 

@@ -27,6 +27,7 @@ from reproduction.config import (
 )
 from reproduction.figures import InferenceFigure
 from reproduction.files import sha256_of_file
+from reproduction.models import published
 from reproduction.plan import SO_FAR, read_files, read_plan
 from reproduction.config.command_line import selected
 from reproduction.tasks import GeneratedData

@@ -1,4 +1,5 @@
-# Models: published ones are imported (the same at every scale), base models of a scale are trained.
+# Models: pretrained ones are imported (the same at every scale); base models of a scale are trained, or taken from
+# those that the project publishes.
 
 pretrained_models = plan.models
 imported_models = [
@@ -47,6 +48,20 @@ rule import_model:
         " > {log:q} 2>&1"
 
 
+# Not a parameter of the job, whose parameter is what lies there.
+PUBLISHED = (
+    shlex.join(["--published", str(published.folder_of(configuration.scale))])
+    if configuration.base_models == "published"
+    else ""
+)
+
+
+def published_sha256(wildcards):
+    """Of the published base model that a job may take; "" where there is none, or all are to be trained."""
+    manifest = published.manifest_of(configuration.scale, wildcards.base_model)
+    return sha256_of_file(manifest) if PUBLISHED and manifest.exists() else ""
+
+
 rule train_base_model:
     input:
         lambda wildcards: dataset_file(scale.models[wildcards.base_model].dataset),
@@ -71,6 +86,7 @@ rule train_base_model:
     params:
         root_seed=configuration.root_seed,
         definition=lambda wildcards: definition_json(scale.models, wildcards.base_model),
+        published_sha256=published_sha256,
         progress=f"{SCALE}/progress/train_base_model/{{base_model}}.json",
     shell:
         "{PYTHON:q} {SCRIPTS:q}/train_base_model.py"
@@ -79,6 +95,7 @@ rule train_base_model:
         " --root-seed {params.root_seed}"
         " --dataset {input:q}"
         " --output {output:q}"
+        " {PUBLISHED}"
         " --progress {params.progress:q}"
         " --threads {threads}"
         " > {log:q} 2>&1"

@@ -70,6 +70,11 @@ class Configuration(Strict):
     root_seed: int = Field(
         2025, ge=0, description="every random stream of the project is derived from this number"
     )
+    base_models: Literal["published", "trained"] = Field(
+        "published",
+        description="published takes the base models under workflow/base_models that are as the scale defines them, "
+        "so every machine starts from the same weights; trained trains all of them here",
+    )
     experiments: Annotated[list[Name], AfterValidator(unique)] | None = Field(
         None,
         description="figures and tables that `all` makes, names in workflow/experiments.yaml. null: the scale's",

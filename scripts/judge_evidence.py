@@ -3,16 +3,18 @@
   python scripts/judge_evidence.py --evidence reports/evidence/cpu
   python scripts/judge_evidence.py --evidence reports/evidence/cpu \\
       --changes '{margins: {pass_gain: {scales: {cpu: 0.04}}}, claims: {C03: {readings: [released]}}}'
+  python scripts/judge_evidence.py --evidence reports/evidence/cpu --beside reports/evidence/cpu_other_order
 
 It prints every verdict, and beside it the verdict of the run where the two differ. Without changes a difference is an
-error: the exit status is 1.
+error: the exit status is 1. Beside the evidence of another run of the same design, it deals runs from the seeds of both
+and prints how often each verdict comes out.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from reproduction.claims import Exported, judge, load_claims
+from reproduction.claims import Claims, Exported, agreement, judge, load_claims
 from reproduction.config import load_scale, parse_yaml
 
 
@@ -22,12 +24,15 @@ def main() -> int:
     )
     parser.add_argument("--evidence", type=Path, required=True, help="what export_evidence.py wrote")
     parser.add_argument("--changes", default="", help="YAML, laid over workflow/claims.yaml")
+    parser.add_argument("--beside", type=Path, help="evidence of another run of the same design")
     arguments = parser.parse_args()
 
     try:
         changes = parse_yaml(arguments.changes, "--changes") if arguments.changes else {}
         claims = load_claims(changes=changes)
         evidence = Exported(arguments.evidence)
+        if arguments.beside:
+            return _print_agreement(claims, [evidence, Exported(arguments.beside)])
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -43,6 +48,17 @@ def main() -> int:
         )
     print(f"{len(judged['verdicts'])} verdicts, {differ} differ from the run's")
     return int(not arguments.changes and bool(differ or before))
+
+
+def _print_agreement(claims: Claims, parts: list[Exported]) -> int:
+    table, differing = agreement(claims, parts)
+    shown = table.columns.drop(["id", "reading", "runs", "all_seeds"])
+    print(table.assign(**{name: table[name].map("{:.0%}".format) for name in shown}).to_string(index=False))
+    print(
+        f"Pairs of runs without a common seed differ in {min(differing)} to {max(differing)} of {len(table)} verdicts, "
+        f"{sum(differing) / len(differing):.1f} on average over {len(differing)} pairs"
+    )
+    return 0
 
 
 if __name__ == "__main__":

@@ -107,11 +107,21 @@ class Evidence:
             raise MissingEvidence(*missing)
 
     @cached_property
+    def made_models(self) -> dict[str, dict]:
+        """The manifest of each model that is made, by its path below the scale's folder."""
+        paths = [model_from_scale(self.scale, name) for name in self.scale.models]
+        manifests = {path: self._json(path) for path in paths if self.store.exists(path)}
+        return {path: manifest for path, manifest in manifests.items() if "parameters" in manifest}
+
+    @cached_property
     def parameters(self) -> dict[str, int]:
         """The number of parameters of each model that is made."""
-        manifests = {name: model_from_scale(self.scale, name) for name in self.scale.models}
-        made = {name: self._json(path) for name, path in manifests.items() if self.store.exists(path)}
-        return {name: manifest["parameters"] for name, manifest in made.items() if "parameters" in manifest}
+        paths = {name: model_from_scale(self.scale, name) for name in self.scale.models}
+        return {
+            name: self.made_models[path]["parameters"]
+            for name, path in paths.items()
+            if path in self.made_models
+        }
 
     # --- evaluations ---------------------------------------------------------------------------------------
 

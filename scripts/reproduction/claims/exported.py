@@ -7,8 +7,8 @@ holds
   ``responses``, ``correct``
 - ``metrics.parquet`` and ``timings.parquet``: ``run``, ``step`` and what the trainings recorded
 - ``{figure}_problems.parquet``: scores by problem of an inference analysis
-- ``records.json``: the configuration, how each training ended, the health of each evaluation, the sizes of the models,
-  the commits of the trainings
+- ``records.json``: the configuration, how each training ended, the health of each evaluation, the models' sizes and
+  checksums, the commits of the trainings
 - ``claims.json``: the verdicts
 - ``manifest.json``: {file: SHA-256} of all of these
 """
@@ -24,7 +24,6 @@ from reproduction.claims.judge import required
 from reproduction.claims.model import Claims
 from reproduction.config import Configuration, load_configuration, load_scale
 from reproduction.files import atomic_directory, sha256_of_file, write_json, write_parquet
-from reproduction.layout import model_from_scale
 
 TIMINGS = ["step", "sampling_cpu_seconds"]
 
@@ -44,8 +43,8 @@ def export(
         "runs": {},
         "evaluations": {},
         "models": {
-            model_from_scale(scale, name): {"parameters": number}
-            for name, number in Evidence(store, configuration, scale).parameters.items()
+            path: {key: manifest[key] for key in ("parameters", "sha256")}
+            for path, manifest in Evidence(store, configuration, scale).made_models.items()
         },
     }
     tables: dict[str, list[pd.DataFrame]] = {"counts": [], "metrics": [], "timings": []}
@@ -105,6 +104,7 @@ class Exported:
             for name, files in self._records["evaluations"].items()
             for file in ["manifest.json", *(each["file"] for each in files)]
         }
+        self.models = self._records["models"]
         self._runs = {name: self._by_run(name) for name in ("metrics", "timings")}
         counts = self._parquet("counts")
         self._counts = {} if counts is None else dict(iter(counts.groupby(["subject", "decoder"])))
@@ -118,14 +118,14 @@ class Exported:
             return rest in self._evaluated
         if kind == "analyses":
             return (self.folder / rest).exists()
-        return path in self._records["models"]
+        return path in self.models
 
     def json(self, path: str) -> dict:
         kind, _, rest = path.partition("/")
         name = rest.removesuffix("/manifest.json")
         if kind == "evaluations":
             return {"files": self._records["evaluations"][name]}
-        return self._records["runs"][name] if kind == "runs" else self._records["models"][path]
+        return self._records["runs"][name] if kind == "runs" else self.models[path]
 
     def table(self, path: str) -> pd.DataFrame:
         kind, _, rest = path.partition("/")

@@ -1,0 +1,133 @@
+"""How often a verdict comes out the same: the seeds of several runs of one design, dealt into runs of it again.
+
+Trainings that start from the same base models differ between machines as they do between seeds, so two runs of three
+seeds are six seeds. Twenty runs of three seeds can be dealt from them; each shares no seed with one other.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+import pandas as pd
+
+from reproduction.claims.exported import Exported
+from reproduction.claims.judge import judge
+from reproduction.claims.model import Claims
+from reproduction.config import Configuration, ConfigurationError, load_scale
+
+Seed = tuple[int, int]
+"""A training seed: the number of the run's evidence, and the seed there."""
+
+
+class Dealt:
+    """A :class:`~reproduction.claims.evidence.Store`: a run whose seed ``i`` is ``seeds[i]`` of ``parts``.
+
+    What has one seed only is taken from the part that ``seeds[0]`` is of, base models from the first part.
+    """
+
+    def __init__(self, parts: Sequence[Exported], seeds: Sequence[Seed]):
+        self.parts, self.seeds = parts, seeds
+
+    def exists(self, path: str) -> bool:
+        part, there = self._find(path)
+        return part.exists(there)
+
+    def json(self, path: str) -> dict:
+        part, there = self._find(path)
+        return part.json(there)
+
+    def table(self, path: str) -> pd.DataFrame:
+        part, there = self._find(path)
+        return part.table(there)
+
+    def counts(self, subject: str, decoder: str) -> pd.DataFrame:
+        part, there = self._find(subject)
+        return part.counts(there, decoder)
+
+    def _find(self, path: str) -> tuple[Exported, str]:
+        """Return the evidence that ``path`` or a subject lies in, and its name there."""
+        before, found, after = path.partition("/seed~")
+        if not found:
+            return self.parts[self.seeds[0][0] if path.startswith("analyses/") else 0], path
+        index, slash, file = after.partition("/")
+        number, seed = self.seeds[int(index)]
+        there = f"{before}/seed~{seed}{slash}{file}"
+        # One seed was designed for this cell: no other can be dealt.
+        if index == "0" and not self.parts[number].exists(there):
+            there = f"{before}/seed~0{slash}{file}"
+        return self.parts[number], there
+
+
+def deals(parts: Sequence[Exported]) -> Iterator[tuple[Seed, ...]]:
+    """Yield every choice of as many seeds as the design has from those of all ``parts``."""
+    designed = _designed(parts[0].configuration)
+    everything = [(number, seed) for number in range(len(parts)) for seed in designed]
+    yield from combinations(everything, len(designed))
+
+
+def verdicts(claims: Claims, parts: Sequence[Exported], seeds: Sequence[Seed]) -> dict[tuple[str, str], str]:
+    """Return (claim, reading) -> verdict of a run with ``seeds``, for claims that have all of them."""
+    configuration = parts[0].configuration
+    of_all, by_experiment = configuration.seeds, configuration.seeds_by_experiment
+    renumbered = {
+        "seeds": _renumbered(of_all, seeds),
+        "seeds_by_experiment": {
+            name: _renumbered(designed, seeds) for name, designed in by_experiment.items()
+        },
+    }
+    configuration = configuration.model_copy(update=renumbered)
+    scale = load_scale(configuration.scale, configuration.overrides)
+    rows = judge(claims, Dealt(parts, seeds), configuration, scale)["verdicts"]
+    return {(row["id"], row["reading"]): row["verdict"] for row in rows if row["seeds"] == len(seeds)}
+
+
+def agreement(claims: Claims, parts: Sequence[Exported]) -> tuple[pd.DataFrame, list[int]]:
+    """Return how often each verdict is reached, and in how many claims each pair of runs without a common seed differs.
+
+    The table has a row per claim and reading: ``id``, ``reading``, ``runs`` (how many were dealt), the share of each
+    verdict among them, and ``all_seeds``, the verdict from the seeds of all parts together.
+
+    Raises ConfigurationError where the parts are not of one design and one set of base models, or it has one seed.
+    """
+    for what, of_part in (
+        ("configurations", [part.configuration.choices for part in parts]),
+        ("base models", [part.models for part in parts]),
+    ):
+        if any(each != of_part[0] for each in of_part):
+            raise ConfigurationError(
+                f"the pieces of evidence are of different {what}, so their seeds are not those of one design"
+            )
+    if len(_designed(parts[0].configuration)) < 2:
+        raise ConfigurationError("the runs have one seed, so there is nothing to deal")
+    dealt = {seeds: verdicts(claims, parts, seeds) for seeds in deals(parts)}
+    together = sorted({seed for seeds in dealt for seed in seeds})
+    pooled = verdicts(claims, parts, together)
+    rows = []
+    for claim, reading in pooled:
+        counts = Counter(each[claim, reading] for each in dealt.values())
+        shares = {verdict: number / len(dealt) for verdict, number in counts.items()}
+        rows.append(
+            {
+                "id": claim,
+                "reading": reading,
+                "runs": len(dealt),
+                **shares,
+                "all_seeds": pooled[claim, reading],
+            }
+        )
+    differing = [
+        sum(first[key] != second[key] for key in pooled)
+        for (a, first), (b, second) in combinations(dealt.items(), 2)
+        if not set(a) & set(b)
+    ]
+    return pd.DataFrame(rows).fillna(0.0), differing
+
+
+def _renumbered(designed: list[int], seeds: Sequence[Seed]) -> list[int]:
+    """The numbers of ``seeds`` where the design has more than one seed."""
+    return list(range(len(seeds))) if len(designed) > 1 else designed
+
+
+def _designed(configuration: Configuration) -> list[int]:
+    """The seeds of the cells that have the most."""
+    return max([configuration.seeds, *configuration.seeds_by_experiment.values()], key=len)

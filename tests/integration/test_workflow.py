@@ -9,6 +9,7 @@ import pytest
 import yaml
 from rocrate.rocrate import ROCrate
 
+from mini_workflow import Workflow
 from reproduction.claims import Exported, Recorded, export, judge, load_claims
 from reproduction.config import load_configuration, load_scale
 from reproduction.training import contract
@@ -124,6 +125,15 @@ def test_one_number_of_one_sampler_reruns_its_cell_and_what_depends_on_it(reprod
         "export_provenance": 1,
         "all": 1,
     }
+
+
+def test_waiting_jobs_are_looked_at_when_one_has_ended_and_not_every_second(tmp_path):
+    workflow = Workflow(tmp_path)
+    workflow.configure()
+    models = [f"results/mini/models/{name}/manifest.json" for name in ("tiny", "small", "medium")]
+    said = workflow.run("--cores", "1", "--verbose", "--", *models).stderr
+    jobs = 1 + len(models)  # and their problems
+    assert jobs <= said.count("Resources before job selection") <= jobs + 1
 
 
 @pytest.mark.parametrize(

@@ -213,3 +213,7 @@ onstart:
         }
         if problem := too_few_gpus(job.rule.name, *asked.values()):
             raise WorkflowError(problem)
+    # Snakemake's limit on submissions makes it choose jobs anew every second, and once more per second for each job
+    # that has ended (9.27, `_schedule_reevalutation`). A machine's own cores are limit enough.
+    if on_this_machine:
+        workflow.scheduler.job_rate_limiter = None

@@ -1,15 +1,12 @@
 """Clip-Cov as the release calls it: with the advantages in the place of the response mask (D19)."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from reproduction.algorithms.algorithm import MiniBatch
 from reproduction.algorithms.clip_cov import BOUNDS, SHARE, ClipCov
 from reproduction.algorithms.micro_batch_mean import RELEASED_RESPONSES
-
-if TYPE_CHECKING:
-    import torch
 
 _EPSILON = 1e-8  # of the release's masked mean
 
@@ -27,17 +24,7 @@ class ClipCovReleased(ClipCov):
     loss: Literal["clip_cov_released"] = Field(description="Clip-Cov with the advantages as the mask")
     aggregation: Literal["token-mean"] = Field("token-mean", description="weighted by advantages")
 
-    def policy_loss(
-        self,
-        logprobs: "torch.Tensor",
-        old_logprobs: "torch.Tensor",
-        advantages: "torch.Tensor",
-        mask: "torch.Tensor",
-        *,
-        weights: "torch.Tensor | None",
-        generator: "torch.Generator",
-        whole: MiniBatch,
-    ) -> "tuple[torch.Tensor, dict[str, float]]":
+    def policy_loss(self, logprobs, old_logprobs, advantages, mask, *, weights, generator, whole: MiniBatch):
         """See :class:`Algorithm`; the loss is the micro-batch's share of the mean over micro-batches (D20)."""
         import torch
 
@@ -46,7 +33,7 @@ class ClipCovReleased(ClipCov):
         advantages = advantages.unsqueeze(-1) * mask  # what stands outside a response has no advantage
         total = advantages.sum() + _EPSILON
 
-        def mean(values: torch.Tensor) -> torch.Tensor:
+        def mean(values):
             return (values * advantages).sum() / total
 
         # Statistics, but for what is chosen: of the loss with the mask of the response.

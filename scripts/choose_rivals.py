@@ -8,9 +8,10 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from reproduction.config import WORKFLOW, ConfigurationError
+from reproduction.config.explain import check_csv
 from reproduction.figures import load_experiments
 from reproduction.figures.rivals import Rivals
-from reproduction.figures.tuning import SCORES, Tuning
+from reproduction.figures.tuning import SCORES, TunedSetting, Tuning
 from reproduction.files import write_text
 
 
@@ -65,16 +66,10 @@ def main() -> None:
 def read_choice(path: Path, tuned: Tuning) -> dict[str, str]:
     """Return rival -> chosen sampler from the table of ``tuned``; an end with one line if it is not that table."""
     try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"{path}: not a table of rivals_tuning: {error}") from None
-    for column in ("rival", "sampler", "metric", "chosen", "value", "status"):
-        if column not in table:
-            raise SystemExit(f"{path}: not a table of rivals_tuning: column {column!r} is missing")
-    if table.empty:
-        raise SystemExit(f"{path}: no rows: not a table of rivals_tuning")
-    if table["chosen"].dtype != bool:
-        raise SystemExit(f"{path}: column 'chosen' must hold True or False")
+        check_csv(path, TunedSetting)
+    except ConfigurationError as error:
+        raise SystemExit(f"{error}; expected: a table of rivals_tuning") from None
+    table = pd.read_csv(path)
     rows = table[table["chosen"] & (table["metric"] == SCORES[0])]
     decided: dict[str, str] = {}
     for rival, sampler in zip(rows["rival"], rows["sampler"], strict=True):

@@ -30,9 +30,10 @@ import pandas as pd
 from PIL import Image
 
 from ead.schedule import Annealed
-from reproduction.claims import VERDICTS, Claims, as_table, load_claims, verdict_in_full
+from reproduction.claims import VERDICTS, Claims, load_claims, verdict_in_full
 from reproduction.claims.words import models_in_words, rule_in_words
-from reproduction.config import load_scale
+from reproduction.config import ConfigurationError, load_scale
+from reproduction.config.explain import read_text
 from reproduction.figures import claims as forest
 from reproduction.figures import load_experiments
 from reproduction.figures.analyses import METRIC_LABELS
@@ -41,9 +42,22 @@ from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, set_style
 from reproduction.figures.tuning import SCORES
 from reproduction.files import atomic_path, write_json, write_text
 from reproduction.report import READINGS, amount, number, percent, side_by_side, unit_label
+from reproduction.report.gallery import (
+    check_tuning,
+    read_claims,
+    read_crate,
+    read_rivals,
+    read_run,
+    read_verdicts,
+)
 
 MARKS = ("<!-- verdicts, by `make gallery` -->", "<!-- end of verdicts -->")
 RULE = "../../docs/claims.md"  # from the gallery
+REMEDIES = (
+    "`git checkout` restores the gallery, --reports makes it from a run.",
+    "`make reproduce` makes this file again where it is missing or was deleted; the tables and pictures of rivals are "
+    "made by `snakemake rivals_tuning rivals`.",
+)  # for what the gallery holds, and for the reports of a run
 MAX_BYTES = 150_000  # of one picture
 MAX_TOTAL_BYTES = 3_000_000
 WIDTHS = (1350, 1200, 1050, 900, 750)  # pixels; the first that fits is taken
@@ -62,10 +76,14 @@ def shrink(path: Path) -> bytes:
     """Return the picture within MAX_BYTES: as it is, or with a palette at the largest of WIDTHS that fits.
 
     The palette has 256 colours chosen for coverage: thin lines keep their own colour, which a palette chosen by
-    area would give to a neighbour. Raises ValueError where even the smallest is larger.
+    area would give to a neighbour. Raises ValueError where even the smallest is larger, ConfigurationError for a file
+    that is no picture.
     """
-    with Image.open(path) as picture:
-        whole = picture.convert("RGB")
+    try:
+        with Image.open(path) as picture:
+            whole = picture.convert("RGB")
+    except (OSError, SyntaxError) as error:
+        raise ConfigurationError(f"{path}: no whole picture: {error}") from None
     data = io.BytesIO()
     whole.save(data, "PNG", optimize=True)
     if data.tell() <= MAX_BYTES:
@@ -367,64 +385,76 @@ def main() -> int:
     parser.add_argument("--readme", type=Path, help="page that shows the verdicts in short")
     arguments = parser.parse_args()
 
-    if arguments.reports and not copy(arguments.reports, arguments.gallery):
-        return 1
-    for record in (arguments.gallery / name for name in ("run.json", "claims.csv")):
-        if not record.exists():
-            print(f"{record}: no such file; --reports copies it from a run", file=sys.stderr)
-            return 1
-    declared = load_claims()
-    run = json.loads((arguments.gallery / "run.json").read_text(encoding="utf-8"))
-    rows = ruled(pd.read_csv(arguments.gallery / "claims.csv"), declared, run)
-    if any(row["verdict"] != row["was"] for row in rows):
-        draw_verdicts(run, rows, arguments.gallery / "claims.png")
-    with atomic_path(arguments.gallery / "schedule.png") as temporary:
-        draw_schedule(temporary)
-    experiments = load_experiments()
-    titles = {name: experiment.title for name, experiment in experiments.items()}
-    titles |= {"claims": "Every verdict with its interval", "cost": "How cost grows"}
-    names = sorted(path.stem for path in arguments.gallery.glob("*.png") if path.stem != "schedule")
-    pictures = [(name, titles.get(name, name)) for name in names]
+    try:
+        make(arguments.reports, arguments.gallery, arguments.readme)
+    except ConfigurationError as error:
+        print(f"{error}\nNothing was written. {REMEDIES[arguments.reports is not None]}", file=sys.stderr)
+    except ValueError as error:
+        print(f"{error}\nNothing was written.", file=sys.stderr)
+    else:
+        return 0
+    return 1
+
+
+def make(reports: Path | None, gallery: Path, readme: Path | None) -> None:
+    """Write the gallery and its part of ``readme``, once everything they are made from is read and found whole.
+
+    Raises ConfigurationError for a file that is not, ValueError for pictures too large and a README without marks.
+    """
+    declared, experiments = load_claims(), load_experiments()
+    files: dict[str, bytes] = {}
+    if reports:
+        run, table, files = read_reports(reports, declared)
+    else:
+        run, table = read_run(gallery / "run.json"), read_verdicts(gallery / "claims.csv", declared)
+    rows = ruled(table, declared, run)
+    ranked = (reports / "figures" if reports and "rivals.csv" in files else gallery) / "rivals.csv"
     tables = {}
-    if (arguments.gallery / "rivals.csv").exists():
+    if ranked.exists():
         samplers = load_scale(run["scale"], run["configuration"]["overrides"]).samplers
         labels = {name: sampler.label for name, sampler in samplers.items()}
-        table = pd.read_csv(arguments.gallery / "rivals.csv")
-        tables["rivals"] = ranking(table, labels, experiments["rivals"].control)
-    write_text(arguments.gallery / "README.md", page(run, rows, declared, pictures, tables))
-    if arguments.readme:
-        write_text(arguments.readme, put(summary(run, rows), arguments.readme.read_text(encoding="utf-8")))
-    print(f"{len(pictures)} pictures in {arguments.gallery}")
-    return 0
+        tables["rivals"] = ranking(read_rivals(ranked), labels, experiments["rivals"].control)
+    titles = {name: experiment.title for name, experiment in experiments.items()}
+    titles |= {"claims": "Every verdict with its interval", "cost": "How cost grows"}
+    changed = any(row["verdict"] != row["was"] for row in rows)
+    names = (
+        {path.name for path in gallery.glob("*.png")} | files.keys() | ({"claims.png"} if changed else set())
+    )
+    shown = sorted(Path(name).stem for name in names if name.endswith(".png") and name != "schedule.png")
+    pictures = [(name, titles.get(name, name)) for name in shown]
+    texts = {gallery / "README.md": page(run, rows, declared, pictures, tables)}
+    if readme:
+        texts[readme] = put(summary(run, rows), read_text(readme))
 
-
-def copy(reports: Path, gallery: Path) -> bool:
-    """Copy pictures and verdicts of a run's reports, small enough to commit; say what is wrong and return False."""
-    records = [reports / name for name in ("claims.json", "ro-crate-metadata.json")]
-    for record in records:
-        if not record.exists():
-            print(f"{record}: no such file; `make reproduce` writes it", file=sys.stderr)
-            return False
-    judged, crate = (json.loads(record.read_text(encoding="utf-8")) for record in records)
-    total = 0
-    for path in sorted((reports / "figures").glob("*.png")):
-        data = shrink(path)
-        total += len(data)
-        with atomic_path(gallery / path.name) as temporary:
+    for name, data in files.items():
+        with atomic_path(gallery / name) as temporary:
             temporary.write_bytes(data)
-    asked = [name for name in ASKED_BY_NAME if (reports / "figures" / f"{name}.csv").exists()]
-    for name in asked:
-        text = (reports / "figures" / f"{name}.csv").read_text(encoding="utf-8")
-        write_text(gallery / f"{name}.csv", text)
-    if total > MAX_TOTAL_BYTES:
-        print(f"{gallery}: {total:,} bytes, more than {MAX_TOTAL_BYTES:,}", file=sys.stderr)
-        return False
-    with atomic_path(gallery / "claims.csv") as temporary:
-        as_table(judged).to_csv(temporary, index=False)
-    entities = {entity["@id"]: entity for entity in crate["@graph"]}
-    described = describe(judged, entities, judged["parameters"])
-    write_json(gallery / "run.json", {**described, "asked_by_name": asked})
-    return True
+    if reports:
+        write_json(gallery / "run.json", run)
+    if changed:
+        draw_verdicts(run, rows, gallery / "claims.png")
+    with atomic_path(gallery / "schedule.png") as temporary:
+        draw_schedule(temporary)
+    for path, text in texts.items():
+        write_text(path, text)
+    print(f"{len(pictures)} pictures in {gallery}")
+
+
+def read_reports(reports: Path, declared: Claims) -> tuple[dict, pd.DataFrame, dict[str, bytes]]:
+    """Return what run.json is to say of a run, its verdicts, and files of the gallery, small enough to commit."""
+    judged, table = read_claims(reports / "claims.json", declared)
+    crate = read_crate(reports / "ro-crate-metadata.json")
+    files = {path.name: shrink(path) for path in sorted((reports / "figures").glob("*.png"))}
+    if (total := sum(map(len, files.values()))) > MAX_TOTAL_BYTES:
+        raise ValueError(f"{reports}: {total:,} bytes of pictures, more than {MAX_TOTAL_BYTES:,}")
+    asked = {name: path for name in ASKED_BY_NAME if (path := reports / "figures" / f"{name}.csv").exists()}
+    for path in asked.values():
+        check = check_tuning if path.stem == "rivals_tuning" else read_rivals
+        check(path)
+        files[path.name] = path.read_bytes()
+    files["claims.csv"] = table.to_csv(index=False).encode()
+    run = {**describe(judged, crate, judged["parameters"]), "asked_by_name": list(asked)}
+    return run, table, files
 
 
 def draw_verdicts(run: dict, rows: list[dict], path: Path) -> None:

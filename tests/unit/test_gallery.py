@@ -1,10 +1,12 @@
 """The verdicts in the project's README: what `make gallery` writes, and that it agrees with the gallery's table."""
 
 import json
+import shutil
 import sys
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from reproduction.claims import load_claims
 from reproduction.config import REPOSITORY
@@ -162,3 +164,156 @@ def test_the_ranking_of_rivals_is_a_table_with_the_best_first():
     assert make_gallery.ranking(late, {}, "control") == ["Not run: late.", ""]
     alone = pd.DataFrame(table[4:], columns=head).assign(difference=float("nan"))
     assert make_gallery.ranking(alone, {}, "control")[2] == "| rival | 65.0 | – | – | 65.0 | – | – |"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Reports of a run in a folder, as far as the gallery reads them, and a gallery that is made of them."""
+    folder = tmp_path_factory.mktemp("made")
+    reports, gallery = folder / "reports", folder / "gallery"
+    (reports / "figures").mkdir(parents=True)
+    nested = {
+        "components": [{"label": "a − b", "decisive": True}],
+        "gates": [],
+        "missing": [],
+        "evidence": [],
+    }
+    sign = {"run": "model~tiny/algorithm~dapo/sampler~ead/n~4/seed~0", "sign": "low_entropy", "first_step": 3}
+    judged = {key: RUN[key] for key in ("scale", "description", "seeds", "alpha", "parameters")}
+    judged |= {"confidence": 0.95, "seeds_by_experiment": {}}
+    judged["verdicts"] = [row | nested | {"signs": [sign]} for row in rows()]
+    (reports / "claims.json").write_text(json.dumps(judged))
+    value = json.dumps(RUN["configuration"])
+    crate = [{"@id": "#code", "version": "abc", "description": "as committed"}]
+    crate.append({"@id": "#configuration", "value": value})
+    (reports / "ro-crate-metadata.json").write_text(json.dumps({"@graph": crate}))
+    for name in ("rivals.csv", "rivals_tuning.csv"):
+        shutil.copy(REPOSITORY / "reports" / "gallery" / name, reports / "figures")
+    for name in ("fig04.png", "rivals.png"):
+        Image.new("RGB", (9, 9)).save(reports / "figures" / name)
+    make_gallery.make(reports, gallery, None)
+    return folder
+
+
+@pytest.fixture
+def world(made, tmp_path):
+    """A copy to break."""
+    return shutil.copytree(made, tmp_path / "world")
+
+
+def test_a_gallery_that_is_made_again_is_the_same(world):
+    page = (world / "gallery" / "README.md").read_text()
+    for words in ("low entropy from step 3 on (ead of tiny", "| sampler | Pass@16 (%)", "### fig04"):
+        assert words in page
+    run = json.loads((world / "gallery" / "run.json").read_text())
+    assert run["commit"] == "abc" and run["asked_by_name"] == ["rivals_tuning", "rivals"]
+    make_gallery.make(None, world / "gallery", None)
+    assert (world / "gallery" / "README.md").read_text() == page
+
+
+def without(column):
+    def change(text):
+        lines = text.splitlines()
+        place = lines[0].split(",").index(column)
+        return "".join(
+            ",".join(line.split(",")[:place] + line.split(",")[place + 1 :]) + "\n" for line in lines
+        )
+
+    return change
+
+
+def put_in(text, **values):
+    return json.dumps(json.loads(text) | values)
+
+
+BROKEN = [
+    ("reports/claims.json", lambda text: "", "claims.json: not JSON: Expecting value: line 1 column 1"),
+    ("reports/claims.json", lambda text: text[:-90], "claims.json: not JSON"),
+    ("reports/claims.json", lambda text: "[1]", "claims.json: (top level): Input should be a mapping"),
+    (
+        "reports/claims.json",
+        lambda text: put_in(text, alpha="x"),
+        "claims.json: alpha: Input should be a valid",
+    ),
+    (
+        "reports/claims.json",
+        lambda text: put_in(text, verdicts=[]),
+        "claims.json: verdicts: List should have",
+    ),
+    (
+        "reports/claims.json",
+        lambda text: text.replace('"unit"', '"unti"', 1),
+        "claims.json: the key 'verdicts.0.unit' is missing",
+    ),
+    ("reports/claims.json", lambda text: text.replace('"C03"', '"C33"'), "unknown claim 'C33' (did you mean"),
+    (
+        "reports/ro-crate-metadata.json",
+        lambda text: text.replace("#code", "code"),
+        "metadata.json: @graph: the key '#code' is missing",
+    ),
+    ("reports/figures/rivals.csv", lambda text: "", "rivals.csv: an empty file"),
+    ("reports/figures/rivals.csv", without("difference"), "rivals.csv: the column 'difference' is missing"),
+    (
+        "reports/figures/rivals.csv",
+        lambda text: text[: text.index("tau0.6") + 20],
+        "rivals.csv: line 3: 3 values",
+    ),
+    ("reports/figures/rivals.csv", lambda text: text[:-1], "rivals.csv: line 166: cut short"),
+    ("reports/figures/rivals.csv", lambda text: text + '"', "not CSV: unexpected end of data"),
+    (
+        "reports/figures/rivals.csv",
+        lambda text: text.replace("0.657333", "O.657333"),
+        "rivals.csv: line 2: value: Input should be a valid number, unable to parse",
+    ),
+    (
+        "reports/figures/rivals.csv",
+        lambda text: text.replace("tau0.6,tokens", "tau0.6,token", 1),
+        "rivals.csv: 0 rows have a value of pass_at_k at equal tokens for the sampler 'tau0.6'",
+    ),
+    (
+        "reports/figures/rivals_tuning.csv",
+        without("chosen"),
+        "rivals_tuning.csv: the column 'chosen' is missing",
+    ),
+    ("reports/figures/rivals_tuning.csv", lambda text: "\x89PNG", "rivals_tuning.csv: not UTF-8 text"),
+    ("reports/figures/fig04.png", lambda text: "no picture", "fig04.png: no whole picture"),
+    ("gallery/claims.csv", lambda text: text[:3000], "claims.csv: line"),
+    ("gallery/claims.csv", without("id"), "claims.csv: the column 'id' is missing"),
+    (
+        "gallery/claims.csv",
+        lambda text: text.replace(",reproduced", ",repro", 1),
+        "line 2: verdict: Input should be",
+    ),
+    (
+        "gallery/run.json",
+        lambda text: put_in(text, configuration={}),
+        "the key 'configuration.overrides' is missing",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "words"), BROKEN, ids=[words for _, _, words in BROKEN])
+def test_a_broken_file_is_named_before_anything_is_written(world, monkeypatch, capsys, name, change, words):
+    (world / name).write_text(change((world / name).read_text("latin-1")), "latin-1")
+    given = ["--reports", str(world / "reports")] if name.startswith("reports") else []
+    monkeypatch.setattr(sys, "argv", ["make_gallery.py", *given, "--gallery", str(world / "gallery")])
+    before = {path: path.read_bytes() for path in (world / "gallery").iterdir()}
+    assert make_gallery.main() == 1
+    said = capsys.readouterr().err
+    assert words in said and str(world / name) in said and "Nothing was written. `" in said
+    assert {path: path.read_bytes() for path in (world / "gallery").iterdir()} == before
+
+
+def test_a_missing_file_and_a_readme_without_marks_are_named_before_anything_is_written(
+    world, monkeypatch, capsys
+):
+    (world / "README.md").write_text("no marks")
+    before = {path: path.stat().st_mtime_ns for path in (world / "gallery").iterdir()}
+    given = ["--reports", str(world / "reports"), "--gallery", str(world / "gallery")]
+    monkeypatch.setattr(sys, "argv", ["make_gallery.py", *given, "--readme", str(world / "README.md")])
+    assert make_gallery.main() == 1
+    assert "the README lacks" in capsys.readouterr().err
+    (world / "reports" / "claims.json").unlink()
+    assert make_gallery.main() == 1
+    assert "claims.json: no such file\nNothing was written. `make reproduce`" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in (world / "gallery").iterdir()} == before

@@ -219,7 +219,7 @@ def table_of_reft(best: int, finished: bool) -> str:
     for cells in (4, 8, 20):
         status = "finished" if finished or cells != 20 else "not run"
         lines.append(f"reft,reft_{cells},pass_at_k,{cells == 4},{0.7 if cells == best else 0.6},{status}")
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
 
 
 def test_a_choice_that_cannot_be_written_line_by_line_changes_nothing(world, tmp_path):
@@ -258,13 +258,13 @@ def test_seeds_that_only_some_samplers_have_rank_nothing(world):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "not a table of rivals_tuning"),
-        ("", "not a table of rivals_tuning"),
-        ("rival,sampler,metric,chosen,value,status\n", "no rows"),
-        ("rival,sampler,metric\nedt_tis,edt_0.01_tis,pass_at_k\n", "column 'chosen' is missing"),
+        (None, "tuning.csv: no such file"),
+        ("", "tuning.csv: an empty file; expected: a table of rivals_tuning"),
+        ("rival,sampler,metric,chosen,value,status\n", "tuning.csv: no row"),
+        ("rival,sampler,metric\nedt_tis,edt_0.01_tis,pass_at_k\n", "the column 'chosen' is missing"),
         (
             "rival,sampler,metric,chosen,value,status\nedt_tis,edt_0.01_tis,pass_at_k,yes,0.5,finished\n",
-            "'chosen' must hold True or False",
+            "line 2: chosen: Input should be 'True' or 'False', found 'yes'",
         ),
         (
             "rival,sampler,metric,chosen,value,status\nedt_tis,tau1.0,pass_at_k,True,0.5,finished\n",
@@ -272,7 +272,11 @@ def test_seeds_that_only_some_samplers_have_rank_nothing(world):
         ),
         (
             "rival,sampler,metric,chosen,value,status\nedt_tis,,pass_at_k,True,0.5,finished\n",
-            "nan is no setting of the rival 'edt_tis'",
+            "line 2: sampler: Input should be a valid string, found None",
+        ),
+        (
+            "rival,sampler,metric,chosen,value,status\nedt_tis,edt_0.01_tis,pass_at_k,Tr",
+            "line 2: 4 values for 6 columns",
         ),
         (
             "rival,sampler,metric,chosen,value,status\n"

@@ -1,8 +1,12 @@
 """Validation whose errors a person can act on: the file, the key, what was found and what is allowed."""
 
+import csv
 import difflib
+import io
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -53,6 +57,61 @@ def validate(model: type[BaseModel], values: Any, source: str) -> Any:
         raise ConfigurationError("\n".join(lines)) from None
     except RecursionError:
         raise ConfigurationError(f"{source}: nested too deeply") from None
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file. Raises ConfigurationError where there is none, or none in UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{path}: not UTF-8 text: byte {error.object[error.start]:#04x} at position {error.start}; save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def read_json(path: Path, model: type[BaseModel]) -> Any:
+    """Return what a JSON file holds, which is as ``model`` says.
+
+    Raises ConfigurationError: the file, and the place or the key.
+    """
+    try:
+        values = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(f"{path}: not JSON: {error}") from None
+    validate(model, values, str(path))
+    return values
+
+
+def check_csv(path: Path, row: type[BaseModel]) -> None:
+    """Look at every row of a CSV file, whose columns ``row`` describes; an empty value is null.
+
+    pandas alone reads half a row as one with empty values. Raises ConfigurationError: the file, and the column or line.
+    """
+    text = read_text(path)
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        found = [(lines.line_num, values) for values in lines if values]
+    except csv.Error as error:
+        raise ConfigurationError(f"{path}: line {lines.line_num}: not CSV: {error}") from None
+    if not found:
+        raise ConfigurationError(f"{path}: an empty file")
+    (_, columns), *rows = found
+    for column, field in row.model_fields.items():
+        if field.is_required() and column not in columns:
+            raise ConfigurationError(f"{path}: the column {column!r} is missing{suggest(column, columns)}")
+    if not rows:
+        raise ConfigurationError(f"{path}: no row below the names of the columns")
+    for number, values in rows:
+        where = f"{path}: line {number}"
+        if len(values) != len(columns):
+            raise ConfigurationError(f"{where}: {len(values)} values for {len(columns)} columns")
+        validate(row, {name: value or None for name, value in zip(columns, values, strict=True)}, where)
+    if not text.endswith("\n"):
+        raise ConfigurationError(f"{where}: cut short, without the end of a line")
 
 
 def _explain(model: type[BaseModel], problem: Mapping[str, Any], source: str, values: Any) -> str:

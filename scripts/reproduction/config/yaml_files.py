@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from reproduction.config.explain import kind_of
+from reproduction.config.explain import kind_of, read_text
 from reproduction.fields import ConfigurationError
 
 _PREFIX = "tag:yaml.org,2002:"
@@ -92,17 +92,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises ConfigurationError, one line with the file, the place and the cause: no such file, not UTF-8, not YAML, a
     repeated key, anything but a mapping, or aliases that stand for more than ``MOST_VALUES`` values.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigurationError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(
-            f"{path}: not UTF-8 text: byte {error.object[error.start]:#04x} at position {error.start}; save it as UTF-8"
-        ) from None
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
-    return parse_yaml(text, str(path))
+    return parse_yaml(read_text(path), str(path))
 
 
 def parse_yaml(text: str, source: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from ead import seeds, statistics
 from reproduction.config import Scale
@@ -28,6 +28,17 @@ if TYPE_CHECKING:
 
 SCORES = ("pass_at_k", "pass_at_1")
 """What is estimated; the first decides."""
+
+
+class TunedSetting(BaseModel):
+    """A row of the figure's table, as a reader of the CSV file finds it."""
+
+    rival: str
+    sampler: str
+    metric: str
+    chosen: Literal["True", "False"]
+    value: float | None
+    status: Literal["finished", "not run"]
 
 
 class OfRivals(Figure):

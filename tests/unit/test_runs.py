@@ -206,7 +206,7 @@ def test_a_run_found_by_its_name_is_the_one_that_a_figure_shows():
     ("name", "words"),
     [
         ("sampler~eda", "unknown sampler 'eda' (did you mean 'ead'?); known: tau0.6"),
-        ("algorithm~gpso", "unknown algorithm 'gpso' (did you mean 'gspo'?)"),
+        ("algorithm~gpso", "unknown algorithm 'gpso' (did you mean 'grpo' or 'gspo'?)"),
         ("model~tniy", "unknown model 'tniy' (did you mean 'tiny'?); known: tiny, small, medium, hard"),
         (
             "smapler~ead",

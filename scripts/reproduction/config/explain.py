@@ -15,10 +15,11 @@ from reproduction.fields import ConfigurationError
 
 
 def suggest(name: Any, known: Iterable) -> str:
-    """Return the end of an error message: the nearest known name, and all of them."""
+    """Return the end of an error message: the nearest known names, at most three equally near, and all of them."""
     known = list(map(str, known))
-    near = difflib.get_close_matches(str(name)[:200], known, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    nearness = [difflib.SequenceMatcher(None, each, str(name)[:200]).ratio() for each in known]
+    near = [each for each, ratio in zip(known, nearness, strict=True) if 0.6 <= ratio == max(nearness)][:3]
+    hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
     return f"{hint}; known: {', '.join(known) or 'none'}"
 
 

@@ -1,7 +1,7 @@
 """The tables of the workflow: read, and merged where one overrides another."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from ead import schedule
 from reproduction.algorithms import AnyNamedAlgorithm
 from reproduction.config.choices import Configuration
 from reproduction.config.drawing import Evaluation
-from reproduction.config.explain import kind_of, suggest, validate
+from reproduction.config.explain import kind_of, suggest, unknown, validate
 from reproduction.config.methods import Samplers, SharedSampler
 from reproduction.config.scale import Scale, ScheduleUnits, Training
 from reproduction.config.yaml_files import merge, read_yaml
@@ -69,7 +69,7 @@ def scale_values(
                 f"scales/{path.name}: extends: unknown scale {kind_of(base)}{suggest(base, others)}"
             )
         values = merge(read_yaml(folder / f"{base}.yaml"), values)
-    values = merge(values, overrides or {})
+    own, values = values, merge(values, overrides or {})
     if isinstance(values.get("roles"), Mapping):
         values["roles"] = {name: role for name, role in values["roles"].items() if role is not None}
     units = values.get("schedule_units")
@@ -82,6 +82,8 @@ def scale_values(
     if units is not None:
         units = validate(ScheduleUnits, units, f"scales/{path.name}: schedule_units")
         shared["samplers"] = convert_samplers(shared["samplers"], units)
+    if mistakes := list(_misspelt(overrides or {}, merge(shared, own))):
+        raise ConfigurationError("\n".join(mistakes))
     values = merge(shared, values)
     if isinstance(values.get("recipes"), Mapping):
         defaults = {key: values[key] for key in ("training", "evaluation") if key in values}
@@ -98,6 +100,20 @@ def scale_values(
                 taken |= {name: published[name] for name in taken if is_generated(published[name])}
             values[section] = {**defined, **taken}
     return values
+
+
+def _misspelt(overrides: Mapping[str, Any], defined: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what to say of methods that ``overrides`` changes and ``defined`` lacks; a new one has a label."""
+    for section in ("samplers", "algorithms", "decoders"):
+        entries, known = overrides.get(section), defined.get(section)
+        if isinstance(entries, Mapping) and isinstance(known, Mapping):
+            changed = [
+                name for name, entry in entries.items() if isinstance(entry, Mapping) and "label" not in entry
+            ]
+            for line in unknown(
+                f"config.yaml: overrides.{section}", section.removesuffix("s"), changed, known
+            ):
+                yield f"{line}; a new one needs a label"
 
 
 def _named(values: Any, key: str) -> list[str]:

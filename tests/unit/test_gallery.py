@@ -166,6 +166,18 @@ def test_the_ranking_of_rivals_is_a_table_with_the_best_first():
     assert make_gallery.ranking(alone, {}, "control")[2] == "| rival | 65.0 | – | – | 65.0 | – | – |"
 
 
+RIVALS = (
+    "sampler,cost,metric,rank,value,low,high,difference,difference_low,difference_high,p_holm,seeds,problems,samples,"
+    "status\n"
+) + "".join(
+    f"{sampler},{cost},{metric},{rank},0.5,0.4,0.6,{difference},3,250,16,finished\n"
+    for sampler, rank, difference in (("tau1.0", 1, ",,,"), ("tau0.6", 2, "-0.1,-0.2,0.1,1"))
+    for cost in ("steps", "tokens")
+    for metric in ("pass_at_k", "pass_at_1")
+)
+TUNING = "rival,sampler,metric,chosen,value,status\nfixed,tau0.6,pass_at_k,True,0.7,finished\n"
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Reports of a run in a folder, as far as the gallery reads them, and a gallery that is made of them."""
@@ -187,8 +199,8 @@ def made(tmp_path_factory):
     crate = [{"@id": "#code", "version": "abc", "description": "as committed"}]
     crate.append({"@id": "#configuration", "value": value})
     (reports / "ro-crate-metadata.json").write_text(json.dumps({"@graph": crate}))
-    for name in ("rivals.csv", "rivals_tuning.csv"):
-        shutil.copy(REPOSITORY / "reports" / "gallery" / name, reports / "figures")
+    (reports / "figures" / "rivals.csv").write_text(RIVALS)
+    (reports / "figures" / "rivals_tuning.csv").write_text(TUNING)
     for name in ("fig04.png", "rivals.png"):
         Image.new("RGB", (9, 9)).save(reports / "figures" / name)
     make_gallery.make(reports, gallery, None)
@@ -256,13 +268,13 @@ BROKEN = [
     (
         "reports/figures/rivals.csv",
         lambda text: text[: text.index("tau0.6") + 20],
-        "rivals.csv: line 3: 3 values",
+        "rivals.csv: line 6: 3 values",
     ),
-    ("reports/figures/rivals.csv", lambda text: text[:-1], "rivals.csv: line 166: cut short"),
+    ("reports/figures/rivals.csv", lambda text: text[:-1], "rivals.csv: line 9: cut short"),
     ("reports/figures/rivals.csv", lambda text: text + '"', "not CSV: unexpected end of data"),
     (
         "reports/figures/rivals.csv",
-        lambda text: text.replace("0.657333", "O.657333"),
+        lambda text: text.replace(",0.5,", ",O.5,", 1),
         "rivals.csv: line 2: value: Input should be a valid number, unable to parse",
     ),
     (

@@ -178,7 +178,7 @@ def _dataset(name: str, plan) -> Path:
 
 
 def _model(name: str, plan) -> Path:
-    """Return the manifest of a base model; one that is trained here is made where it is not as defined."""
+    """Return the manifest of a base model; one that is no import is made where it is not the one that is asked for."""
     definition, root_seed = plan.scale.models[name], plan.configuration.root_seed
     manifest = layout.model_manifest(
         Path(plan.configuration.paths.results), plan.configuration.scale, plan.scale, name
@@ -187,8 +187,11 @@ def _model(name: str, plan) -> Path:
         return _from_outside(manifest)
     dataset = _dataset(definition.dataset, plan)
     expected = {"definition": definition.model_dump(mode="json"), "dataset_sha256": sha256_of_file(dataset)}
+    carried = published.manifest_of(plan.configuration.scale, name)
     if plan.configuration.base_models == "trained":
         expected["source"] = warmstart.SOURCE
+    elif _holds(carried, {**expected, "root_seed": root_seed}):
+        expected["sha256"] = json.loads(carried.read_text(encoding="utf-8"))["sha256"]
     if not _holds(manifest, expected):
         made = {"name": name, "definition": definition.model_dump_json(), "root-seed": root_seed}
         if plan.configuration.base_models == "published":

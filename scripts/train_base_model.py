@@ -1,6 +1,7 @@
 """Train a base model from scratch on demonstrations (the supervised warm start), or take the published one."""
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def main() -> None:
         if published.is_of(recipe, carried / "manifest.json"):
             with atomic_directory(arguments.output.parent) as folder:
                 shutil.copytree(carried, folder, dirs_exist_ok=True)
+                manifest = folder / arguments.output.name
+                write_json(manifest, {**json.loads(manifest.read_text()), "source": warmstart.PUBLISHED})
             print(f"base model {arguments.name}: the published one in {carried}")
             return
         print(

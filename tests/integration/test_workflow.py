@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 
 import pandas as pd
@@ -12,7 +13,7 @@ from rocrate.rocrate import ROCrate
 from mini_workflow import Workflow
 from reproduction.claims import Exported, Recorded, export, judge, load_claims
 from reproduction.config import load_configuration, load_scale
-from reproduction.training import contract
+from reproduction.training import contract, warmstart
 
 SAMPLERS = ["tau0.6", "tau1.0", "tau1.2", "ead", "ead_tis", "ead_released", "ead_released_tis"]
 
@@ -102,6 +103,8 @@ def test_the_crate_leads_from_the_figure_to_checkpoints_data_and_code(reproduced
     names = {entity["name"] for entity in found.values()}
     run = "model~tiny/algorithm~dapo/sampler~ead/n~4/seed~0"
     assert {f"checkpoint of {run} after step 4", f"run {run}, finished", "data set countdown_train"} <= names
+    (base,) = (entity for entity in found.values() if entity["name"] == "base model tiny")
+    assert base["description"] == warmstart.SOURCE
     manifest = json.loads((run_folder(reproduced, "ead") / "manifest.json").read_text())
     entity = next(entity for entity in found.values() if entity["name"] == f"run {run}, finished")
     assert entity["version"] == manifest["code"]["commit"]
@@ -209,3 +212,26 @@ def assert_refused(workflow, words):
     assert words in message
     assert "Traceback" not in message
     assert not (workflow.folder / "results").exists()
+
+
+def test_another_base_model_is_taken_with_what_depends_on_it_where_it_is_asked_for_or_published(
+    fresh, checkout, monkeypatch
+):
+    """At the scale that has published ones, on few problems."""
+    monkeypatch.setenv("PYTHONPATH", os.fspath(checkout / "scripts"))
+    workflow = type(fresh)(fresh.folder, snakefile=checkout / "workflow" / "Snakefile")
+    few = {
+        "datasets": {"few": {"kind": "grid", "split": "test", "limit": 4}},
+        "evaluation": {"dataset": "few"},
+    }
+    workflow.configure(scale="cpu", overrides=few)
+    target = "results/cpu/evaluations/model~tiny/manifest.json"
+    workflow.run(target)
+    taken = json.loads((workflow.folder / "results/cpu/models/tiny/manifest.json").read_text())
+    carried = checkout / "workflow/base_models/cpu/tiny/manifest.json"
+    assert taken == json.loads(carried.read_text()) and taken["source"] == warmstart.PUBLISHED
+    assert workflow.planned("--", target) == {}
+    again = {"train_base_model": 1, "evaluate_model": 1}
+    assert workflow.planned("--", target, base_models="trained") == again
+    carried.write_text(json.dumps(taken))  # another form
+    assert workflow.planned("--", target) == again

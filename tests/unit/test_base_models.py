@@ -4,12 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from reproduction.config import REPOSITORY, load_scale
+from reproduction.config import REPOSITORY, Configuration, load_scale
 from reproduction.models import published
 from reproduction.training import warmstart
+
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+import train  # noqa: E402
 
 CARRIED = sorted(published.folder_of("*").parent.glob("*/*/manifest.json"))
 ROOT_SEED = 2025
@@ -91,12 +95,37 @@ def test_a_published_one_is_taken_and_another_definition_is_trained(problems, tm
 
     said, first = make("first", published_in="nothing")
     assert "trained here" in said and first["source"] == warmstart.SOURCE
-    carried = first | {"source": "published"}
-    (tmp_path / "first/tiny/manifest.json").write_text(json.dumps(carried))
     said, taken = make("taken", published_in="first")
-    assert "the published one" in said and taken == carried
-    files = {path.name: path.read_bytes() for path in (tmp_path / "first/tiny").iterdir()}
-    assert files == {path.name: path.read_bytes() for path in (tmp_path / "taken/tiny").iterdir()}
+    assert "the published one" in said and taken == first | {"source": warmstart.PUBLISHED}
+
+    def files(folder):
+        return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+
+    assert files(tmp_path / "first/tiny") == files(tmp_path / "taken/tiny")
     said, other = make("other", published_in="first", steps=41)
     assert "trained here" in said and other["source"] == warmstart.SOURCE
     assert other["sha256"] != first["sha256"]
+
+
+@pytest.mark.parametrize("asked", ["published", "trained"])
+def test_a_training_by_name_makes_the_base_model_anew_where_it_is_not_the_one_asked_for(
+    asked, tmp_path, monkeypatch
+):
+    carried = json.loads(CARRIED[0].read_text())
+    scale, name = CARRIED[0].parts[-3:-1]
+    monkeypatch.setattr(train, "_dataset", lambda dataset, plan: tmp_path)
+    monkeypatch.setattr(train, "sha256_of_file", lambda path: carried["dataset_sha256"])
+    calls = []
+    monkeypatch.setattr(train, "_call", lambda script, options: calls.append(options))
+    choices = Configuration(scale=scale, base_models=asked, paths={"results": str(tmp_path)})
+    plan = SimpleNamespace(configuration=choices, scale=load_scale(scale))
+    manifest = train._model(name, plan)
+    assert ("published" in calls.pop()) == (asked == "published") and manifest.is_relative_to(tmp_path)
+    manifest.parent.mkdir(parents=True)
+    taken = {**carried, "source": warmstart.PUBLISHED}
+    trained = {**carried, "source": warmstart.SOURCE, "sha256": "another"}
+    for there, right in ((taken, asked == "published"), (trained, asked == "trained")):
+        manifest.write_text(json.dumps(there))
+        train._model(name, plan)
+        assert bool(calls) != right
+        calls.clear()

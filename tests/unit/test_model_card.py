@@ -16,13 +16,13 @@ from reproduction.data.table import load_datasets
 from reproduction.figures import load_experiments
 from reproduction.files import sha256_of_model
 from reproduction.models.pretrained import load_models
-from reproduction.training import records
+from reproduction.training import records, warmstart
 from reproduction.training.model_card import model_card
 from reproduction.training.run_folder import publish
 
 METRICS = {"reward_mean": 0.25, "entropy": 1 / 3}
 HEALTHY = {"loss": 0.5, "gradient_norm": 1.0, "equal_reward_groups": 0.5, "response_length_mean": 9.0}
-SCRATCH = {"source": "trained from scratch: reproduction.training.warmstart"}
+SCRATCH = {"source": warmstart.PUBLISHED}
 
 
 def run_of(scale="mini"):
@@ -74,6 +74,7 @@ def test_a_model_from_scratch_or_a_stand_in_claims_no_base_model():
         card = ModelCard(model_card(run_of(), base, 2, METRICS))
         assert not {"base_model", "datasets", "license_name"} & set(card.data.to_dict())
         assert card.data.license == "apache-2.0"
+        assert "stand_in" in base or "published with the project; trained from scratch" in card.text
     assert "stand-in for Qwen/Qwen2.5-Math-7B" in card.text
 
 

@@ -8,6 +8,7 @@ from reproduction import config, report
 from reproduction.claims.words import what_would_change
 from reproduction.config import Configuration
 from reproduction.figures import load_experiments
+from reproduction.training import warmstart
 
 EXPERIMENTS = load_experiments()
 
@@ -177,6 +178,14 @@ def test_cards_of_generated_and_of_prepared_data_are_shown(tmp_path):
     page = report.render("report.html", **collect(tmp_path))
     assert "ab" * 32 + "</code> (file)" in page and "cd" * 32 + "</code> (rows)" in page
     assert '<td class="n">7</td><td>a &lt; b</td>' in page
+
+
+def test_a_model_is_shown_with_where_it_comes_from(tmp_path):
+    manifest = tmp_path / "results" / "mini" / "models" / "tiny" / "manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(json.dumps({"parameters": 7, "source": warmstart.PUBLISHED, "sha256": "ef" * 32}))
+    page = report.render("report.html", **collect(tmp_path))
+    assert f"<td>{warmstart.PUBLISHED}" in page and "ef" * 32 in page
 
 
 def test_the_papers_own_curves_stand_beside_a_figure_that_is_drawn(tmp_path):

@@ -402,13 +402,17 @@ def _models(scale: Scale, results: Path) -> list[dict[str, Any]]:
         imported = definition.kind == "pretrained"
         manifest = _json(layout.model_manifest(results.parent, results.name, scale, name))
         shown = {"name": name, "role": stands_for.get(name), "manifest": manifest}
-        if manifest and imported:
-            source = ", ".join(str(value) for value in manifest["source"].values())
-            shown |= {"parameters": manifest.get("parameters"), "source": source, "sha256": None}
-        elif manifest:
-            shown |= {key: manifest[key] for key in ("parameters", "source", "sha256")}
+        if manifest:
+            source = source_in_words(manifest["source"])
+            checksum = None if imported else manifest["sha256"]
+            shown |= {"parameters": manifest.get("parameters"), "source": source, "sha256": checksum}
         models.append(shown)
     return models
+
+
+def source_in_words(source: str | Mapping[str, Any]) -> str:
+    """Return where a model comes from, as its manifest says it: a mapping for an import."""
+    return source if isinstance(source, str) else ", ".join(map(str, source.values()))
 
 
 def _json(path: Path) -> Any:

@@ -27,6 +27,7 @@ from reproduction.config import REPOSITORY, Configuration, Scale
 from reproduction.config.runs import RunConfiguration, expand_all
 from reproduction.figures import Figure, load_experiments
 from reproduction.files import atomic_path, sha256_of_file
+from reproduction.report import source_in_words
 from reproduction.versions import code_version
 
 LICENCE = "https://spdx.org/licenses/Apache-2.0"
@@ -287,7 +288,9 @@ def _training(crate: Crate, run: RunConfiguration, results: Path, data: Mapping,
     )
     model = layout.model_manifest(results.parent, results.name, scale, run.model)
     inputs = [data[run.training.dataset]] if run.training.dataset in data else []
-    inputs += [crate.file(model, f"base model {run.model}")] if model.exists() else []
+    if model.exists():
+        source = json.loads(model.read_text(encoding="utf-8"))["source"]
+        inputs.append(crate.file(model, f"base model {run.model}", description=source_in_words(source)))
     crate.action(
         f"train/{run.name}",
         f"Train {run.name}",

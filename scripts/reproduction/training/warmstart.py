@@ -22,9 +22,9 @@ from reproduction.training.adamw import AdamW
 PAD, EOS = "<pad>", "<eos>"
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 INITIAL_SCALE = 0.05
-SOURCE = (
-    "trained from scratch: reproduction.training.warmstart"  # in the manifest of a model that was made here
-)
+# In the manifest of a model that was made here, and of one that was made elsewhere.
+SOURCE = "trained from scratch: reproduction.training.warmstart"
+PUBLISHED = f"published with the project; {SOURCE}"
 IGNORED = -100  # torch's cross-entropy skips labels with this value
 
 

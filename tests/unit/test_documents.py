@@ -199,7 +199,9 @@ def of_new_kinds() -> set[str]:
 
 
 def is_result(target: str, plan: Plan) -> bool:
-    """Whether a file is a run's manifest, a prepared data set, or a comparison of two."""
+    """Whether a file is the manifest of a run or a model, a prepared data set, or a comparison of two."""
+    if "/models/" in target:
+        return target.partition("/models/")[2].removesuffix("/manifest.json") in plan.scale.models
     if "/runs/" in target:
         return target.partition("/runs/")[2].removesuffix("/manifest.json") in plan.runs
     return set(Path(target).stem.split("~")) <= set(plan.datasets)

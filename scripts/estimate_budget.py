@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
+from reproduction import budget
 from reproduction.config import ConfigurationError
-from reproduction.costs import budget
 from reproduction.files import write_json
 from reproduction.plan import read_plan
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from reproduction.figures import KINDS
+from reproduction.figures import ALL_KINDS
 from reproduction.files import write_parquet
 
 
@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--evaluations", type=Path, required=True, help="folder of their evaluations")
     parser.add_argument("--partial", action="store_true", help="runs without results are shown as not run")
-    parser.add_argument("--manifest", type=Path, help="of a study of decoding")
+    parser.add_argument("--manifest", type=Path, help="of a study of decoding, or of one evaluation")
     parser.add_argument(
         "--problems", type=Path, help="scores by problem (Parquet), which a study also leaves"
     )
@@ -24,7 +24,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     request = json.loads(arguments.request)
-    kind = KINDS[request.pop("analysis")]
+    kind = ALL_KINDS[request.pop("analysis")]
     read = {"runs": arguments.runs, "evaluations": arguments.evaluations, "partial": arguments.partial}
     if arguments.manifest:
         read |= {"manifest": arguments.manifest, "problems": arguments.problems}

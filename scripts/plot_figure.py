@@ -4,8 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from reproduction.figures import KINDS
-from reproduction.figures.claims import Verdicts
+from reproduction.figures import ALL_KINDS
 
 
 def main() -> None:
@@ -18,7 +17,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     request = json.loads(arguments.request)
-    kind = {**KINDS, "claims": Verdicts}[request["analysis"]]
+    kind = ALL_KINDS[request["analysis"]]
     kind.write(arguments.estimates, request, {path.suffix[1:]: path for path in arguments.files})
 
 

@@ -1,11 +1,10 @@
 """Regenerate config.yaml (keeping its values), workflow/schemas/, docs/configuration.md and the hours of
 docs/paper_scale.md from the typed model and the tables."""
 
-from reproduction import configuration_page
+from reproduction import budget, configuration_page
 from reproduction.claims import Claims
 from reproduction.config import REPOSITORY, read_yaml, render_configuration
 from reproduction.configuration_page import schemas
-from reproduction.costs import budget
 from reproduction.files import write_json, write_text
 
 

@@ -123,6 +123,7 @@ def test_one_number_of_one_sampler_reruns_its_cell_and_what_depends_on_it(reprod
         "estimate_figure": 1,
         "plot_figure": 1,
         "ingest_runs": 1,
+        "estimate_cost": 1,
         "plot_cost": 1,
         "write_report": 1,
         "export_provenance": 1,

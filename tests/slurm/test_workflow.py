@@ -21,7 +21,14 @@ def test_every_job_completed_at_its_first_attempt(finished):
         + ["train_base_model", "evaluate_model"]
         + ["train"] * 4
         + ["evaluate_run"] * 4
-        + ["estimate_figure", "plot_figure", "plot_cost", "write_report", "export_provenance"]
+        + [
+            "estimate_figure",
+            "plot_figure",
+            "estimate_cost",
+            "plot_cost",
+            "write_report",
+            "export_provenance",
+        ]
     )
 
 

@@ -2,10 +2,7 @@
 
 import pytest
 
-from reproduction.cluster.resources import Needs, load_resources
-from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_scale
-from reproduction.config.runs import expand
-from reproduction.costs.budget import (
+from reproduction.budget import (
     Costed,
     PlannedJob,
     PlanningFailed,
@@ -19,6 +16,9 @@ from reproduction.costs.budget import (
     timetable,
     with_tables,
 )
+from reproduction.cluster.resources import Needs, load_resources
+from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_scale
+from reproduction.config.runs import expand
 from reproduction.figures import load_experiments
 
 

@@ -1,14 +1,14 @@
 """Costs of made-up runs against sums by hand, and what the figure says of times that were not recorded."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from reproduction.config import Configuration, load_scale
 from reproduction.config.runs import expand
-from reproduction.costs import growth
-from reproduction.costs import plot as plots
-from reproduction.figures import load_experiments, style
+from reproduction.figures import COST, cost, load_experiments, style
 from reproduction.files import write_json, write_parquet
 
 STEPS, LENGTH = 10, 20.0
@@ -52,17 +52,22 @@ class World:
         times = pd.DataFrame(rows).assign(cpu_seconds=EVALUATION, seconds=WALL * EVALUATION)
         write_parquet(times, folder / "timings.parquet")
 
-    def tabulate(self):
-        return growth.tabulate(self.results, self.runs)
+    def estimate(self, results=None, runs=None):
+        request = COST.estimation(self.scale, self.runs if runs is None else runs, 0)
+        assert request.pop("analysis") == COST.analysis
+        folder = results or self.results
+        return COST.estimate(**request, runs=folder / "runs", evaluations=folder / "evaluations")
 
-    def draw(self, found, folder):
-        models = {role.model: role.model for role in self.scale.roles.values()}
-        paths = [folder / f"cost.{suffix}" for suffix in ("pdf", "png", "csv")]
-        figure = plots.growth(found, models, "made up")
+    def draw(self, table, folder):
+        """Return the words of the picture and what its CSV holds, from a file of estimates as a job reads it."""
+        write_parquet(table, folder / "cost.parquet")
+        read = pd.read_parquet(folder / "cost.parquet")
+        figure = COST.plot(read, json.loads(json.dumps(COST.drawing("cost", self.scale, {}))))
         words = "\n".join(text.get_text() for text in figure.findobj(lambda part: hasattr(part, "get_text")))
-        style.save(figure, found.table, *paths)
-        assert paths[1].read_bytes().startswith(b"\x89PNG")
-        return words, pd.read_csv(paths[2])
+        files = {suffix: folder / f"cost.{suffix}" for suffix in COST.suffixes}
+        style.save(figure, read, **files)
+        assert files["png"].read_bytes().startswith(b"\x89PNG")
+        return words, pd.read_csv(files["csv"])
 
 
 @pytest.fixture
@@ -70,38 +75,38 @@ def world(tmp_path):
     return World(tmp_path)
 
 
-def points(found, **values):
-    table = found.table
+def points(table, **values):
     for column, value in values.items():
         table = table[table[column] == value]
     return table
 
 
 def test_a_training_costs_the_sum_of_its_steps(world):
-    found = world.tabulate()
+    found = world.estimate()
     curve = points(found, panel="steps", model="tiny", n=8).set_index("x")
     assert curve["value"].to_numpy() == pytest.approx(np.arange(1, STEPS + 1) * 8 * sum(PARTS.values()))
     assert (curve["runs"] == 2).all() and (curve["low"] == curve["high"]).all()
 
 
 def test_the_parts_of_a_step_stand_beside_its_response_tokens(world):
-    bins = points(world.tabulate(), panel="tokens", model="tiny", n=4)
+    bins = points(world.estimate(), panel="tokens", model="tiny", n=4)
     assert set(bins["part"]) == set(PARTS)
     update = bins[bins["part"] == "update"]
-    assert update["value"].to_numpy() == pytest.approx([0.8] * growth.BINS)
+    assert update["value"].to_numpy() == pytest.approx([0.8] * cost.BINS)
     per_step = world.scale.training.prompts * 4
     assert update["x"].to_numpy() == pytest.approx(per_step * (LENGTH + np.array([1.5, 3.5, 5.5, 7.5, 9.5])))
 
 
 def test_runs_add_up_seed_by_seed_with_what_all_share_before_them(world):
-    found = world.tabulate()
-    assert (found.cells, found.runs_of_seed, found.trained, found.evaluated) == (4, {0: 4, 1: 4}, 8, 10)
+    found = world.estimate()
+    said = {"cells": 4, "runs_of_seed": [[0, 4], [1, 4]], "trained": 8, "evaluated": 10}
+    assert found.attrs.items() >= said.items()
     table = points(found, panel="runs").pivot(index="x", columns="part", values="value")
-    assert table.loc[0].to_dict() == {growth.STEPS: 0, growth.OUTSIDE: 0, growth.EVALUATION: 2 * EVALUATION}
+    assert table.loc[0].to_dict() == {cost.STEPS: 0, cost.OUTSIDE: 0, cost.EVALUATION: 2 * EVALUATION}
     one_seed = {
-        growth.STEPS: STEPS * sum(PARTS.values()) * 2 * (4 + 8),
-        growth.OUTSIDE: 4 * 4.0,
-        growth.EVALUATION: 4 * 2 * EVALUATION,
+        cost.STEPS: STEPS * sum(PARTS.values()) * 2 * (4 + 8),
+        cost.OUTSIDE: 4 * 4.0,
+        cost.EVALUATION: 4 * 2 * EVALUATION,
     }
     assert (table.loc[4] - table.loc[0]).to_dict() == pytest.approx(one_seed)
     assert (table.loc[8] - table.loc[4]).to_dict() == pytest.approx(one_seed)
@@ -113,8 +118,8 @@ def test_what_was_not_recorded_is_not_drawn_and_the_figure_says_so(world, tmp_pa
     path = world.results / "evaluations" / second / "timings.parquet"
     write_parquet(pd.read_parquet(path).head(1), path)
     write_json(world.results / "runs" / first / "manifest.json", {})
-    found = world.tabulate()
-    assert (found.untimed_evaluations, found.untimed_starts) == (2, 1)
+    found = world.estimate()
+    assert (found.attrs["untimed_evaluations"], found.attrs["untimed_starts"]) == (2, 1)
     words, _ = world.draw(found, tmp_path)
     assert "2 of 10 evaluations" in words and "1 of 8 trainings" in words and "seed 1" in words
 
@@ -122,24 +127,24 @@ def test_what_was_not_recorded_is_not_drawn_and_the_figure_says_so(world, tmp_pa
 def test_seconds_on_the_wall_where_an_engine_records_no_others(world, tmp_path):
     for name, run in world.runs.items():
         world.train(name, run, wall_only=True, cpu_seconds_outside_steps=None)
-    found = world.tabulate()
-    assert not found.cpu and found.untimed_starts == 0
+    found = world.estimate()
+    assert not found.attrs["cpu"] and found.attrs["untimed_starts"] == 0
     last = points(found, panel="runs", x=8).set_index("part")["value"]
-    assert last[growth.STEPS] == pytest.approx(WALL * STEPS * sum(PARTS.values()) * 4 * (4 + 8))
-    assert last[growth.EVALUATION] == pytest.approx(WALL * EVALUATION * (8 * 2 + 2))
+    assert last[cost.STEPS] == pytest.approx(WALL * STEPS * sum(PARTS.values()) * 4 * (4 + 8))
+    assert last[cost.EVALUATION] == pytest.approx(WALL * EVALUATION * (8 * 2 + 2))
     words, _ = world.draw(found, tmp_path)
     assert "s on the wall per step" in words and "CPU" not in words
 
 
 def test_a_run_that_did_not_run_and_a_scale_without_runs(world, tmp_path):
     (world.results / "runs" / list(world.runs)[-1] / "manifest.json").unlink()
-    assert world.tabulate().trained == 7
-    words, drawn = world.draw(growth.tabulate(tmp_path / "elsewhere", world.runs), tmp_path)
+    assert world.estimate().attrs["trained"] == 7
+    words, drawn = world.draw(world.estimate(tmp_path / "elsewhere"), tmp_path)
     assert "no run so far" in words and drawn.empty
 
 
 def test_one_seed_is_said_to_cost_as_much_again(world, tmp_path):
-    found = growth.tabulate(world.results, {name: run for name, run in world.runs.items() if run.seed == 0})
-    assert list(found.runs_of_seed) == [0]
+    found = world.estimate(runs={name: run for name, run in world.runs.items() if run.seed == 0})
+    assert found.attrs["runs_of_seed"] == [[0, 4]]
     words, _ = world.draw(found, tmp_path)
     assert "another seed is 4 runs more" in words

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from pages import EXTEND, TUTORIAL, additions, blocks, commands, extensions, pages
+from reproduction.cluster.resources import RULES
 from reproduction.config import REPOSITORY, WORKFLOW, merge
 from reproduction.config.command_line import read_command_line, selected, take_request
 from reproduction.plan import SO_FAR, Plan, read_plan
@@ -92,15 +93,6 @@ def exists(dotted: str) -> bool:
 
 
 # --- commands ----------------------------------------------------------------------------------------------
-
-
-@cache
-def rules() -> set[str]:
-    text = "\n".join(
-        path.read_text()
-        for path in [REPOSITORY / "workflow" / "Snakefile", *REPOSITORY.glob("workflow/rules/*.smk")]
-    )
-    return set(re.findall(r"^\s*rule (\w+):", text, flags=re.MULTILINE))
 
 
 @cache
@@ -183,10 +175,10 @@ def test_every_snakemake_command_names_targets_and_choices_that_exist(tables, tm
             if target.startswith("results/"):
                 assert is_result(target, plan), where
             else:
-                known = rules() | set(plan.experiments) | set(plan.figures_in_parts) | of_new_kinds()
+                known = {*RULES} | set(plan.experiments) | set(plan.figures_in_parts) | of_new_kinds()
                 assert target.removesuffix(SO_FAR) in known, where
         for rule in arguments.until:
-            assert rule in rules(), where
+            assert rule in RULES, where
         seen += 1
     assert seen > 30
 

@@ -13,7 +13,7 @@ from reproduction.config import Decoder, EvaluationRequest, load_scale
 from reproduction.data import write_dataset
 from reproduction.evaluation import evaluate, responses
 from reproduction.evaluation.samples import correct_counts, read_samples
-from reproduction.figures import analyses
+from reproduction.figures.evaluation import EvaluationTable
 from reproduction.files import write_json
 from reproduction.tasks import countdown
 from reproduction.training import warmstart
@@ -157,7 +157,7 @@ def test_counts_are_those_of_the_samples(tmp_path):
 def test_the_summary_counts_what_a_health_check_needs(tmp_path):
     correct = np.array([[True, False, True, True], [False, False, False, False]])
     manifest = write_evaluation(tmp_path, {0: correct})
-    table = analyses.summary(manifest, root_seed=0, k=4)
+    table = EvaluationTable.estimate(manifest=manifest, root_seed=0, k=4)
     (row,) = table.to_dict("records")
     assert row["Pass@1"] == pytest.approx(3 / 8) and row["Pass@4"] == 0.5 and row["Worst@4"] == 0
     assert (row["timeouts"], row["errors"], row["problems"], row["samples"]) == (0, 0, 2, 4)

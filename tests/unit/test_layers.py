@@ -41,7 +41,7 @@ ROOMS = (
         "tracking",
         "configuration_page",
     ),
-    *("configuration_page", "plan", "rehearsal", "costs"),
+    *("plan", "rehearsal", "budget"),
 )
 
 

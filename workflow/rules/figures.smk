@@ -1,10 +1,6 @@
 # Figures: each as PDF, PNG and the CSV of what is drawn, and as a target by its name (`snakemake fig04`). A name with
 # `_so_far` draws what has run and starts nothing.
 
-DECODER_LABELS = json.dumps(
-    {name: decoder.label for name, decoder in scale.decoders.items()}
-)
-
 
 def caption_of(wildcards):
     return experiment_of(wildcards).caption(scale, runs_of_figure(wildcards))

@@ -2,9 +2,27 @@
 
 if scale.real_lm:
 
-    rule tabulate_real_lm:
+    use rule estimate_figure as estimate_real_lm with:
         input:
             f"{SCALE}/evaluations/model~{scale.real_lm.model}/manifest.json",
+        output:
+            estimates=f"{SCALE}/analyses/real_lm.parquet",
+        log:
+            f"{SCALE}/logs/analyses/real_lm.log",
+        benchmark:
+            f"{SCALE}/benchmarks/analyses/real_lm.tsv"
+        resources:
+            **needs("estimate_real_lm"),
+        params:
+            request=json.dumps(
+                figures.REAL_LM.estimation(scale, {}, configuration.root_seed)
+            ),
+            study=lambda wildcards, input: ["--manifest", input[0]],
+            partial="",
+
+    use rule plot_figure as tabulate_real_lm with:
+        input:
+            rules.estimate_real_lm.output.estimates,
         output:
             csv=f"{REPORTS}/tables/real_lm.csv",
             html=report(
@@ -17,26 +35,11 @@ if scale.real_lm:
             f"{SCALE}/logs/tables/real_lm.log",
         benchmark:
             f"{SCALE}/benchmarks/tables/real_lm.tsv"
-        conda:
-            "../../envs/cpu.yaml"
         resources:
             **needs("tabulate_real_lm"),
         params:
-            root_seed=configuration.root_seed,
-            model=scale.real_lm.model,
-            dataset=scale.real_lm.dataset,
-            samples=scale.real_lm.samples,
-            max_new_tokens=scale.real_lm.max_new_tokens,
-            decoder_labels=DECODER_LABELS,
-        shell:
-            "{PYTHON:q} {SCRIPTS:q}/tabulate_evaluation.py"
-            " --evaluation {input:q}"
-            " --decoder-labels {params.decoder_labels:q}"
-            " --samples {params.samples}"
-            " --root-seed {params.root_seed}"
-            " --csv {output.csv:q}"
-            " --html {output.html:q}"
-            " > {log:q} 2>&1"
+            request=json.dumps(figures.REAL_LM.drawing("real_lm", scale, {})),
+            caption=figures.REAL_LM.caption(scale, {}),
 
     rule real_lm:
         """a published language model on real problems"""
@@ -77,11 +80,35 @@ def also_shown():
     return [seen for name in sorted(names) for seen in content_of(f"{REPORTS}/{name}")]
 
 
-rule plot_cost:
-    """Draw how cost grows, from the times that the runs recorded."""
+use rule estimate_figure as estimate_cost with:
     input:
         [figure_files(name) for name in configuration.experiments],
-        tables=TABLES,
+    output:
+        estimates=f"{SCALE}/analyses/cost.parquet",
+    log:
+        f"{SCALE}/logs/analyses/cost.log",
+    benchmark:
+        f"{SCALE}/benchmarks/analyses/cost.tsv"
+    resources:
+        **needs("estimate_cost"),
+    params:
+        request=json.dumps(
+            figures.COST.estimation(
+                scale,
+                {
+                    name: run
+                    for figure in configuration.experiments
+                    for name, run in runs_of[figure].items()
+                },
+                configuration.root_seed,
+            )
+        ),
+        partial="",
+
+
+use rule plot_figure as plot_cost with:
+    input:
+        rules.estimate_cost.output.estimates,
     output:
         pdf=f"{REPORTS}/figures/cost.pdf",
         png=report(
@@ -95,23 +122,11 @@ rule plot_cost:
         f"{SCALE}/logs/figures/cost.log",
     benchmark:
         f"{SCALE}/benchmarks/figures/cost.tsv"
-    conda:
-        "../../envs/cpu.yaml"
     resources:
         **needs("plot_cost"),
     params:
-        choices=CHOICES,
-        experiments=configuration.experiments,
-        caption=figures.cost_caption(scale),
-    shell:
-        "{PYTHON:q} {SCRIPTS:q}/plot_cost.py"
-        " --configuration {params.choices:q}"
-        " --experiments {params.experiments:q}"
-        " --results {SCALE:q}"
-        " --pdf {output.pdf:q}"
-        " --png {output.png:q}"
-        " --csv {output.csv:q}"
-        " > {log:q} 2>&1"
+        request=json.dumps(figures.COST.drawing("cost", scale, {})),
+        caption=figures.COST.caption(scale, {}),
 
 
 rule cost:

@@ -3,7 +3,7 @@
 Three files meet here. ``workflow/resources.yaml`` says what the models of each scale need and how fast they are
 (:class:`Resources`), the run says how much it samples, and ``workflow/profiles/slurm/site.yaml`` says what the
 cluster calls things (:class:`Site`). :func:`slurm_resources` turns a :class:`Need` into the resource names of the
-Slurm executor. The same estimates make the budget (``reproduction.costs.budget``).
+Slurm executor. The same estimates make the budget (``reproduction.budget``).
 """
 
 import math

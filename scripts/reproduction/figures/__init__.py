@@ -12,7 +12,7 @@
 ``rivals``            the rivals against a control, at equal cost
 
 A file that defines ``FIGURE`` is one; nothing else lists it. workflow/experiments.yaml has an entry for each figure,
-whose ``analysis`` is the kind.
+whose ``analysis`` is the kind. Three are without an entry: ``claims``, ``cost`` and ``evaluation``.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,6 @@ from reproduction.config import (
     WORKFLOW,
     Configuration,
     ConfigurationError,
-    Scale,
     load_samplers,
     load_scale,
     read_yaml,
@@ -35,7 +34,10 @@ from reproduction.config import (
 )
 from reproduction.config.runs import RunConfiguration, expand
 from reproduction.fields import Name, Strict, defined_in
+from reproduction.figures.claims import Verdicts
+from reproduction.figures.cost import COST, CostFigure
 from reproduction.figures.deviations import DeviationsFigure
+from reproduction.figures.evaluation import REAL_LM, EvaluationTable
 from reproduction.figures.figure import Figure, Grid, OfRuns, model_label
 from reproduction.figures.inference import InferenceFigure
 from reproduction.figures.schedules import SchedulePanel
@@ -45,7 +47,9 @@ KINDS: dict[str, type[Figure]] = {
     kind.model_fields["analysis"].annotation.__args__[0]: kind
     for kind in defined_in(__name__, __path__, "FIGURE")
 }
-"""``analysis`` -> the kind of figure."""
+"""``analysis`` -> the kind of figure, of entries of workflow/experiments.yaml."""
+ALL_KINDS = {**KINDS, "claims": Verdicts, "cost": CostFigure, "evaluation": EvaluationTable}
+"""The same with those that have no entry, since every scale has what they show."""
 AnyFigure = Annotated[Union[tuple(KINDS.values())], Field(discriminator="analysis")]  # noqa: UP007
 
 
@@ -88,14 +92,4 @@ def figures_of(
         name: experiment
         for name, experiment in load_experiments().items()
         if run.name in expand(configuration, scale, experiment)
-    }
-
-
-def cost_caption(scale: Scale) -> dict[str, str]:
-    """Return what the caption of the figure of costs (workflow/report/cost.rst) says of the scale."""
-    return {
-        "scale": scale.description,
-        "files": "CPU seconds in timings.parquet of each training and evaluation, and in its manifest"
-        if scale.engine == "inprocess"
-        else "seconds on the wall in timings.parquet of each training and evaluation",
     }

@@ -23,7 +23,7 @@ import pandas as pd
 from ead import metrics, seeds, statistics
 from reproduction.config import Scale
 from reproduction.config.runs import RunConfiguration, axes_of
-from reproduction.evaluation.samples import correct_counts, read_samples
+from reproduction.evaluation.samples import correct_counts
 from reproduction.training import contract
 
 CONFIDENCE = 0.95
@@ -317,35 +317,6 @@ def _resampled(metric, responses: np.ndarray, correct: np.ndarray) -> np.ndarray
         by_count = metric(np.arange(n) < np.arange(n + 1)[:, None], int(n))
         scores[chosen] = by_count[correct[chosen]]
     return scores
-
-
-def summary(manifest: Path, *, root_seed: int, k: int) -> pd.DataFrame:
-    """Return one row per decoder of one evaluation: Pass@1, Pass@k, Worst@k with intervals, and health counts."""
-    samples, counted = read_samples(manifest), correct_counts(manifest)
-    rows = []
-    for decoder, part in samples.groupby("decoder", sort=False):
-        counts = counted[counted["decoder"] == decoder]
-        n, c = counts["responses"].to_numpy(), counts["correct"].to_numpy()
-        row = {"decoder": decoder, "problems": len(counts), "samples": int(n.min())}
-        for name, scores in (
-            ("Pass@1", metrics.pass_at_k(n, c, 1)),
-            (f"Pass@{k}", metrics.pass_at_k(n, c, k)),
-            (f"Worst@{k}", metrics.worst_at_k(n, c, k)),
-        ):
-            estimate = statistics.bootstrap(
-                np.atleast_2d(scores),
-                generator=seeds.generator(root_seed, "bootstrap", "summary", decoder, name),
-            )
-            row |= {name: estimate.value, f"{name} low": estimate.low, f"{name} high": estimate.high}
-        row |= {
-            "tokens per response": part["tokens"].mean(),
-            "truncated share": float((~part["finished"]).mean()),
-            "no answer": int((part["status"] == "no_answer").sum()),
-            "timeouts": int((part["status"] == "timeout").sum()),
-            "errors": int((part["status"] == "error").sum()),
-        }
-        rows.append(row)
-    return pd.DataFrame(rows)
 
 
 def caption(

@@ -25,7 +25,7 @@ from reproduction.config import ROLE_LABELS, WORKFLOW, Configuration, Scale
 from reproduction.config.runs import RunConfiguration, expand_all
 from reproduction.data.schema import card_facts
 from reproduction.evaluation.samples import correct_counts
-from reproduction.figures import DeviationsFigure, Figure, published
+from reproduction.figures import COST, DeviationsFigure, Figure, published
 from reproduction.figures.analyses import CONFIDENCE
 from reproduction.figures.claims import planned_seeds
 from reproduction.training import health
@@ -214,7 +214,7 @@ def _figure(name, experiment, runs, scale, reports) -> dict[str, Any]:
         "published": _data_address(published.png(papers, scale.samplers)) if papers and image else None,
         "alt": f"{experiment.title}. The numbers drawn are in figures/{name}.csv.",
         "sizes": _sizes(table) if image else None,
-        "caption": _caption(name, experiment, scale, runs),
+        "caption": _caption(experiment, scale, runs),
         "files": [
             f"figures/{name}.{suffix}"
             for suffix in ("pdf", "png", "csv")
@@ -224,7 +224,7 @@ def _figure(name, experiment, runs, scale, reports) -> dict[str, Any]:
     }
 
 
-def _caption(name: str, experiment: Figure, scale: Scale, runs: Mapping[str, RunConfiguration]) -> Markup:
+def _caption(experiment: Figure, scale: Scale, runs: Mapping[str, RunConfiguration]) -> Markup:
     """The caption of Snakemake's report, from the same .rst, as HTML: estimator, intervals, sizes, scale."""
     if isinstance(experiment, DeviationsFigure):
         return Markup("")
@@ -243,7 +243,7 @@ def _caption_from(template: str, parameters: Mapping[str, Any]) -> Markup:
 def _cost(scale: Scale, reports: Path) -> dict[str, Any]:
     return {
         "image": _image(reports / "figures" / "cost.png"),
-        "caption": _caption_from("cost.rst", {"caption": figures.cost_caption(scale)}),
+        "caption": _caption(COST, scale, {}),
     }
 
 

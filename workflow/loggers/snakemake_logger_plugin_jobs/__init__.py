@@ -1,7 +1,7 @@
 """The jobs of a dry run as data: ``snakemake --dry-run --logger jobs --logger-jobs-file FILE``.
 
 One JSON object per line: what Snakemake would run, with its wildcards, files and resources. The budget is made of it
-(``reproduction.costs.budget``). Nothing is printed; warnings and errors go to standard error.
+(``reproduction.budget``). Nothing is printed; warnings and errors go to standard error.
 """
 
 import json

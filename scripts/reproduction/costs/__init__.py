@@ -1,1 +1,0 @@
-"""What work costs: before it is submitted, and as it was recorded."""

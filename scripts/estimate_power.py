@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from reproduction.claims import Recorded, load_claims, power_table
+from reproduction.claims import ResultsFolder, load_claims, power_table
 from reproduction.config import resolve
 from reproduction.files import atomic_path
 
@@ -20,7 +20,7 @@ def main() -> None:
 
     configuration, scale = resolve(arguments.configuration)
     claims = load_claims(arguments.claims)
-    table = pd.DataFrame(power_table(claims, Recorded(arguments.results), configuration, scale))
+    table = pd.DataFrame(power_table(claims, ResultsFolder(arguments.results), configuration, scale))
     table = table.astype(dict.fromkeys(["seeds_planned", "seeds_alone", "seeds_corrected"], "Int64"))
     with atomic_path(arguments.csv) as temporary:
         table.to_csv(temporary, index=False)

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from reproduction.claims import Recorded, export, load_claims
+from reproduction.claims import ResultsFolder, export, load_claims
 from reproduction.config import load_configuration
 
 
@@ -27,7 +27,7 @@ def main() -> int:
         return 1
     judged = json.loads(claims.read_text(encoding="utf-8"))
     configuration = load_configuration(judged["configuration"], str(claims))
-    export(load_claims(), judged, Recorded(arguments.results), configuration, arguments.evidence)
+    export(load_claims(), judged, ResultsFolder(arguments.results), configuration, arguments.evidence)
     total = sum(path.stat().st_size for path in arguments.evidence.iterdir())
     print(f"{total:,} bytes in {arguments.evidence}; `make judge` judges from them")
     return 0

@@ -4,7 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from reproduction.claims import Recorded, as_table, judge, load_claims
+from reproduction.claims import ResultsFolder, as_table, judge, load_claims
 from reproduction.config import resolve
 from reproduction.files import atomic_path, write_json
 
@@ -20,7 +20,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     configuration, scale = resolve(arguments.configuration)
-    judged = judge(load_claims(arguments.claims), Recorded(arguments.results), configuration, scale)
+    judged = judge(load_claims(arguments.claims), ResultsFolder(arguments.results), configuration, scale)
     for row in judged["verdicts"]:
         logging.info("%s %-20s %s. %s", row["id"], row["reading"], row["verdict_in_full"], row["reason"])
     with atomic_path(arguments.csv) as temporary:

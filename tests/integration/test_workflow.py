@@ -11,7 +11,7 @@ import yaml
 from rocrate.rocrate import ROCrate
 
 from mini_workflow import Workflow
-from reproduction.claims import Exported, Recorded, export, judge, load_claims
+from reproduction.claims import Exported, ResultsFolder, export, judge, load_claims
 from reproduction.config import load_configuration, load_scale
 from reproduction.training import contract, warmstart
 
@@ -63,7 +63,7 @@ def test_the_numbers_in_the_figure_are_those_of_the_samples(reproduced):
 def test_the_evidence_of_the_run_judges_as_its_results(reproduced, tmp_path):
     configuration = load_configuration(yaml.safe_load((reproduced.folder / "config.yaml").read_text()))
     scale = load_scale("mini", configuration.overrides)
-    results, claims = Recorded(reproduced.folder / "results/mini"), load_claims()
+    results, claims = ResultsFolder(reproduced.folder / "results/mini"), load_claims()
     judged = judge(claims, results, configuration, scale)
     verdicts = {row["verdict_in_full"] for row in judged["verdicts"] if row["id"] == "C04"}
     assert "inconclusive (1 seed, 3 needed)" in verdicts

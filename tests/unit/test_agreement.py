@@ -6,7 +6,7 @@ import shutil
 import pytest
 from test_claims import World, right_chances, right_training
 
-from reproduction.claims import Exported, Recorded, agreement, export, judge, load_claims
+from reproduction.claims import Exported, ResultsFolder, agreement, export, judge, load_claims
 from reproduction.claims.agreement import verdicts
 from reproduction.config import ConfigurationError
 from reproduction.files import sha256_of_file, write_json
@@ -34,9 +34,9 @@ def make(folder, chances, seeds=SEEDS):
         only=lambda run: run.model in ("small", "tiny") and run.n == 4 and run.algorithm == "dapo",
     )
     write_json(world.folder / "models/tiny/manifest.json", {"parameters": 5, "sha256": "f" * 64})
-    store = Recorded(world.folder)
-    judged = judge(claims(), store, world.configuration, world.scale)
-    export(claims(), judged, store, world.configuration, folder / "evidence")
+    results = ResultsFolder(world.folder)
+    judged = judge(claims(), results, world.configuration, world.scale)
+    export(claims(), judged, results, world.configuration, folder / "evidence")
     return Exported(folder / "evidence")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reproduction.claims import Recorded, as_table, judge, load_claims, required
+from reproduction.claims import ResultsFolder, as_table, judge, load_claims, required
 from reproduction.claims.comparisons import sides, with_shared_seeds
 from reproduction.claims.decision import Comparison, Group, combine, decisive, estimate, few_seeds
 from reproduction.claims.evidence import Evidence, MissingEvidence
@@ -86,7 +86,7 @@ class World:
         declared = one_seed()
         if names:
             declared = declared.model_copy(update={"claims": {n: declared.claims[n] for n in names}})
-        return by_reading(judge(declared, Recorded(self.folder), self.configuration, self.scale))
+        return by_reading(judge(declared, ResultsFolder(self.folder), self.configuration, self.scale))
 
 
 def one_seed():
@@ -221,7 +221,7 @@ def wrong(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def right_judged(right):
-    return judge(one_seed(), Recorded(right.folder), right.configuration, right.scale)
+    return judge(one_seed(), ResultsFolder(right.folder), right.configuration, right.scale)
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +302,7 @@ def test_a_claim_uses_the_seeds_that_both_sides_have(tmp_path):
     )
     declared = load_claims(changes={"replicates": 2000})
     declared = declared.model_copy(update={"claims": {n: declared.claims[n] for n in ("C03", "C09", "C12")}})
-    verdicts = by_reading(judge(declared, Recorded(world.folder), world.configuration, world.scale))
+    verdicts = by_reading(judge(declared, ResultsFolder(world.folder), world.configuration, world.scale))
     main = verdicts["C03", "printed"]
     assert (main["seeds"], main["verdict_in_full"]) == (3, "reproduced")
     assert {part["seeds"] for part in main["components"]} == {3}
@@ -350,7 +350,7 @@ def test_a_number_from_a_flagged_training_says_so(tmp_path):
     assert sign == {"run": collapsed.name, "sign": "reward_collapse", "first_step": STEPS // 2 + 1}
     decisive = next(part for part in row["components"] if part["decisive"])
     assert row["signs"] == decisive["signs"] and bool(row["signs"]) == ("Flagged trainings" in row["reason"])
-    table = as_table(judge(one_seed(), Recorded(world.folder), world.configuration, world.scale))
+    table = as_table(judge(one_seed(), ResultsFolder(world.folder), world.configuration, world.scale))
     of_claim = table[(table["id"] == "C06") & (table["reading"] == "printed")].iloc[0]
     assert of_claim["comparisons"] == 3 and of_claim["comparison"] == decisive["label"]
 
@@ -363,7 +363,7 @@ def test_a_late_score_is_a_mean_over_four_checkpoints_at_least(tmp_path):
         right_training,
         only=lambda run: run.model == "medium",
     )
-    evidence = Evidence(Recorded(world.folder), world.configuration, world.scale)
+    evidence = Evidence(ResultsFolder(world.folder), world.configuration, world.scale)
     values = {"source": "evaluation", "metric": "pass_at_1", "decoder": "tau1.0", "steps": "late"}
 
     def score(**more):
@@ -494,7 +494,7 @@ def test_trainings_of_fewer_seeds_than_a_claim_needs_decide_nothing(right, right
     declared = load_claims()
     few = {name: declared.claims[name] for name in ("C01", "C04", "C11", "C16", "C17", "C19")}
     declared = declared.model_copy(update={"claims": few})
-    verdicts = by_reading(judge(declared, Recorded(right.folder), right.configuration, right.scale))
+    verdicts = by_reading(judge(declared, ResultsFolder(right.folder), right.configuration, right.scale))
     untrained = {"C01", "C11", "C19"}
     for (name, reading), row in verdicts.items():
         before = right_verdicts[name, reading]
@@ -553,7 +553,7 @@ def test_seeds_are_paired_and_counted(tmp_path):
     assert (row["seeds"], row["problems"], row["samples"]) == (2, PROBLEMS, SAMPLES)
     assert len(row["evidence"]) == 2 * 2 * 3
     one = Configuration(scale="mini", seeds=[0], overrides=OVERRIDES)
-    judged = judge(load_claims(), Recorded(world.folder), one, world.scale)
+    judged = judge(load_claims(), ResultsFolder(world.folder), one, world.scale)
     row = next(row for row in judged["verdicts"] if row["id"] == "C15")
     assert row["seeds"] == 1
 
@@ -648,7 +648,7 @@ def test_every_name_in_the_claims_exists_at_every_scale():
         runs = {
             name for table in expand_all(configuration, scale, load_experiments()).values() for name in table
         }
-        for needed in required(declared, Recorded(REPOSITORY), configuration, scale):
+        for needed in required(declared, ResultsFolder(REPOSITORY), configuration, scale):
             kind, _, rest = needed.partition("/")
             name = rest.removesuffix("/manifest.json")
             assert kind == "analyses" or name in runs or name.startswith("model~"), needed

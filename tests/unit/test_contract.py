@@ -2,7 +2,7 @@
 
 import pytest
 
-from reproduction.claims.evidence import Evidence, MissingEvidence, Recorded
+from reproduction.claims.evidence import Evidence, MissingEvidence, ResultsFolder
 from reproduction.config import Configuration, ConfigurationError, load_scale
 from reproduction.config.runs import expand
 from reproduction.figures import load_experiments
@@ -44,7 +44,7 @@ def test_every_figure_of_the_table_can_be_drawn_from_either_engine():
 def test_a_claim_about_what_verl_never_records_has_not_run(tmp_path):
     """It ended the verdicts of a whole scale with a missing column."""
     scale = load_scale("gpu1")
-    evidence = Evidence(Recorded(tmp_path), Configuration(scale="gpu1"), scale)
+    evidence = Evidence(ResultsFolder(tmp_path), Configuration(scale="gpu1"), scale)
     runs = evidence.cell(next(iter(scale.roles)), "dapo", "ead", None)
     with pytest.raises(
         MissingEvidence, match="sampling_cpu_seconds_per_token, which the engine verl does not"

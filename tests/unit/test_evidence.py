@@ -8,7 +8,7 @@ import pytest
 import yaml
 from test_claims import World, right_chances, right_training, write_inference
 
-from reproduction.claims import Exported, Recorded, export, judge, load_claims
+from reproduction.claims import Exported, ResultsFolder, export, judge, load_claims
 from reproduction.config import REPOSITORY
 from reproduction.files import sha256_of_file, write_json, write_parquet
 
@@ -41,13 +41,13 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judged(world):
-    return judge(declared(), Recorded(world.folder), world.configuration, world.scale)
+    return judge(declared(), ResultsFolder(world.folder), world.configuration, world.scale)
 
 
 @pytest.fixture
 def evidence(world, judged, tmp_path):
     folder = tmp_path / "reports/evidence/mini"
-    export(declared(), judged, Recorded(world.folder), world.configuration, folder)
+    export(declared(), judged, ResultsFolder(world.folder), world.configuration, folder)
     return folder
 
 
@@ -91,7 +91,9 @@ def test_a_sample_file_that_changed_is_not_exported(world, judged, tmp_path):
     try:
         file.write_bytes(content + b" ")
         with pytest.raises(ValueError, match="missing or changed"):
-            export(declared(), judged, Recorded(world.folder), world.configuration, tmp_path / "evidence")
+            export(
+                declared(), judged, ResultsFolder(world.folder), world.configuration, tmp_path / "evidence"
+            )
     finally:
         file.write_bytes(content)
     assert not (tmp_path / "evidence").exists()

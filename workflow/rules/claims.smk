@@ -11,7 +11,7 @@ def evidence_of_claims(wildcards):
         for name, experiment in experiments.items()
         if isinstance(experiment, InferenceFigure) and name not in studies
     }
-    needed = required(claims_table, Recorded(Path(SCALE)), configuration, scale)
+    needed = required(claims_table, ResultsFolder(Path(SCALE)), configuration, scale)
     return [f"{SCALE}/{path}" for path in needed if path not in lacking]
 
 

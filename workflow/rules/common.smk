@@ -14,7 +14,7 @@ from reproduction.cluster import devices
 from reproduction import figures
 from reproduction import layout
 from reproduction.config import runs as run_table
-from reproduction.claims import Recorded, problems_file, required
+from reproduction.claims import ResultsFolder, problems_file, required
 from reproduction.config import (
     REPOSITORY,
     WORKFLOW,

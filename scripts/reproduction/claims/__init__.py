@@ -58,7 +58,7 @@ verdict has:
 """
 
 from reproduction.claims.agreement import agreement
-from reproduction.claims.evidence import Recorded, problems_file
+from reproduction.claims.evidence import ResultsFolder, problems_file
 from reproduction.claims.exported import Exported, export
 from reproduction.claims.judge import (
     VERDICTS,

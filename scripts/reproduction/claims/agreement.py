@@ -20,7 +20,7 @@ Seed = tuple[int, int]
 
 
 class Dealt:
-    """A :class:`~reproduction.claims.evidence.Store`: a run whose seed ``i`` is ``seeds[i]`` of ``parts``.
+    """:class:`~reproduction.claims.evidence.Results`: a run whose seed ``i`` is ``seeds[i]`` of ``parts``.
 
     What has one seed only is taken from the part that ``seeds[0]`` is of, base models from the first part.
     """

@@ -93,7 +93,7 @@ class Builder:
 
     # --- kinds of test -------------------------------------------------------------------------------------
 
-    def comparison(self, test: model.Comparison) -> Group:
+    def contrast(self, test: model.Contrast) -> Group:
         margin = self.margin(test)
         groups = []
         # One machine measured them all: where it failed once, it decides nothing elsewhere either.
@@ -133,9 +133,7 @@ class Builder:
             groups.append(Group(pairs, least=1 if test.need == "any" else None))
         return Group(groups)
 
-    def negative_control(
-        self, test: model.Comparison, role: str, algorithm: str, margin: float
-    ) -> list[dict]:
+    def negative_control(self, test: model.Contrast, role: str, algorithm: str, margin: float) -> list[dict]:
         """Return a gate where two samplers that do not differ in truth were measured to, by more than the margin."""
         if test.negative_control is None:
             return []
@@ -352,7 +350,7 @@ class Builder:
 
 
 _BUILDERS: dict[type, Callable[[Builder, object], Group]] = {
-    model.Comparison: Builder.comparison,
+    model.Contrast: Builder.contrast,
     model.LeadShrinks: Builder.lead_shrinks,
     model.Trend: Builder.trend,
     model.Stability: Builder.stability,
@@ -405,7 +403,7 @@ def runs_compared(evidence: Evidence, test, reading: model.Reading) -> Iterator[
     algorithms: Sequence[str] = ["dapo"]
     cells: list[tuple[str, int | None]] = []
     match test:
-        case model.Comparison():
+        case model.Contrast():
             algorithms = test.algorithm
             cells += product(test.treatment, test.n)
             cells += [(control, test.control_n or n) for control, n in product(test.controls, test.n)]

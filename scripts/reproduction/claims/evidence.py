@@ -25,7 +25,7 @@ class MissingEvidence(Exception):
     """What a claim needs and is not there; ``args`` are paths below the scale's results, or sentences."""
 
 
-class Store(Protocol):
+class Results(Protocol):
     """Where the results of one scale are read from; paths are those below {results}/{scale}."""
 
     def exists(self, path: str) -> bool: ...
@@ -38,8 +38,8 @@ class Store(Protocol):
         """Return ``responses`` and ``correct`` of an evaluation by ``step`` and ``problem``, sorted."""
 
 
-class Recorded:
-    """A :class:`Store`: the results as they lie below ``folder`` ({results}/{scale})."""
+class ResultsFolder:
+    """:class:`Results` as they lie below ``folder`` ({results}/{scale})."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -65,13 +65,13 @@ class Evidence:
     another.
     """
 
-    def __init__(self, store: Store, configuration: Configuration, scale: Scale):
-        self.store = store
+    def __init__(self, results: Results, configuration: Configuration, scale: Scale):
+        self.results = results
         self.configuration = configuration
         self.scale = scale
         self._counts = cache(self._read_counts)
-        self._json = cache(store.json)
-        self._table = cache(store.table)
+        self._json = cache(results.json)
+        self._table = cache(results.table)
         self._by_step = cache(lambda path: self._table(path).set_index("step"))
         self._shares = cache(self._health_shares)
 
@@ -102,7 +102,7 @@ class Evidence:
         ]
 
     def require(self, paths: Iterable[str]) -> None:
-        missing = [path for path in dict.fromkeys(paths) if not self.store.exists(path)]
+        missing = [path for path in dict.fromkeys(paths) if not self.results.exists(path)]
         if missing:
             raise MissingEvidence(*missing)
 
@@ -110,7 +110,7 @@ class Evidence:
     def made_models(self) -> dict[str, dict]:
         """The manifest of each model that is made, by its path below the scale's folder."""
         paths = [model_from_scale(self.scale, name) for name in self.scale.models]
-        manifests = {path: self._json(path) for path in paths if self.store.exists(path)}
+        manifests = {path: self._json(path) for path in paths if self.results.exists(path)}
         return {path: manifest for path, manifest in manifests.items() if "parameters" in manifest}
 
     @cached_property
@@ -180,7 +180,7 @@ class Evidence:
         if not files:
             raise MissingEvidence(f"{path}: no samples of decoder {decoder}")
         self.require(f"evaluations/{subject}/{file['file']}" for file in files)
-        counts = self.store.counts(subject, decoder)
+        counts = self.results.counts(subject, decoder)
         counts = counts.rename(columns={"responses": "n", "correct": "c"}).set_index(["step", "problem"])
         if len(counts) != counts.index.unique("step").size * counts.index.unique("problem").size:
             raise ValueError(f"{path}: its checkpoints were evaluated on different problems; evaluate again")

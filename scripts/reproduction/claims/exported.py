@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from reproduction.claims.evidence import Evidence, Recorded
+from reproduction.claims.evidence import Evidence, ResultsFolder
 from reproduction.claims.judge import required
 from reproduction.claims.model import Claims
 from reproduction.config import Configuration, load_configuration, load_scale
@@ -29,14 +29,14 @@ TIMINGS = ["step", "sampling_cpu_seconds"]
 
 
 def export(
-    claims: Claims, judged: dict[str, Any], store: Recorded, configuration: Configuration, folder: Path
+    claims: Claims, judged: dict[str, Any], results: ResultsFolder, configuration: Configuration, folder: Path
 ) -> None:
     """Write all that the claims need and that has run to ``folder``; ``judged`` is the content of claims.json.
 
     Raises ValueError naming a sample file that is missing or changed.
     """
     scale = load_scale(configuration.scale, configuration.overrides)
-    paths = [path for path in required(claims, store, configuration, scale) if store.exists(path)]
+    paths = [path for path in required(claims, results, configuration, scale) if results.exists(path)]
     records: dict[str, Any] = {
         "configuration": judged["configuration"],
         "commits": {},
@@ -44,7 +44,7 @@ def export(
         "evaluations": {},
         "models": {
             path: {key: manifest[key] for key in ("parameters", "sha256")}
-            for path, manifest in Evidence(store, configuration, scale).made_models.items()
+            for path, manifest in Evidence(results, configuration, scale).made_models.items()
         },
     }
     tables: dict[str, list[pd.DataFrame]] = {"counts": [], "metrics": [], "timings": []}
@@ -52,22 +52,22 @@ def export(
         kind, _, rest = path.partition("/")
         name = rest.removesuffix("/manifest.json")
         if kind == "runs":
-            manifest = store.json(path)
+            manifest = results.json(path)
             records["runs"][name] = {"status": manifest["status"], "steps": manifest["steps"]}
             commit = manifest.get("code", {}).get("commit")
             records["commits"][commit] = records["commits"].get(commit, 0) + 1
-            tables["metrics"].append(store.table(f"runs/{name}/metrics.parquet").assign(run=name))
-            if store.exists(f"runs/{name}/timings.parquet"):
-                times = store.table(f"runs/{name}/timings.parquet")
+            tables["metrics"].append(results.table(f"runs/{name}/metrics.parquet").assign(run=name))
+            if results.exists(f"runs/{name}/timings.parquet"):
+                times = results.table(f"runs/{name}/timings.parquet")
                 tables["timings"].append(times.reindex(columns=TIMINGS).assign(run=name))
         elif kind == "evaluations":
-            files = store.json(path)["files"]
+            files = results.json(path)["files"]
             kept = ("step", "decoder", "file", "responses", "truncated", "statuses")
             records["evaluations"][name] = [{key: file[key] for key in kept} for file in files]
             for decoder in dict.fromkeys(file["decoder"] for file in files):
-                tables["counts"].append(store.counts(name, decoder).assign(subject=name, decoder=decoder))
+                tables["counts"].append(results.counts(name, decoder).assign(subject=name, decoder=decoder))
         else:
-            tables[Path(path).stem] = [store.table(path)]
+            tables[Path(path).stem] = [results.table(path)]
     with atomic_directory(folder) as temporary:
         for name, parts in tables.items():
             if parts:
@@ -79,7 +79,7 @@ def export(
 
 
 class Exported:
-    """A :class:`~reproduction.claims.evidence.Store`: what :func:`export` wrote to ``folder``.
+    """:class:`~reproduction.claims.evidence.Results` from what :func:`export` wrote to ``folder``.
 
     Raises FileNotFoundError where there is none, and ValueError naming a file that is missing or changed.
     """

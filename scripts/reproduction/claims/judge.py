@@ -19,7 +19,7 @@ from reproduction.claims.comparisons import (
     runs_compared,
 )
 from reproduction.claims.decision import Comparison, Group, combine, decisive, estimate, few_seeds, leaves
-from reproduction.claims.evidence import Evidence, MissingEvidence, Recorded, Store
+from reproduction.claims.evidence import Evidence, MissingEvidence, Results, ResultsFolder
 from reproduction.claims.model import Claims, Proposition, Stability
 from reproduction.claims.words import models_in_words, quantity_in_words, signs_in_words, test_in_words
 from reproduction.config import Configuration, Scale
@@ -37,9 +37,9 @@ GATES = {
 }
 
 
-def required(claims: Claims, store: Store, configuration: Configuration, scale: Scale) -> list[str]:
+def required(claims: Claims, results: Results, configuration: Configuration, scale: Scale) -> list[str]:
     """Return the files below {results}/{scale} that all verdicts need, each once."""
-    evidence = Evidence(store, configuration, scale)
+    evidence = Evidence(results, configuration, scale)
     paths = (
         path
         for claim in claims.claims.values()
@@ -52,7 +52,7 @@ def required(claims: Claims, store: Store, configuration: Configuration, scale: 
 
 def decoders_read(claims: Claims, configuration: Configuration, scale: Scale) -> Iterator[tuple[str, str]]:
     """Yield run and evaluation decoder for all samples of trainings that verdicts rest on."""
-    evidence = Evidence(Recorded(Path()), configuration, scale)  # it names runs, and reads nothing
+    evidence = Evidence(ResultsFolder(Path()), configuration, scale)  # it names runs, and reads nothing
     for claim in claims.claims.values():
         for reading, test in product(map(claims.readings.get, claim.readings), claim.tests):
             if decoder := decoder_of(test, reading):
@@ -60,13 +60,13 @@ def decoders_read(claims: Claims, configuration: Configuration, scale: Scale) ->
                     yield run.name, decoder
 
 
-def judge(claims: Claims, store: Store, configuration: Configuration, scale: Scale) -> dict[str, Any]:
-    """Return the content of claims.json (see ``reproduction.claims``) from the results in ``store``.
+def judge(claims: Claims, results: Results, configuration: Configuration, scale: Scale) -> dict[str, Any]:
+    """Return the content of claims.json (see ``reproduction.claims``) from ``results``.
 
     What has not run gives the verdict *not run*. It keeps its place in the family that Holm's method corrects for,
     and so do trainings of too few seeds, so that a verdict never weakens when more is run.
     """
-    evidence = Evidence(store, configuration, scale)
+    evidence = Evidence(results, configuration, scale)
     rows = [
         _row(claims, name, reading, evidence)
         for name, claim in claims.claims.items()
@@ -168,7 +168,7 @@ def _row(claims: Claims, name: str, reading_name: str, evidence: Evidence) -> di
     row["evidence"] = [
         {"kind": _KINDS[path.partition("/")[0]], "path": path}
         for path in paths
-        if evidence.store.exists(path)
+        if evidence.results.exists(path)
     ]
     try:
         evidence.require(paths)
@@ -215,7 +215,7 @@ def _power(claims: Claims, name: str, reading: str, evidence: Evidence, tree: Gr
     if not claims.claims[name].about_trainings:
         return dict.fromkeys(power.COLUMNS)
     if tree is None:
-        planned = power.Planned(evidence.store, evidence.configuration, evidence.scale)
+        planned = power.Planned(evidence.results, evidence.configuration, evidence.scale)
         try:
             tree = _tree(claims, name, reading, planned)
         except MissingEvidence:
@@ -224,13 +224,13 @@ def _power(claims: Claims, name: str, reading: str, evidence: Evidence, tree: Gr
 
 
 def power_table(
-    claims: Claims, store: Store, configuration: Configuration, scale: Scale
+    claims: Claims, results: Results, configuration: Configuration, scale: Scale
 ) -> list[dict[str, Any]]:
     """Return how many seeds each claim about trainings needs for its margin, from what has run or is assumed.
 
     Beside them stand the seeds that the configuration plans for the claim and the least that a verdict needs.
     """
-    evidence = Evidence(store, configuration, scale)
+    evidence = Evidence(results, configuration, scale)
     rows = []
     for name, claim in claims.claims.items():
         for reading in claim.readings if claim.about_trainings else ():

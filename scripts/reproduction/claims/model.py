@@ -86,8 +86,8 @@ class TrainingQuantity(Strict):
     compared_as: Literal["difference", "ratio"] = "difference"
 
 
-class Comparison(Strict):
-    """Treatments against controls, for every role and algorithm."""
+class Contrast(Strict):
+    """Treatments against controls, for every role and algorithm: each pair is a comparison."""
 
     kind: Literal["exceeds", "at_least", "at_most", "equivalent"] = Field(
         description="above; not below by the margin; not above by the margin; neither"
@@ -175,7 +175,7 @@ class Proposition(Strict):
 
 
 Test = Annotated[
-    Comparison | LeadShrinks | Trend | Stability | EarlyLate | MostSizes | Proposition,
+    Contrast | LeadShrinks | Trend | Stability | EarlyLate | MostSizes | Proposition,
     Field(discriminator="kind"),
 ]
 
@@ -198,7 +198,7 @@ class Claim(Strict):
     @property
     def about_trainings(self) -> bool:
         """Whether it concerns trainings, of which there may be several by seed; else one model's decoding."""
-        return any(isinstance(test, Comparison | LeadShrinks | Trend | Stability) for test in self.tests)
+        return any(isinstance(test, Contrast | LeadShrinks | Trend | Stability) for test in self.tests)
 
 
 class BetweenSeeds(Strict):

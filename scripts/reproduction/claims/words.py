@@ -54,7 +54,7 @@ def quantity_in_words(test, reading: model.Reading, scale: Scale) -> str:
         "run": "over the run",
     }
     match test:
-        case model.Comparison() | model.LeadShrinks():
+        case model.Contrast() | model.LeadShrinks():
             quantity = test.quantity
             if isinstance(quantity, model.EvaluationQuantity):
                 decoder = scale.decoders[reading.decoder or quantity.decoder].label
@@ -94,7 +94,7 @@ def test_in_words(test, scale: Scale, margin: str) -> str:
         return ", ".join(scale.samplers[name].label for name in names) + sizes
 
     match test:
-        case model.Comparison():
+        case model.Contrast():
             some = "some" if test.need == "any" else "every"
             words = {
                 "exceeds": f"above {some} control (smallest effect of interest {margin})",

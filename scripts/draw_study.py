@@ -1,14 +1,13 @@
 """Draw the responses of an inference study: sample, grade, keep every response."""
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
 from reproduction.cluster import compute, devices
 from reproduction.config import InferenceRequest, Verl
 from reproduction.evaluation.studies import draw_study
-from reproduction.files import sha256_of_file, sha256_of_model, write_json
+from reproduction.files import load_json, sha256_of_file, sha256_of_model, write_json
 from reproduction.versions import code_version
 
 
@@ -31,7 +30,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     compute.set_up(arguments.threads)
     request = InferenceRequest.model_validate_json(arguments.request)
-    subject = json.loads(arguments.subject.read_text(encoding="utf-8"))
+    subject = load_json(arguments.subject)
     model = arguments.subject.parent
     if "checkpoints" in subject:
         model = model / "checkpoints" / f"step_{subject['checkpoints'][-1]}"

@@ -1,7 +1,6 @@
 """Evaluate the checkpoints of a run, or a model: sample, grade, keep every response."""
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from reproduction.cluster import compute, devices
 from reproduction.config import EvaluationRequest, Verl
 from reproduction.config.runs import axes_of
 from reproduction.evaluation.evaluate import evaluate, prune
-from reproduction.files import sha256_of_file, write_json
+from reproduction.files import load_json, sha256_of_file, write_json
 from reproduction.versions import code_version
 
 
@@ -43,7 +42,7 @@ def main() -> None:
     if arguments.run is None:
         checkpoints = {0: arguments.model.parent}
     else:
-        steps = json.loads(arguments.run.read_text(encoding="utf-8"))["checkpoints"]
+        steps = load_json(arguments.run)["checkpoints"]
         checkpoints = {step: arguments.run.parent / "checkpoints" / f"step_{step}" for step in steps}
     machine = Verl.model_validate_json(arguments.vllm) if arguments.vllm else None
     machine = machine.of(axes_of(arguments.subject)["model"]) if machine else None

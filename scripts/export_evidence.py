@@ -4,12 +4,12 @@ python scripts/export_evidence.py --results results/cpu --reports reports/cpu --
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from reproduction.claims import ResultsFolder, export, load_claims
 from reproduction.config import load_configuration
+from reproduction.files import load_json
 
 
 def main() -> int:
@@ -25,7 +25,7 @@ def main() -> int:
     if not claims.exists():
         print(f"{claims}: no such file; `make reproduce` writes it", file=sys.stderr)
         return 1
-    judged = json.loads(claims.read_text(encoding="utf-8"))
+    judged = load_json(claims)
     configuration = load_configuration(judged["configuration"], str(claims))
     export(load_claims(), judged, ResultsFolder(arguments.results), configuration, arguments.evidence)
     total = sum(path.stat().st_size for path in arguments.evidence.iterdir())

@@ -5,9 +5,9 @@ because of a difference: it may be a comment. To train a run again, delete its f
 """
 
 import argparse
-import json
 from pathlib import Path
 
+from reproduction.files import load_json
 from reproduction.versions import changed_sources
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     manifests = sorted(arguments.runs.rglob("manifest.json"))
     stale = 0
     for path in manifests:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = load_json(path)
         code = manifest["code"]
         changed = changed_sources(code["sources"])
         if changed:

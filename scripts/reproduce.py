@@ -5,7 +5,6 @@ from their last state. A second start while the first still runs is refused.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from reproduction.cluster.loggers import with_loggers
 from reproduction.config import WORKFLOW, ConfigurationError
+from reproduction.files import load_json
 from reproduction.plan import read_files, read_plan
 
 INTERRUPTED = 128 + 2  # exit status of a command that SIGINT ended
@@ -60,7 +60,7 @@ def reproduce(configuration, targets: list[str], cores: str) -> int:
         return 0
     folder = Path(configuration.paths.reports) / configuration.scale
     page, claims = folder / "report.html", folder / "claims.json"
-    print(summary(json.loads(claims.read_text(encoding="utf-8")) if claims.exists() else None, page))
+    print(summary(load_json(claims) if claims.exists() else None, page))
     return 0
 
 

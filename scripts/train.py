@@ -29,7 +29,7 @@ from reproduction.cluster.timings import cpu_seconds
 from reproduction.config import ConfigurationError, RealData, Verl, WarmStartModel
 from reproduction.config.runs import RunConfiguration, canonical, named, tracking_experiment
 from reproduction.engines import Result
-from reproduction.files import sha256_of_file
+from reproduction.files import load_json, sha256_of_file
 from reproduction.models import published
 from reproduction.tracking import RunDescription, RunStream, Store
 from reproduction.training import records, warmstart
@@ -50,7 +50,7 @@ def main() -> None:
         logging.info("Ray on %d nodes", arguments.nodes)
         sys.exit(ray.run_on_nodes([sys.executable, *sys.argv], arguments.nodes))
     run = RunConfiguration.from_json(arguments.run)
-    base = json.loads(arguments.model.read_text(encoding="utf-8"))
+    base = load_json(arguments.model)
     engine = importlib.import_module(f"reproduction.engines.{run.engine}")
     started = mark_started(arguments.state)
     sources = mark_sources(arguments.state, Path(engine.__file__))
@@ -133,7 +133,7 @@ def train_by_name() -> int | str:
         here = (results, configuration.scale)
         output = layout.run_manifest(*here, run.name)
         if output.exists():
-            found = json.loads(output.read_text(encoding="utf-8"))["configuration_hash"]
+            found = load_json(output)["configuration_hash"]
             if found == run.hash:
                 logging.info("%s: has run already", output.parent)
                 return 0
@@ -191,7 +191,7 @@ def _model(name: str, plan) -> Path:
     if plan.configuration.base_models == "trained":
         expected["source"] = warmstart.SOURCE
     elif _holds(carried, {**expected, "root_seed": root_seed}):
-        expected["sha256"] = json.loads(carried.read_text(encoding="utf-8"))["sha256"]
+        expected["sha256"] = load_json(carried)["sha256"]
     if not _holds(manifest, expected):
         made = {"name": name, "definition": definition.model_dump_json(), "root-seed": root_seed}
         if plan.configuration.base_models == "published":
@@ -209,7 +209,7 @@ def _from_outside(file: Path) -> Path:
 def _holds(file: Path, expected: dict) -> bool:
     if not file.exists():
         return False
-    values = json.loads(file.read_text(encoding="utf-8"))
+    values = load_json(file)
     return {key: values.get(key) for key in expected} == expected
 
 

@@ -1,14 +1,13 @@
 """Train a base model from scratch on demonstrations (the supervised warm start), or take the published one."""
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
 from reproduction.cluster import compute
 from reproduction.config import WarmStartModel
 from reproduction.data import read_dataset
-from reproduction.files import atomic_directory, sha256_of_file, write_json
+from reproduction.files import atomic_directory, load_json, sha256_of_file, write_json
 from reproduction.models import published
 from reproduction.progress import Progress
 from reproduction.tasks.grading import problems_of, task_of
@@ -43,7 +42,7 @@ def main() -> None:
             with atomic_directory(arguments.output.parent) as folder:
                 shutil.copytree(carried, folder, dirs_exist_ok=True)
                 manifest = folder / arguments.output.name
-                write_json(manifest, {**json.loads(manifest.read_text()), "source": warmstart.PUBLISHED})
+                write_json(manifest, {**load_json(manifest), "source": warmstart.PUBLISHED})
             print(f"base model {arguments.name}: the published one in {carried}")
             return
         print(

@@ -6,7 +6,6 @@ method is measured from its dumps by tests/verl/test_verl_smoke.py.
 """
 
 import argparse
-import json
 import logging
 import math
 import os
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from reproduction.cluster import processes
 from reproduction.config.runs import RunConfiguration
-from reproduction.files import write_json, write_text
+from reproduction.files import load_json, write_json, write_text
 from reproduction.training import records
 
 SCRIPTS = Path(__file__).resolve().parent
@@ -103,7 +102,7 @@ def main() -> None:
         seconds["evaluated"] = time.monotonic() - started
     left["finished"] = sorted(segments & processes.abandoned_segments())
 
-    manifest = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
+    manifest = load_json(output / "manifest.json")
     write_json(
         arguments.output,
         {
@@ -113,7 +112,7 @@ def main() -> None:
             "steps": manifest["steps"],
             "interrupted": interrupted,
             "metrics": [_known(row) for row in records.read(state / "metrics.jsonl")],
-            "evaluation": json.loads((folder / "evaluation" / "manifest.json").read_text())["files"],
+            "evaluation": load_json(folder / "evaluation" / "manifest.json")["files"],
             "shared_memory": {"seen": len(segments), "left": left},
             "seconds": {name: round(value, 1) for name, value in seconds.items()},
         },

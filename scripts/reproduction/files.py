@@ -75,6 +75,11 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
+def load_json(path: str | Path) -> Any:
+    """Return what a file in UTF-8 holds as JSON."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def write_parquet(frame: pd.DataFrame, path: str | Path) -> None:
     """Write ``frame`` without its index, atomically."""
     with atomic_path(path) as temporary:

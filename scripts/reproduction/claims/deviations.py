@@ -5,7 +5,6 @@ choice, and the quantities that show what it changes. Each kind of quantity is o
 estimated with ``ead.statistics``, paired by problem, as in figures and claims; what has not run is a row that says so.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from reproduction.config.runs import RunConfiguration
 from reproduction.data import read_dataset
 from reproduction.evaluation.samples import correct_counts, read_samples
 from reproduction.figures.analyses import CONFIDENCE, METRICS
+from reproduction.files import load_json
 from reproduction.tasks import GeneratedData
 from reproduction.tasks.grading import problems_of
 from reproduction.training import contract
@@ -278,7 +278,7 @@ class Recorded:
             for path in self.evaluations(sampler):
                 if not path.exists():
                     return f"missing {path.relative_to(self.folder)}"
-                drawn = {file["decoder"] for file in _read_json(path)["files"]}
+                drawn = {file["decoder"] for file in load_json(path)["files"]}
                 for decoder in decoders or [self.decoder]:
                     if decoder not in drawn:
                         return f"no samples with the decoder {decoder}"
@@ -522,7 +522,7 @@ def _graders(deviation: str, quantity: Graders, recorded: Recorded) -> list[dict
         return rows
     answers = _answers(recorded.real_lm_dataset)
     evidence = [str(recorded.real_lm.relative_to(recorded.folder))]
-    for decoder in dict.fromkeys(file["decoder"] for file in _read_json(recorded.real_lm)["files"]):
+    for decoder in dict.fromkeys(file["decoder"] for file in load_json(recorded.real_lm)["files"]):
         frame = final_samples(recorded.real_lm, decoder, ["problem", "response", "correct"])
         rows += _disagreements(frame, answers, f"{label}, decoder {decoder}", evidence)
         frame = final_samples(recorded.real_lm, decoder, ["problem", "response", "correct", "extracted"])
@@ -654,7 +654,7 @@ def _prompts(deviation: str, quantity: Prompts, recorded: Recorded) -> list[dict
     if not recorded.training_card.exists():
         card = recorded.training_card
         return [*rows, _not_run("prompts", "this scale", "training prompts", f"missing {card.name}")]
-    rows_of_card = _read_json(recorded.training_card)["rows"]
+    rows_of_card = load_json(recorded.training_card)["rows"]
     # The card of a prepared set counts what was read and what was kept.
     prompts = rows_of_card["kept"] if isinstance(rows_of_card, dict) else rows_of_card
     epochs = recorded.steps * recorded.batch / prompts
@@ -750,7 +750,3 @@ _MEASURES: dict[str, Callable[[str, Any, Recorded], list[dict[str, Any]]]] = {
     "micro_batches": _micro_batches,
     "not_run": _not_run_reading,
 }
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

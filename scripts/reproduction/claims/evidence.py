@@ -1,6 +1,5 @@
 """What the verdicts rest on: recorded samples, training records and inference analyses, and their health."""
 
-import json
 from collections.abc import Iterable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from reproduction.config.runs import RunConfiguration, resolve, seeds_of_cells
 from reproduction.evaluation.samples import correct_counts
 from reproduction.figures import Figure, load_experiments
 from reproduction.figures.analyses import METRICS
+from reproduction.files import load_json
 from reproduction.layout import model_from_scale
 from reproduction.training import contract, health
 
@@ -48,7 +48,7 @@ class ResultsFolder:
         return (self.folder / path).exists()
 
     def json(self, path: str) -> dict:
-        return json.loads((self.folder / path).read_text(encoding="utf-8"))
+        return load_json(self.folder / path)
 
     def table(self, path: str) -> pd.DataFrame:
         return pd.read_parquet(self.folder / path)

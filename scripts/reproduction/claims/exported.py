@@ -13,7 +13,6 @@ holds
 - ``manifest.json``: {file: SHA-256} of all of these
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from reproduction.claims.evidence import Evidence, ResultsFolder
 from reproduction.claims.judge import required
 from reproduction.claims.model import Claims
 from reproduction.config import Configuration, load_configuration, load_scale
-from reproduction.files import atomic_directory, sha256_of_file, write_json, write_parquet
+from reproduction.files import atomic_directory, load_json, sha256_of_file, write_json, write_parquet
 
 TIMINGS = ["step", "sampling_cpu_seconds"]
 
@@ -89,14 +88,14 @@ class Exported:
             raise FileNotFoundError(
                 f"{folder}: no evidence there; `make reproduce`, then `make evidence`, makes it"
             )
-        for name, expected in _read(folder / "manifest.json").items():
+        for name, expected in load_json(folder / "manifest.json").items():
             if not (folder / name).exists() or sha256_of_file(folder / name) != expected:
                 raise ValueError(
                     f"{folder / name}: missing or changed since {folder / 'manifest.json'} was written"
                 )
         self.folder = folder
-        self.judged = _read(folder / "claims.json")
-        self._records = _read(folder / "records.json")
+        self.judged = load_json(folder / "claims.json")
+        self._records = load_json(folder / "records.json")
         self.configuration = load_configuration(self._records["configuration"], str(folder / "records.json"))
         # A sample file is none here: its counts are.
         self._evaluated = {
@@ -146,7 +145,3 @@ class Exported:
         if table is None:
             return {}
         return {run: rows.drop(columns="run") for run, rows in table.groupby("run")}
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

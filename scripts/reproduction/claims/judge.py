@@ -277,7 +277,7 @@ def _decide(row: dict[str, Any], claims: Claims) -> None:
         reason = f"Evidence against: {_in_words(chosen)}."
     else:
         verdict, chosen = "inconclusive", decisive(tree, against=False)
-        reason = _open_reason(row, comparisons, chosen, claims)
+        reason = _open_reason(row, chosen, claims)
     if chosen.signs:
         reason += f" {signs_in_words(chosen.signs)}"
     row |= {
@@ -313,9 +313,7 @@ def verdict_in_full(verdict: str, seeds: int | None, needed: int | None) -> str:
     return f"inconclusive ({few})" if few and verdict != "not run" else verdict
 
 
-def _open_reason(
-    row: dict[str, Any], comparisons: list[Comparison], chosen: Comparison, claims: Claims
-) -> str:
+def _open_reason(row: dict[str, Any], chosen: Comparison, claims: Claims) -> str:
     if chosen.gates:
         gate = chosen.gates[0]
         limit = "" if gate["limit"] is None else f" ({gate['value']:.1%}, limit {gate['limit']:.0%})"

@@ -4,7 +4,6 @@ A repeated evaluation makes only what is missing: a new decoder or checkpoint do
 """
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -23,7 +22,7 @@ from reproduction.evaluation.responses import (
     stored_identity,
     write_samples,
 )
-from reproduction.files import atomic_directory, sha256_of_file, sha256_of_model, write_json
+from reproduction.files import atomic_directory, load_json, sha256_of_file, sha256_of_model, write_json
 from reproduction.progress import Progress
 from reproduction.sampling.sampler import Sampler
 from reproduction.tasks.grading import Grader, problems_of
@@ -105,7 +104,7 @@ def evaluate(
 def _weights_sha256(folder: Path) -> str:
     deleted = folder / DELETED
     if deleted.exists():
-        return json.loads(deleted.read_text())["sha256"]
+        return load_json(deleted)["sha256"]
     files = sorted(folder.glob("*.safetensors"))
     return _sha256(folder, tuple((file.name, file.stat().st_mtime_ns) for file in files))
 

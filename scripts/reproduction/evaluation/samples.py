@@ -1,6 +1,5 @@
 """Reading evaluation samples; no torch, so that analyses start at once."""
 
-import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reproduction.files import sha256_of_file
+from reproduction.files import load_json, sha256_of_file
 
 
 def read_samples(
@@ -59,7 +58,7 @@ def _tables(
     manifest: Path, decoders: Collection[str] | None, columns: Sequence[str] | None, last_step: bool
 ) -> Iterator[tuple[dict, pa.Table]]:
     """Yield the manifest's record of each sample file asked for, and what the file holds."""
-    files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    files = load_json(manifest)["files"]
     last = max(record["step"] for record in files)
     chosen = [
         record

@@ -12,7 +12,6 @@ A table of estimates has one row per cell, decoder, metric and step:
   value, where the cell has no results
 """
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from ead import metrics, seeds, statistics
 from reproduction.config import Scale
 from reproduction.config.runs import RunConfiguration, axes_of
 from reproduction.evaluation.samples import correct_counts
+from reproduction.files import load_json
 from reproduction.training import contract
 
 CONFIDENCE = 0.95
@@ -199,7 +199,7 @@ def _cells(names: Sequence[str], runs: Path, evaluations: Path | None, partial: 
                 raise FileNotFoundError(f"{missing[0]}: the run has no results yet")
             if not missing:
                 present.append(name)
-                statuses.append(json.loads(needed[0].read_text(encoding="utf-8"))["status"])
+                statuses.append(load_json(needed[0])["status"])
         diverged = "diverged" in statuses
         status = ("diverged" if diverged else "finished") if present else "not run"
         yield _Cell(cell, axes_of(cell), present, status)

@@ -1,6 +1,5 @@
 """A forest plot of the verdicts: effect, interval, boundary and margin of each, grouped by unit."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from reproduction.figures.style import COLORS, PRINT_WIDTH, pyplot, save, set_style
+from reproduction.files import load_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ class Verdicts:
     @staticmethod
     def write(estimates: Path, request: Mapping[str, Any], files: Mapping[str, Path]) -> None:
         """See :class:`reproduction.figures.figure.Figure`; ``estimates`` is claims.json."""
-        judged = json.loads(estimates.read_text(encoding="utf-8"))
+        judged = load_json(estimates)
         drawn = rows(judged)
         save(forest(judged, drawn), drawn, **files)
 

@@ -19,7 +19,6 @@ What one must know to read them are attributes of the table (``attrs``):
 - ``untimed_starts``, ``untimed_evaluations``: how many of them were made by code that did not record that part
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from reproduction.config.runs import RunConfiguration, axes_of
 from reproduction.figures.figure import Figure, model_label
 from reproduction.figures.style import COLORS, LINES, PRINT_WIDTH, head, pyplot, set_style
 from reproduction.figures.training_curves import RAMP
+from reproduction.files import load_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -148,14 +148,14 @@ def _read_training(name: str, runs: Path, prompts: int, cpu: bool) -> _Training:
     lengths = pd.read_parquet(folder / "metrics.parquet", columns=["step", "response_length_mean"])
     # A run that diverged logged its last step without times.
     steps = steps.join(lengths.set_index("step").rename(columns={"response_length_mean": "length"}))
-    outside = json.loads((folder / "manifest.json").read_text()).get("cpu_seconds_outside_steps")
+    outside = load_json(folder / "manifest.json").get("cpu_seconds_outside_steps")
     parts = [name for name in steps if name != "length"]
     return _Training(axes["model"], int(axes["n"]), prompts, steps, parts, outside if cpu else None)
 
 
 def _evaluation_seconds(folder: Path, cpu: bool) -> float | None:
     """Return the seconds of an evaluation's files; None where one of them was drawn without recording it."""
-    files = json.loads((folder / "manifest.json").read_text())["files"]
+    files = load_json(folder / "manifest.json")["files"]
     path = folder / "timings.parquet"
     if not path.exists():
         return None

@@ -1,6 +1,5 @@
 """A forest of paired differences: what each reading that the paper leaves open changes."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -10,6 +9,7 @@ from pydantic import Field
 
 from reproduction.figures.figure import OfRuns
 from reproduction.figures.style import COLORS, PRINT_WIDTH, pyplot, save, seeds_in_words, set_style
+from reproduction.files import load_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
@@ -28,7 +28,7 @@ class DeviationsFigure(OfRuns):
     @classmethod
     def write(cls, estimates: Path, request: Mapping[str, Any], files: Mapping[str, Path]) -> None:
         """See :class:`Figure`; ``estimates`` is deviations.json."""
-        drawn = differences(json.loads(estimates.read_text(encoding="utf-8"))["rows"])
+        drawn = differences(load_json(estimates)["rows"])
         save(forest(drawn, request["title"]), drawn, **files)
 
 

@@ -1,6 +1,5 @@
 """Curves of estimates by training step."""
 
-import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from reproduction.figures.style import (
     seeds_in_words,
     set_style,
 )
+from reproduction.files import load_json
 from reproduction.training import contract
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class TrainingCurves(OfRuns):
 
 def published_curves(figure: str, models: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return the paper's own curves of a figure, for the models (model -> role) shown; values are shares or nats."""
-    table = json.loads((WORKFLOW / "published_curves.json").read_text(encoding="utf-8"))
+    table = load_json(WORKFLOW / "published_curves.json")
     of_role = {role: model for model, role in models.items()}
     return [
         {**curve, "model": of_role[curve["role"]], "label": ROLE_LABELS[curve["role"]]}

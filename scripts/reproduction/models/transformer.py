@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reproduction.files import load_json
+
 SUPPORTED = ("llama", "qwen2")
 
 
@@ -275,12 +277,10 @@ class Transformer(nn.Module):
         Raises ValueError if the class is not supported or the weights do not fit config.json.
         """
         folder = Path(folder)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = load_json(folder / "config.json")
         generation = folder / "generation_config.json"
         model = cls(
-            Shape.from_config(
-                config, json.loads(generation.read_text(encoding="utf-8")) if generation.exists() else None
-            ),
+            Shape.from_config(config, load_json(generation) if generation.exists() else None),
             config,
         )
         files = sorted(folder.glob("*.safetensors"))

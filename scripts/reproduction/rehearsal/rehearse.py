@@ -6,7 +6,6 @@ configuration that was rehearsed and by the code that ran it: a passed cell is n
 scales that come to the same small configuration share it.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -36,7 +35,7 @@ from reproduction.config.runs import RunConfiguration, digest
 from reproduction.data import read_dataset
 from reproduction.data.schema import write_dataset
 from reproduction.figures import TrainingCurves
-from reproduction.files import atomic_directory, sha256_of_file, write_json, write_text
+from reproduction.files import atomic_directory, load_json, sha256_of_file, write_json, write_text
 from reproduction.models.pretrained import HubModel
 from reproduction.models.tokenizer import Tokenizer
 from reproduction.plan import Plan, read_plan
@@ -257,7 +256,7 @@ def _known(cell: Variant, moment: str | None, stage: Stage) -> tuple[Row, str | 
     )
     kept = stage.folder / "cells" / key / KEPT
     if kept.exists():
-        earlier = Row.from_dict(json.loads(kept.read_text(encoding="utf-8")))
+        earlier = Row.from_dict(load_json(kept))
         was_killed = any(part.name == "kill" for part in earlier.parts)
         if earlier.status == "passed" and (was_killed or moment is None):
             return Row(**{**vars(earlier), "cell": row.cell, "names": row.names}), None
@@ -381,7 +380,7 @@ def part_of_stage(part, trial: Trial, evaluation_dataset: str, stage: Stage):
         shared.mkdir(parents=True, exist_ok=True)
         with FileLock(shared / "lock"):  # cells of one model may come at once
             make()
-        differences = json.loads(manifest.read_text(encoding="utf-8"))["source"]["differences"]
+        differences = load_json(manifest)["source"]["differences"]
         return "; ".join(["real tokenizer and configuration", *differences])
 
     def make() -> None:
@@ -402,7 +401,7 @@ def part_of_stage(part, trial: Trial, evaluation_dataset: str, stage: Stage):
             log.info("%s: learnt to a loss of %.2f", source, made["learnt"]["loss"])
 
     part("stand-in", model)
-    config = json.loads((manifest.parent / "config.json").read_text(encoding="utf-8"))
+    config = load_json(manifest.parent / "config.json")
 
     def lengths() -> str:
         mistake = too_long(cell.run, stage.scale.verl, config)

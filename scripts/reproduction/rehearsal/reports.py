@@ -1,13 +1,12 @@
 """What a preflight found, for the terminal and for the budget; light, since every call of the workflow reads it."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from reproduction.config.runs import RunConfiguration
-from reproduction.files import write_json
+from reproduction.files import load_json, write_json
 
 
 @dataclass
@@ -37,7 +36,7 @@ class Report:
 
     @classmethod
     def read(cls, path: Path) -> "Report":
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = load_json(path)
         return cls(**{**values, "lines": [Line(**line) for line in values["lines"]]})
 
 

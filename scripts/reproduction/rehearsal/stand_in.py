@@ -7,7 +7,6 @@ the vocabulary that no tokenizer entry stands for are as unlikely as in a traine
 """
 
 import hashlib
-import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from ead import seeds
 from reproduction.config import WORKFLOW, ConfigurationError, Count, Strict, read_yaml, validate
 from reproduction.data.schema import DatasetError
 from reproduction.data.sources import hub_files
-from reproduction.files import atomic_directory, sha256_of_file, write_json
+from reproduction.files import atomic_directory, load_json, sha256_of_file, write_json
 from reproduction.models.pretrained import HubModel
 from reproduction.models.tokenizer import Tokenizer, eos_tokens
 from reproduction.tasks.grading import Problem
@@ -124,11 +123,7 @@ def write_description(
 
 def _read(paths: Mapping[str, Path]) -> dict[str, Any]:
     """The small JSON files; the tokenizer itself is copied as it is."""
-    return {
-        name: json.loads(path.read_text(encoding="utf-8"))
-        for name, path in paths.items()
-        if name != "tokenizer.json"
-    }
+    return {name: load_json(path) for name, path in paths.items() if name != "tokenizer.json"}
 
 
 def _per_layer(configuration: Mapping[str, Any], shape: StandInShape) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from reproduction.evaluation.samples import correct_counts
 from reproduction.figures import COST, DeviationsFigure, Figure, published
 from reproduction.figures.analyses import CONFIDENCE
 from reproduction.figures.claims import planned_seeds
+from reproduction.files import load_json
 from reproduction.training import health
 
 MLFLOW_ADDRESS = "http://127.0.0.1:5000"  # where `make mlflow` serves
@@ -416,4 +417,4 @@ def source_in_words(source: str | Mapping[str, Any]) -> str:
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return load_json(path) if path.exists() else None

@@ -26,7 +26,7 @@ from reproduction import layout
 from reproduction.config import REPOSITORY, Configuration, Scale
 from reproduction.config.runs import RunConfiguration, expand_all
 from reproduction.figures import Figure, load_experiments
-from reproduction.files import atomic_path, sha256_of_file
+from reproduction.files import atomic_path, load_json, sha256_of_file
 from reproduction.report import source_in_words
 from reproduction.versions import code_version
 
@@ -264,7 +264,7 @@ def _training(crate: Crate, run: RunConfiguration, results: Path, data: Mapping,
     manifest = folder / "manifest.json"
     if not manifest.exists():
         return None
-    values = json.loads(manifest.read_text(encoding="utf-8"))
+    values = load_json(manifest)
     checkpoints = [
         crate.file(path, f"checkpoint of {run.name} after step {step}")
         for step in values["checkpoints"]
@@ -289,7 +289,7 @@ def _training(crate: Crate, run: RunConfiguration, results: Path, data: Mapping,
     model = layout.model_manifest(results.parent, results.name, scale, run.model)
     inputs = [data[run.training.dataset]] if run.training.dataset in data else []
     if model.exists():
-        source = json.loads(model.read_text(encoding="utf-8"))["source"]
+        source = load_json(model)["source"]
         inputs.append(crate.file(model, f"base model {run.model}", description=source_in_words(source)))
     crate.action(
         f"train/{run.name}",
@@ -307,7 +307,7 @@ def _evaluation(crate: Crate, run: RunConfiguration, results: Path, training, da
     manifest = results / "evaluations" / run.name / "manifest.json"
     if not manifest.exists():
         return None
-    files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    files = load_json(manifest)["files"]
     samples = [
         crate.file(
             manifest.parent / file["file"],

@@ -1,6 +1,5 @@
 """What MLflow shows beside a training's own records: its evaluations, its data sets, and the claims about it."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from reproduction.data.schema import card_facts
 from reproduction.evaluation.samples import correct_counts
 from reproduction.figures import load_experiments
 from reproduction.figures.analyses import METRICS
+from reproduction.files import load_json
 from reproduction.layout import data_card
 from reproduction.report import anchor
 from reproduction.tracking import DataSet
@@ -42,10 +42,10 @@ def datasets_of(run: Path, evaluation: Path, files: Mapping[str, Path]) -> list[
         files: data set -> its Parquet file, which has a card beside it.
     """
     training = read_yaml(run / "config.yaml")["training"]["dataset"]
-    request = json.loads(evaluation.read_text(encoding="utf-8"))["request"]
+    request = load_json(evaluation)["request"]
     found = []
     for context, name in (("training", training), ("evaluation", request["dataset"])):
-        facts = card_facts(json.loads(data_card(files[name]).read_text(encoding="utf-8")))
+        facts = card_facts(load_json(data_card(files[name])))
         found.append(DataSet(name, context, facts["source"], facts["rows"], facts["sha256"]))
     return found
 

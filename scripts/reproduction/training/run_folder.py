@@ -1,6 +1,5 @@
 """The folder of a run, made from its trainer's private state: metrics, checkpoints, and the manifest last."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -11,7 +10,15 @@ import pandas as pd
 
 from reproduction.config import dump_yaml
 from reproduction.config.runs import RunConfiguration
-from reproduction.files import atomic_directory, link, sha256_of_file, write_json, write_parquet, write_text
+from reproduction.files import (
+    atomic_directory,
+    link,
+    load_json,
+    sha256_of_file,
+    write_json,
+    write_parquet,
+    write_text,
+)
 from reproduction.training import health, records
 from reproduction.versions import code_version, loaded_sources
 
@@ -31,7 +38,7 @@ def mark_started(state: Path) -> float:
     path = state / "started.json"
     if not path.exists():
         write_json(path, time.time())
-    return json.loads(path.read_text(encoding="utf-8"))
+    return load_json(path)
 
 
 def mark_sources(state: Path, engine: Path) -> dict[str, str]:
@@ -42,7 +49,7 @@ def mark_sources(state: Path, engine: Path) -> dict[str, str]:
     path = state / "sources.json"
     if not path.exists():
         write_json(path, loaded_sources(engine.parent.glob("*.py")))
-    return json.loads(path.read_text(encoding="utf-8"))
+    return load_json(path)
 
 
 def publish(
@@ -92,7 +99,7 @@ def publish(
             "status": result.status,
             "steps": result.steps,
             "checkpoints": result.checkpoints,
-            "prompts": json.loads((state / "prompts.json").read_text(encoding="utf-8")),
+            "prompts": load_json(state / "prompts.json"),
             "health": [sign.to_dict() for sign in signs],
             "code": {**code_version(), "sources": dict(sources)},
             "started": started,

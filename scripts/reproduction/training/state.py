@@ -5,7 +5,6 @@ A state is a pair of files in one folder: ``step_000030.safetensors`` and, writt
 damaged one is reported and the one before it is taken. An identity that differs is refused, not resumed.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from reproduction.files import atomic_path, sha256_of_file, write_json
+from reproduction.files import atomic_path, load_json, sha256_of_file, write_json
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ class StateStore:
         records = sorted(self.folder.glob("step_*.json"), reverse=True)
         for record in records:
             try:
-                description = json.loads(record.read_text(encoding="utf-8"))
+                description = load_json(record)
                 identity, checksum = description["identity"], description["sha256"]
                 state = description["step"], description["values"]
             except (ValueError, KeyError, TypeError) as error:

@@ -33,7 +33,7 @@ from reproduction.engines import Result
 from reproduction.engines.verl import sockets
 from reproduction.engines.verl.configuration import MARK, PARENT, agent_loops, configuration, mark
 from reproduction.engines.verl.publishing import publish_missing
-from reproduction.files import sha256_of_file, sha256_of_model, write_json, write_text
+from reproduction.files import load_json, sha256_of_file, sha256_of_model, write_json, write_text
 from reproduction.models.tokenizer import Tokenizer
 from reproduction.progress import Progress
 from reproduction.training import records
@@ -94,7 +94,7 @@ def train(
     )
     ended = folder / "ended.json"
     if ended.exists():  # a workflow that was killed before it noticed asks again
-        return Result(**json.loads(ended.read_text(encoding="utf-8")))
+        return Result(**load_json(ended))
     if machine.device == "cuda":
         compute.require_gpus(machine.gpus_per_node, "verl.gpus_per_node")
     done = _resumed_step(folder / "checkpoints")
@@ -191,7 +191,7 @@ def _result(run: RunConfiguration, state: Path) -> Result:
 
 def _check_identity(path: Path, identity: dict[str, str]) -> None:
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = load_json(path)
         if found != identity:
             differing = sorted(key for key in identity if found.get(key) != identity[key])
             raise StateMismatch(

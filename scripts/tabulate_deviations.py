@@ -30,13 +30,13 @@ def main() -> None:
 
     configuration, scale = resolve(arguments.configuration)
     recorded = deviations.Recorded.of(
-        configuration,
+        configuration.root_seed,
         scale,
         expand_all(configuration, scale, load_experiments())[arguments.experiment],
         arguments.results,
-        arguments.dataset,
-        arguments.training_card,
-        arguments.real_lm_dataset,
+        dataset_file=arguments.dataset,
+        training_card=arguments.training_card,
+        real_lm_dataset=arguments.real_lm_dataset,
     )
     table = {
         "schema": 1,

@@ -25,16 +25,14 @@ def recorded(tmp_path):
     write(tmp_path, "a/seed~0", [[True, False], [False, False]])
     write(tmp_path, "b/seed~0", [[True, False], [True, False]])
     return Recorded(
+        root_seed=2025,
+        scale=scale,
         folder=tmp_path,
         cells=cells,
-        samplers=scale.samplers,
-        dataset=scale.datasets["countdown_test"],
+        training=scale.training,
+        evaluation=scale.evaluation,
         dataset_file=tmp_path / "absent.parquet",
         training_card=tmp_path / "card.json",
-        batch=8,
-        steps=4,
-        decoder="tau1.0",
-        root_seed=2025,
     )
 
 
@@ -183,9 +181,10 @@ def test_a_pair_of_cells_with_other_seeds_compares_those_that_both_have(tmp_path
         "tau1.0": [f"sampler~tau1.0/seed~{seed}" for seed in range(3)],
         "other/tau1.0": ["algorithm~other/sampler~tau1.0/seed~1"],
     }
-    several = replace(
-        recorded, folder=tmp_path / "several", cells=cells, algorithms={"other": "Other", "dapo": "DAPO"}
-    )
+    dapo = recorded.scale.algorithms["dapo"]
+    algorithms = {"dapo": dapo, "other": dapo.model_copy(update={"label": "Other"})}
+    scale = recorded.scale.model_copy(update={"algorithms": algorithms})
+    several = replace(recorded, scale=scale, folder=tmp_path / "several", cells=cells)
     rows = rows_of(several, kind="pair", treatment="tau1.0", treatment_algorithm="other", control="tau1.0")
     assert [(row["quantity"], row["value"], row["seeds"]) for row in rows[:2]] == [
         ("Pass@1", 0.25, 1),

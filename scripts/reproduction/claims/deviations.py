@@ -5,9 +5,9 @@ choice, and the quantities that show what it changes. Each kind of quantity is o
 estimated with ``ead.statistics``, paired by problem, as in figures and claims; what has not run is a row that says so.
 """
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,12 +19,12 @@ from ead import metrics, schedule, seeds, statistics
 from ead.verifier import grade, normalise
 from reproduction.config import (
     WORKFLOW,
-    Configuration,
     ConfigurationError,
+    Evaluation,
     Name,
-    NamedSampler,
     Scale,
     Strict,
+    Training,
     read_yaml,
     validate,
 )
@@ -191,81 +191,69 @@ def cell_of(algorithm: str, sampler: str) -> str:
 
 @dataclass(frozen=True)
 class Recorded:
-    """Where the records are that the quantities are computed from.
+    """What a scale recorded of the experiment ``deviations``, whose runs are of one model.
 
     Attributes:
         folder: the scale's results; every path in a result is relative to it.
-        cells: cell (:func:`cell_of`) -> names of its runs, one per seed, of the experiment ``deviations``.
-        samplers: sampler -> definition at this scale; may hold more samplers than ``cells``.
-        algorithms: algorithm -> its label.
-        dataset: definition of the evaluation's data set, and ``dataset_file`` where it is.
-        training_card: card of the training set.
-        batch: prompts per training step; ``steps`` of a run.
-        decoder: the evaluation decoder at which trainings are compared.
-        real_lm: manifest of the evaluation of a published language model, and its data set, where the scale has one.
+        cells: cell (:func:`cell_of`) -> names of its runs, one per seed.
+        training, evaluation: those of the model.
+        dataset_file: problems of the evaluation; ``training_card`` is the card of the training set.
+        real_lm_dataset: problems of the published language model, where the scale has one.
     """
 
+    root_seed: int
+    scale: Scale
     folder: Path
     cells: Mapping[str, Sequence[str]]
-    samplers: Mapping[str, NamedSampler]
-    dataset: Any
+    training: Training
+    evaluation: Evaluation
     dataset_file: Path
     training_card: Path
-    batch: int
-    steps: int
-    decoder: str
-    root_seed: int
-    engine: str = "inprocess"
-    algorithms: Mapping[str, str] = field(default_factory=dict)
-    real_lm: Path | None = None
     real_lm_dataset: Path | None = None
     _counts: dict = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
         cls,
-        configuration: Configuration,
+        root_seed: int,
         scale: Scale,
         runs: Mapping[str, RunConfiguration],
         folder: Path,
-        dataset_file: Path,
-        training_card: Path,
-        real_lm_dataset: Path | None,
+        **files: Path | None,
     ) -> "Recorded":
-        """Return the records of ``runs``, those of the experiment ``deviations``, which must be of one model."""
+        """Return the records of ``runs``; ``files`` are the attributes that are files.
+
+        Raises ConfigurationError for runs of several models.
+        """
         cells: dict[str, list[str]] = {}
         for run in runs.values():
             cells.setdefault(cell_of(run.algorithm, run.sampler), []).append(run.name)
         if len({run.model for run in runs.values()}) > 1:
             raise ConfigurationError("experiments.yaml: the pairs of `deviations` are runs of one model")
         run = next(iter(runs.values()), None)
-        evaluation = scale.evaluation_of(run.model) if run else scale.evaluation
         training = run.training if run else scale.training
-        model = scale.real_lm.model if scale.real_lm else None
-        return cls(
-            folder=folder,
-            cells=cells,
-            samplers=scale.samplers,
-            algorithms={name: algorithm.label for name, algorithm in scale.algorithms.items()},
-            dataset=scale.datasets[evaluation.dataset],
-            dataset_file=dataset_file,
-            training_card=training_card,
-            batch=training.prompts,
-            steps=training.steps,
-            decoder=evaluation.decoders[0],
-            root_seed=configuration.root_seed,
-            engine=scale.engine,
-            real_lm=folder / "evaluations" / f"model~{model}" / "manifest.json" if model else None,
-            real_lm_dataset=real_lm_dataset,
-        )
+        evaluation = scale.evaluation_of(run.model) if run else scale.evaluation
+        return cls(root_seed, scale, folder, cells, training, evaluation, **files)
+
+    @property
+    def decoder(self) -> str:
+        """The evaluation decoder at which trainings are compared."""
+        return self.evaluation.decoders[0]
+
+    @property
+    def real_lm(self) -> Path | None:
+        """Manifest of the evaluation of the published language model."""
+        asked = self.scale.real_lm
+        return asked and self.folder / "evaluations" / f"model~{asked.model}" / "manifest.json"
 
     def label(self, cell: str) -> str:
         algorithm, _, sampler = cell.rpartition("/")
-        label = self.samplers[sampler].label if sampler in self.samplers else sampler
+        label = self.scale.samplers[sampler].label if sampler in self.scale.samplers else sampler
         return f"{self.algorithm_label(algorithm)}, {label}" if algorithm else label
 
     def algorithm_label(self, algorithm: str) -> str:
-        return self.algorithms.get(algorithm, algorithm)
+        found = self.scale.algorithms.get(algorithm)
+        return found.label if found else algorithm
 
     def evaluations(self, sampler: str) -> list[Path]:
         return [self.folder / "evaluations" / run / "manifest.json" for run in self.cells.get(sampler, ())]
@@ -283,6 +271,14 @@ class Recorded:
                     if decoder not in drawn:
                         return f"no samples with the decoder {decoder}"
         return None
+
+    def tables(self, cell: str, name: str) -> tuple[list[Path], str | None]:
+        """Return a table of each training of ``cell``, and why they cannot be read; None where they can."""
+        paths = [self.folder / "runs" / run / f"{name}.parquet" for run in self.cells.get(cell, ())]
+        if not paths:
+            return paths, f"no cell of the sampler {cell} at this scale"
+        missing = [path for path in paths if not path.exists()]
+        return paths, f"missing {missing[0].relative_to(self.folder)}" if missing else None
 
     def evidence(self, *samplers: str) -> list[str]:
         return [str(path.relative_to(self.folder)) for name in samplers for path in self.evaluations(name)]
@@ -339,10 +335,13 @@ def measure(deviation: str, quantity: Any, recorded: Recorded) -> list[dict[str,
     ``samples``, ``seeds``, ``status`` (``measured``, ``computed`` or ``not run``), ``reason`` (why it did not run) and
     ``evidence`` (paths relative to the scale's results). Percentage points and shares are fractions of 1.
     """
-    return _MEASURES[quantity.kind](deviation, quantity, recorded)
+    return list(_MEASURES[quantity.kind](deviation, quantity, recorded))
 
 
 # --- one function per kind ---------------------------------------------------------------------------------
+
+
+Rows = Iterator[dict[str, Any]]
 
 
 def _row(kind: str, label: str, quantity: str, **values: Any) -> dict[str, Any]:
@@ -366,18 +365,20 @@ def _computed(kind: str, label: str, quantity: str, value: float, unit: str) -> 
     return _row(kind, label, quantity, value=float(value), unit=unit, status="computed")
 
 
-def _estimated(estimate: statistics.Estimate, **values: Any) -> dict[str, Any]:
-    return {
-        "value": estimate.value,
-        "low": estimate.low,
-        "high": estimate.high,
-        "problems": estimate.problems,
-        "seeds": estimate.seeds,
-        **values,
-    }
+def _paired(
+    recorded: Recorded, stream: Sequence[str], treatment: np.ndarray, control: np.ndarray
+) -> dict[str, Any]:
+    """The paired difference of scores ``[seeds, problems]``; ``stream`` names what is drawn for its interval."""
+    estimate = statistics.paired_difference(
+        treatment,
+        control,
+        generator=seeds.generator(recorded.root_seed, "deviations", *stream),
+        confidence=CONFIDENCE,
+    )
+    return {name: getattr(estimate, name) for name in ("value", "low", "high", "problems", "seeds")}
 
 
-def _pair(deviation: str, pair: Pair, recorded: Recorded) -> list[dict[str, Any]]:
+def _pair(deviation: str, pair: Pair, recorded: Recorded) -> Rows:
     sides = ((pair.treatment_algorithm, pair.treatment), (pair.control_algorithm, pair.control))
     cells = [cell_of(*side) for side in sides]
     if pair.treatment_algorithm == pair.control_algorithm:
@@ -388,49 +389,39 @@ def _pair(deviation: str, pair: Pair, recorded: Recorded) -> list[dict[str, Any]
         named = (f"{recorded.algorithm_label(each)}, {recorded.label(sampler)}" for each, sampler in sides)
     label = " − ".join(named)
     if reason := recorded.missing(*cells):
-        return [_not_run("training", label, "difference of Pass@1, Pass@k and Worst@k", reason)]
+        yield _not_run("training", label, "difference of Pass@1, Pass@k and Worst@k", reason)
+        return
     counts, evidence = recorded.paired_counts(*cells), recorded.evidence(*cells)
-    return _differences("training", deviation, "-".join(cells), label, counts, recorded, evidence)
+    yield from _differences("training", deviation, "-".join(cells), label, counts, recorded, evidence)
 
 
-def _differences(kind, deviation, stream, label, sides, recorded, evidence) -> list[dict[str, Any]]:
+def _differences(kind, deviation, stream, label, sides, recorded, evidence) -> Rows:
     """Pass@1, Pass@k and Worst@k of ``sides`` (treatment, control): their paired differences."""
     samples = int(min(totals.min() for totals, _ in sides))
-    rows = []
     for metric, name in METRIC_NAMES.items():
-        estimate = statistics.paired_difference(
-            *(METRICS[metric](totals, right) for totals, right in sides),
-            generator=seeds.generator(recorded.root_seed, "deviations", deviation, stream, metric),
-            confidence=CONFIDENCE,
-        )
-        values = _estimated(estimate, unit="percentage points", samples=samples, evidence=evidence)
-        rows.append(_row(kind, label, name.format(k=samples), **values))
-    return rows
+        scores = [METRICS[metric](totals, right) for totals, right in sides]
+        values = {"unit": "percentage points", "samples": samples, "evidence": evidence}
+        estimated = _paired(recorded, (deviation, stream, metric), *scores)
+        yield _row(kind, label, name.format(k=samples), **estimated, **values)
 
 
-def _decoders(deviation: str, quantity: Decoders, recorded: Recorded) -> list[dict[str, Any]]:
-    rows = []
-    for sampler in quantity.samplers:
-        for control in quantity.controls:
-            label = f"{recorded.label(sampler)}: evaluated {quantity.treatment} − {control}"
-            decoders = (quantity.treatment, control)
-            if reason := recorded.missing(sampler, decoders=decoders):
-                rows.append(_not_run("evaluation", label, "difference of Pass@k", reason))
-                continue
-            sides = [recorded.final_counts(sampler, decoder) for decoder in decoders]
-            stream = f"{sampler}-{quantity.treatment}-{control}"
-            rows += _differences(
-                "evaluation", deviation, stream, label, sides, recorded, recorded.evidence(sampler)
-            )
-    return rows
+def _decoders(deviation: str, quantity: Decoders, recorded: Recorded) -> Rows:
+    for sampler, control in product(quantity.samplers, quantity.controls):
+        label = f"{recorded.label(sampler)}: evaluated {quantity.treatment} − {control}"
+        decoders = (quantity.treatment, control)
+        if reason := recorded.missing(sampler, decoders=decoders):
+            yield _not_run("evaluation", label, "difference of Pass@k", reason)
+            continue
+        sides = [recorded.final_counts(sampler, decoder) for decoder in decoders]
+        stream, evidence = f"{sampler}-{quantity.treatment}-{control}", recorded.evidence(sampler)
+        yield from _differences("evaluation", deviation, stream, label, sides, recorded, evidence)
 
 
-def _estimators(deviation: str, quantity: Estimators, recorded: Recorded) -> list[dict[str, Any]]:
-    rows = []
+def _estimators(deviation: str, quantity: Estimators, recorded: Recorded) -> Rows:
     for sampler in quantity.samplers:
         label = f"{recorded.label(sampler)}: exact − resampled"
         if reason := recorded.missing(sampler):
-            rows.append(_not_run("evaluation", label, "difference of the estimates", reason))
+            yield _not_run("evaluation", label, "difference of the estimates", reason)
             continue
         totals, right = recorded.final_counts(sampler, recorded.decoder)
         k = int(totals.min())
@@ -439,30 +430,19 @@ def _estimators(deviation: str, quantity: Estimators, recorded: Recorded) -> lis
             f"Pass@{k}": (metrics.pass_at_k(totals, right, k), metrics.resampled_best_at_k(verdicts, k)),
             f"Worst@{k}": (metrics.worst_at_k(totals, right, k), metrics.resampled_worst_at_k(verdicts, k)),
         }
-        for name, (exact, resampled) in pairs.items():
-            estimate = statistics.paired_difference(
-                exact,
-                resampled,
-                generator=seeds.generator(recorded.root_seed, "deviations", deviation, sampler, name),
-                confidence=CONFIDENCE,
-            )
-            values = _estimated(
-                estimate, unit="percentage points", samples=k, evidence=recorded.evidence(sampler)
-            )
-            rows.append(_row("evaluation", label, name, **values))
-    return rows
+        for name, scores in pairs.items():
+            values = {"unit": "percentage points", "samples": k, "evidence": recorded.evidence(sampler)}
+            estimated = _paired(recorded, (deviation, sampler, name), *scores)
+            yield _row("evaluation", label, name, **estimated, **values)
 
 
-def _schedule(deviation: str, quantity: ScheduleValues, recorded: Recorded) -> list[dict[str, Any]]:
+def _schedule(deviation: str, quantity: ScheduleValues, recorded: Recorded) -> Rows:
     """In the paper's units: workflow/samplers.yaml as it is written, before a scale converts it."""
     table = read_yaml(WORKFLOW / "samplers.yaml")
-    rows = []
-    for name in quantity.samplers:
+    for name, step in product(quantity.samplers, quantity.steps):
         formula = schedule.from_config(table[name]["schedule"])
-        for step in quantity.steps:
-            for what, value, unit in _SCHEDULE_FACTS[quantity.about](formula, step):
-                rows.append(_computed("schedule", f"{table[name]['label']}, step {step}", what, value, unit))
-    return rows
+        for what, value, unit in _SCHEDULE_FACTS[quantity.about](formula, step):
+            yield _computed("schedule", f"{table[name]['label']}, step {step}", what, value, unit)
 
 
 _POSITIONS = np.arange(1_000_000)
@@ -501,40 +481,37 @@ def _cap(formula, step):
 _SCHEDULE_FACTS = {"floor": _floor, "ceiling": _ceiling, "start": _start, "cap": _cap}
 
 
-def _graders(deviation: str, quantity: Graders, recorded: Recorded) -> list[dict[str, Any]]:
-    rows = []
+def _graders(deviation: str, quantity: Graders, recorded: Recorded) -> Rows:
     for sampler in quantity.samplers:
         label = f"{recorded.label(sampler)}, decoder {recorded.decoder}"
         reason = recorded.missing(sampler)
         if reason is None and not recorded.dataset_file.exists():
             reason = f"missing {recorded.dataset_file.name}"
         if reason:
-            rows.append(_not_run("count", label, "verdicts that differ", reason))
+            yield _not_run("count", label, "verdicts that differ", reason)
             continue
         frame = pd.concat(
             final_samples(path, recorded.decoder, ["problem", "response", "correct"])
             for path in recorded.evaluations(sampler)
         )
-        rows += _disagreements(frame, _answers(recorded.dataset_file), label, recorded.evidence(sampler))
+        yield from _disagreements(frame, _answers(recorded.dataset_file), label, recorded.evidence(sampler))
     label = "published language model"
     if recorded.real_lm is None or not recorded.real_lm.exists():
-        rows.append(_not_run("count", label, "verdicts that differ", "the target real_lm has not run"))
-        return rows
+        yield _not_run("count", label, "verdicts that differ", "the target real_lm has not run")
+        return
     answers = _answers(recorded.real_lm_dataset)
     evidence = [str(recorded.real_lm.relative_to(recorded.folder))]
     for decoder in dict.fromkeys(file["decoder"] for file in load_json(recorded.real_lm)["files"]):
-        frame = final_samples(recorded.real_lm, decoder, ["problem", "response", "correct"])
-        rows += _disagreements(frame, answers, f"{label}, decoder {decoder}", evidence)
         frame = final_samples(recorded.real_lm, decoder, ["problem", "response", "correct", "extracted"])
-        rows += _careful_disagreements(frame, answers, f"{label}, decoder {decoder}", evidence)
-    return rows
+        for compared in (_disagreements, _careful_disagreements):
+            yield from compared(frame, answers, f"{label}, decoder {decoder}", evidence)
 
 
 def _answers(dataset: Path) -> dict[str, str]:
     return {problem.id: problem.answer for problem in problems_of(read_dataset(dataset))}
 
 
-def _disagreements(frame: pd.DataFrame, answers, label, evidence) -> list[dict[str, Any]]:
+def _disagreements(frame: pd.DataFrame, answers, label, evidence) -> Rows:
     verdicts = grade(frame["response"], frame["problem"].map(answers), method="string_match")
     matched = np.array([verdict.correct for verdict in verdicts])
     correct = frame["correct"].to_numpy(dtype=bool)
@@ -542,45 +519,42 @@ def _disagreements(frame: pd.DataFrame, answers, label, evidence) -> list[dict[s
         "verdicts that differ": int((matched != correct).sum()),
         "correct only for the string match": int((matched & ~correct).sum()),
     }
-    size = {"samples": len(frame), "problems": int(frame["problem"].nunique())}
-    return [
-        _row(
-            "count", label, name, value=count, unit=f"of {len(frame):,} responses", evidence=evidence, **size
-        )
-        for name, count in counts.items()
-    ]
+    return _counted(frame, label, counts, evidence)
 
 
-def _careful_disagreements(frame: pd.DataFrame, answers, label, evidence) -> list[dict[str, Any]]:
+def _careful_disagreements(frame: pd.DataFrame, answers, label, evidence) -> Rows:
     """Count where the careful grader differs from math-verify, by kind: it reads another text, or finds it equal."""
     verdicts = grade(frame["response"], frame["problem"].map(answers), method="careful")
-    counts: Counter[str] = Counter()
+    counts = {
+        f"correct only for {who}, {reads}": 0
+        for who in ("the careful grader", "math-verify")
+        for reads in ("the same text", "another text")
+    }
     for verdict, correct, extracted in zip(verdicts, frame["correct"], frame["extracted"], strict=True):
         if verdict.correct != bool(correct):
             reads = "the same text" if _same_text(verdict.extracted, extracted) else "another text"
-            counts[
-                f"correct only for {'the careful grader' if verdict.correct else 'math-verify'}, {reads}"
-            ] += 1
-    size = {"samples": len(frame), "problems": int(frame["problem"].nunique())}
-    unit = f"of {len(frame):,} responses"
-    return [
-        _row("count", label, name, value=counts[name], unit=unit, evidence=evidence, **size)
-        for who in ("the careful grader", "math-verify")
-        for name in (f"correct only for {who}, the same text", f"correct only for {who}, another text")
-    ]
+            who = "the careful grader" if verdict.correct else "math-verify"
+            counts[f"correct only for {who}, {reads}"] += 1
+    return _counted(frame, label, counts, evidence)
 
 
 def _same_text(one: str | None, other: str | None) -> bool:
     return one is not None and other is not None and normalise(one) == normalise(other)
 
 
-def _entropies(deviation: str, quantity: Entropies, recorded: Recorded) -> list[dict[str, Any]]:
-    rows = []
+def _counted(frame: pd.DataFrame, label: str, counts: Mapping[str, int], evidence) -> Rows:
+    size = {"samples": len(frame), "problems": int(frame["problem"].nunique())}
+    unit = f"of {len(frame):,} responses"
+    for name, count in counts.items():
+        yield _row("count", label, name, value=count, unit=unit, evidence=evidence, **size)
+
+
+def _entropies(deviation: str, quantity: Entropies, recorded: Recorded) -> Rows:
     for sampler in quantity.samplers:
         label = f"{recorded.label(sampler)}, first training step"
-        paths = [recorded.folder / "runs" / run / "groups.parquet" for run in recorded.cells.get(sampler, ())]
-        if reason := _absent(paths, recorded, sampler):
-            rows.append(_not_run("entropy", label, "entropy", reason))
+        paths, reason = recorded.tables(sampler, "groups")
+        if reason:
+            yield _not_run("entropy", label, "entropy", reason)
             continue
         columns = ("entropy", "entropy_at_sampling_temperature")
         frames = [pd.read_parquet(path, columns=["step", *columns]) for path in paths]
@@ -589,130 +563,90 @@ def _entropies(deviation: str, quantity: Entropies, recorded: Recorded) -> list[
         at_one, at_sampling = (
             np.concatenate([frame[column] for frame in first])[None, :] for column in columns
         )
-        generator = seeds.generator(recorded.root_seed, "deviations", deviation, sampler)
-        estimate = statistics.paired_difference(
-            at_sampling, at_one, generator=generator, confidence=CONFIDENCE
+        values = {"unit": "nats", "evidence": [str(path.relative_to(recorded.folder)) for path in paths]}
+        estimated = _paired(recorded, (deviation, sampler), at_sampling, at_one) | {"seeds": len(paths)}
+        yield _row(
+            "entropy", label, "entropy at the sampling temperature − entropy at 1", **estimated, **values
         )
-        evidence = [str(path.relative_to(recorded.folder)) for path in paths]
-        values = _estimated(estimate, unit="nats", evidence=evidence) | {"seeds": len(paths)}
-        rows.append(_row("entropy", label, "entropy at the sampling temperature − entropy at 1", **values))
-        rows.append(
-            _row(
-                "entropy",
-                label,
-                "entropy at temperature 1",
-                value=float(at_one.mean()),
-                unit="nats",
-                problems=at_one.size,
-                seeds=len(paths),
-                evidence=evidence,
-            )
-        )
-    return rows
+        size = {"problems": at_one.size, "seeds": len(paths)}
+        yield _row("entropy", label, "entropy at temperature 1", value=float(at_one.mean()), **size, **values)
 
 
-def _absent(paths: Sequence[Path], recorded: Recorded, sampler: str) -> str | None:
-    if not paths:
-        return f"no cell of the sampler {sampler} at this scale"
-    missing = [path for path in paths if not path.exists()]
-    return f"missing {missing[0].relative_to(recorded.folder)}" if missing else None
-
-
-def _record(deviation: str, quantity: Record, recorded: Recorded) -> list[dict[str, Any]]:
-    rows = []
+def _record(deviation: str, quantity: Record, recorded: Recorded) -> Rows:
     for sampler in quantity.samplers:
         cell = cell_of(quantity.algorithm, sampler)
-        paths = [recorded.folder / "runs" / run / "metrics.parquet" for run in recorded.cells.get(cell, ())]
-        reason = _absent(paths, recorded, cell)
-        if contract.lacking(recorded.engine, [quantity.metric]):
-            reason = f"the engine {recorded.engine} does not record {quantity.metric}"
+        paths, reason = recorded.tables(cell, "metrics")
+        if contract.lacking(recorded.scale.engine, [quantity.metric]):
+            reason = f"the engine {recorded.scale.engine} does not record {quantity.metric}"
         if reason:
-            rows.append(_not_run("record", recorded.label(cell), quantity.label, reason))
+            yield _not_run("record", recorded.label(cell), quantity.label, reason)
             continue
         frames = [pd.read_parquet(path, columns=["step", quantity.metric]) for path in paths]
-        rows.append(
-            _row(
-                "record",
-                recorded.label(cell),
-                quantity.label,
-                value=float(np.mean([frame[quantity.metric].mean() for frame in frames])),
-                unit=quantity.unit,
-                seeds=len(paths),
-                evidence=[str(path.relative_to(recorded.folder)) for path in paths],
-            )
+        yield _row(
+            "record",
+            recorded.label(cell),
+            quantity.label,
+            value=float(np.mean([frame[quantity.metric].mean() for frame in frames])),
+            unit=quantity.unit,
+            seeds=len(paths),
+            evidence=[str(path.relative_to(recorded.folder)) for path in paths],
         )
-    return rows
 
 
-def _prompts(deviation: str, quantity: Prompts, recorded: Recorded) -> list[dict[str, Any]]:
-    rows = [
-        _computed(
-            "prompts", f"{name} set", "training steps per epoch", prompts / quantity.paper_batch, "steps"
-        )
-        for name, prompts in (("paper's", quantity.paper_prompts), ("released", quantity.released_prompts))
-    ]
+def _prompts(deviation: str, quantity: Prompts, recorded: Recorded) -> Rows:
+    for name, prompts in (("paper's", quantity.paper_prompts), ("released", quantity.released_prompts)):
+        steps = prompts / quantity.paper_batch
+        yield _computed("prompts", f"{name} set", "training steps per epoch", steps, "steps")
     if not recorded.training_card.exists():
         card = recorded.training_card
-        return [*rows, _not_run("prompts", "this scale", "training prompts", f"missing {card.name}")]
-    rows_of_card = load_json(recorded.training_card)["rows"]
+        yield _not_run("prompts", "this scale", "training prompts", f"missing {card.name}")
+        return
+    rows = load_json(recorded.training_card)["rows"]
     # The card of a prepared set counts what was read and what was kept.
-    prompts = rows_of_card["kept"] if isinstance(rows_of_card, dict) else rows_of_card
-    epochs = recorded.steps * recorded.batch / prompts
-    return [
-        *rows,
-        _computed("prompts", "this scale", "training prompts", prompts, "prompts"),
-        _computed("prompts", "this scale", "passes through them in a run", epochs, "epochs"),
-    ]
+    prompts = rows["kept"] if isinstance(rows, dict) else rows
+    epochs = recorded.training.steps * recorded.training.prompts / prompts
+    yield _computed("prompts", "this scale", "training prompts", prompts, "prompts")
+    yield _computed("prompts", "this scale", "passes through them in a run", epochs, "epochs")
 
 
-def _split(deviation: str, quantity: Split, recorded: Recorded) -> list[dict[str, Any]]:
+def _split(deviation: str, quantity: Split, recorded: Recorded) -> Rows:
     label = "this scale"
     if reason := recorded.missing(quantity.sampler):
-        return [_not_run("split", label, "problems evaluated", reason)]
+        yield _not_run("split", label, "problems evaluated", reason)
+        return
     totals, right = recorded.final_counts(quantity.sampler, recorded.decoder)
     problems = totals.shape[1]
-    rows = [_computed("split", label, "problems evaluated", problems, "problems")]
-    if not isinstance(recorded.dataset, GeneratedData):
-        return rows
-    whole = len(recorded.dataset.problems(recorded.root_seed, None))
-    k = int(totals.min())
-    scores = METRICS["pass_at_k"](totals, right).mean(axis=0)
-    half = 1.96 * scores.std(ddof=1)
-    name = f"half-width of the 95% interval of Pass@{k}, {recorded.label(quantity.sampler)}"
-    return [
-        *rows,
-        _computed("split", label, "problems of the whole split", whole, "problems"),
-        _computed("split", "on the problems evaluated", name, half / np.sqrt(problems), "percentage points"),
-        _computed("split", "on the whole split", name, half / np.sqrt(whole), "percentage points"),
-    ]
+    yield _computed("split", label, "problems evaluated", problems, "problems")
+    dataset = recorded.scale.datasets[recorded.evaluation.dataset]
+    if not isinstance(dataset, GeneratedData):
+        return
+    whole = len(dataset.problems(recorded.root_seed, None))
+    yield _computed("split", label, "problems of the whole split", whole, "problems")
+    half = 1.96 * METRICS["pass_at_k"](totals, right).mean(axis=0).std(ddof=1)
+    name = f"half-width of the 95% interval of Pass@{int(totals.min())}, {recorded.label(quantity.sampler)}"
+    for where, size in (("on the problems evaluated", problems), ("on the whole split", whole)):
+        yield _computed("split", where, name, half / np.sqrt(size), "percentage points")
 
 
-def _advantages(deviation: str, quantity: Advantages, recorded: Recorded) -> list[dict[str, Any]]:
+def _advantages(deviation: str, quantity: Advantages, recorded: Recorded) -> Rows:
     import torch
 
     from ead.objective import group_advantages
 
-    rows = []
     for n in quantity.rollouts:
         rewards = np.zeros(n)
         rewards[0] = 1.0
         ours = group_advantages(torch.tensor(rewards), torch.zeros(n, dtype=torch.long))[0].item()
-        population = (1 - rewards.mean()) / rewards.std()
-        rows.append(
-            _computed(
-                "advantages", f"{n} rollouts", "advantage, sample over population", ours / population, "ratio"
-            )
-        )
-    return rows
+        ratio = ours / ((1 - rewards.mean()) / rewards.std())
+        yield _computed("advantages", f"{n} rollouts", "advantage, sample over population", ratio, "ratio")
 
 
-def _micro_batches(deviation: str, quantity: MicroBatches, recorded: Recorded) -> list[dict[str, Any]]:
+def _micro_batches(deviation: str, quantity: MicroBatches, recorded: Recorded) -> Rows:
     """The weight of a token over the mean weight: a batch of few tokens gives each of them more."""
-    rows = []
     for sampler in quantity.samplers:
         label = f"{recorded.label(sampler)}, {quantity.rows} responses in a micro-batch"
         if reason := recorded.missing(sampler):
-            rows.append(_not_run("micro_batches", label, "weights of tokens", reason))
+            yield _not_run("micro_batches", label, "weights of tokens", reason)
             continue
         # Responses of one problem follow one another; a step's micro-batches hold different ones.
         lengths = np.concatenate(
@@ -725,18 +659,17 @@ def _micro_batches(deviation: str, quantity: MicroBatches, recorded: Recorded) -
         )
         whole = len(lengths) // quantity.rows * quantity.rows
         sizes = lengths[:whole].reshape(-1, quantity.rows).sum(axis=1)
-        weights = sizes.mean() / sizes
+        weights = np.repeat(sizes.mean() / sizes, sizes.astype(int))
         for name, share in (("5th percentile", 0.05), ("95th percentile", 0.95)):
-            value = np.quantile(np.repeat(weights, sizes.astype(int)), share)
-            rows.append(_computed("micro_batches", label, f"weight of a token, {name}", value, "ratio"))
-    return rows
+            value = np.quantile(weights, share)
+            yield _computed("micro_batches", label, f"weight of a token, {name}", value, "ratio")
 
 
-def _not_run_reading(deviation: str, quantity: NotRun, recorded: Recorded) -> list[dict[str, Any]]:
-    return [_not_run("reading", quantity.label, "the other reading", quantity.reason)]
+def _not_run_reading(deviation: str, quantity: NotRun, recorded: Recorded) -> Rows:
+    yield _not_run("reading", quantity.label, "the other reading", quantity.reason)
 
 
-_MEASURES: dict[str, Callable[[str, Any, Recorded], list[dict[str, Any]]]] = {
+_MEASURES: dict[str, Callable[[str, Any, Recorded], Rows]] = {
     "pair": _pair,
     "schedule": _schedule,
     "estimators": _estimators,

@@ -12,7 +12,11 @@
 ``rivals``            the rivals against a control, at equal cost
 
 A file that defines ``FIGURE`` is one; nothing else lists it. workflow/experiments.yaml has an entry for each figure,
-whose ``analysis`` is the kind. Three are without an entry: ``claims``, ``cost`` and ``evaluation``.
+whose ``analysis`` is the kind. Three have no entry, since nobody chooses their runs:
+
+``claims``            every verdict with its interval
+``cost``              how cost grows
+``evaluation``        the published language model by decoder
 """
 
 from collections.abc import Mapping
@@ -38,7 +42,7 @@ from reproduction.figures.claims import Verdicts
 from reproduction.figures.cost import COST, CostFigure
 from reproduction.figures.deviations import DeviationsFigure
 from reproduction.figures.evaluation import REAL_LM, EvaluationTable
-from reproduction.figures.figure import Figure, Grid, OfRuns, model_label
+from reproduction.figures.figure import Figure, Grid, OfRuns
 from reproduction.figures.inference import InferenceFigure
 from reproduction.figures.schedules import SchedulePanel
 from reproduction.figures.training_curves import TrainingCurves, published_curves
@@ -47,9 +51,9 @@ KINDS: dict[str, type[Figure]] = {
     kind.model_fields["analysis"].annotation.__args__[0]: kind
     for kind in defined_in(__name__, __path__, "FIGURE")
 }
-"""``analysis`` -> the kind of figure, of entries of workflow/experiments.yaml."""
+"""``analysis`` -> the kind of figure, for workflow/experiments.yaml."""
 ALL_KINDS = {**KINDS, "claims": Verdicts, "cost": CostFigure, "evaluation": EvaluationTable}
-"""The same with those that have no entry, since every scale has what they show."""
+"""The same with those that have no entry there."""
 AnyFigure = Annotated[Union[tuple(KINDS.values())], Field(discriminator="analysis")]  # noqa: UP007
 
 

@@ -11,7 +11,7 @@ from itertools import combinations
 import pandas as pd
 
 from reproduction.claims.exported import Exported
-from reproduction.claims.judge import judge
+from reproduction.claims.judge import VERDICTS, judge
 from reproduction.claims.model import Claims
 from reproduction.config import Configuration, ConfigurationError, load_scale
 
@@ -84,8 +84,8 @@ def verdicts(claims: Claims, parts: Sequence[Exported], seeds: Sequence[Seed]) -
 def agreement(claims: Claims, parts: Sequence[Exported]) -> tuple[pd.DataFrame, list[int]]:
     """Return how often each verdict is reached, and in how many claims each pair of runs without a common seed differs.
 
-    The table has a row per claim and reading: ``id``, ``reading``, ``runs`` (how many were dealt), the share of each
-    verdict among them, and ``all_seeds``, the verdict from the seeds of all parts together.
+    The table has a row per claim and reading: ``id``, ``reading``, ``runs`` (how many were dealt), the share of each of
+    ``VERDICTS`` among them, and ``all_seeds``, the verdict from the seeds of all parts together.
 
     Raises ConfigurationError where the parts are not of one design and one set of base models, or it has one seed.
     """
@@ -105,7 +105,7 @@ def agreement(claims: Claims, parts: Sequence[Exported]) -> tuple[pd.DataFrame, 
     rows = []
     for claim, reading in pooled:
         counts = Counter(each[claim, reading] for each in dealt.values())
-        shares = {verdict: number / len(dealt) for verdict, number in counts.items()}
+        shares = {verdict: counts[verdict] / len(dealt) for verdict in VERDICTS}
         rows.append(
             {
                 "id": claim,
@@ -120,7 +120,7 @@ def agreement(claims: Claims, parts: Sequence[Exported]) -> tuple[pd.DataFrame, 
         for (a, first), (b, second) in combinations(dealt.items(), 2)
         if not set(a) & set(b)
     ]
-    return pd.DataFrame(rows).fillna(0.0), differing
+    return pd.DataFrame(rows), differing
 
 
 def _renumbered(designed: list[int], seeds: Sequence[Seed]) -> list[int]:

@@ -71,6 +71,7 @@ def main() -> None:
                 "dataset_sha256": sha256_of_file(arguments.dataset),
                 "final_loss": losses[-1],
                 "sha256": sha256_of_file(folder / published.WEIGHTS),
+                "files": published.files_of(folder),
             },
         )
 

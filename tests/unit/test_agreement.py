@@ -80,9 +80,9 @@ def test_other_base_models_or_another_design_are_refused(gain, null, tmp_path):
     write_json(changed / "records.json", records)
     hashes = json.loads((changed / "manifest.json").read_text())
     write_json(changed / "manifest.json", hashes | {"records.json": sha256_of_file(changed / "records.json")})
-    with pytest.raises(ConfigurationError, match="different base models"):
+    with pytest.raises(ConfigurationError, match="differ in the base model models/tiny/manifest.json"):
         agreement(claims(), [gain, Exported(changed)])
-    with pytest.raises(ConfigurationError, match="different configurations"):
+    with pytest.raises(ConfigurationError, match="differ in seeds_by_experiment"):
         agreement(claims(), [gain, make(tmp_path / "three", right_chances, seeds=3)])
     single = make(tmp_path / "single", right_chances, seeds=1)
     with pytest.raises(ConfigurationError, match="nothing to deal"):

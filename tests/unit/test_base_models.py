@@ -45,12 +45,29 @@ def test_a_changed_recipe_is_another_one():
     assert len(recipes) == 4
 
 
-def test_weights_that_are_not_as_stated_are_refused(tmp_path):
+def _append(path):
+    with path.open("ab") as file:
+        file.write(b" ")
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        (published.WEIGHTS, _append),
+        ("tokenizer.json", _append),
+        ("config.json", lambda path: path.unlink()),
+        ("added.bin", lambda path: path.write_bytes(b"x")),
+        ("manifest.json", lambda path: path.write_text("{}")),
+        ("manifest.json", lambda path: path.write_text('{"recipe')),
+    ],
+    ids=["weights", "tokenizer", "lost", "added", "empty-manifest", "cut-manifest"],
+)
+def test_files_that_are_not_as_stated_are_refused_by_name(tmp_path, name, harm):
     carried = shutil.copytree(CARRIED[0].parent, tmp_path / "model")
     recipe = json.loads((carried / "manifest.json").read_text())["recipe_sha256"]
-    with (carried / published.WEIGHTS).open("ab") as file:
-        file.write(b"\0")
-    with pytest.raises(ValueError, match=r"git checkout.*base_models=trained"):
+    assert published.is_of(recipe, carried / "manifest.json")
+    harm(carried / name)
+    with pytest.raises(ValueError, match=rf"{name} .*git checkout.*base_models=trained"):
         published.is_of(recipe, carried / "manifest.json")
 
 

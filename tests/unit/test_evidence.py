@@ -139,7 +139,7 @@ def test_a_verdict_that_the_evidence_does_not_give_is_an_error(evidence, monkeyp
 
 def test_where_there_is_no_evidence_the_script_says_what_makes_it(tmp_path, monkeypatch, capsys):
     status, _, err = run_script(monkeypatch, capsys, tmp_path)
-    assert status == 1 and "`make evidence`, makes it" in err
+    assert status == 1 and "`make evidence`, makes it in reports" in err
 
 
 @pytest.mark.parametrize(

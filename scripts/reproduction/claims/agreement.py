@@ -89,13 +89,24 @@ def agreement(claims: Claims, parts: Sequence[Exported]) -> tuple[pd.DataFrame, 
 
     Raises ConfigurationError where the parts are not of one design and one set of base models, or it has one seed.
     """
-    for what, of_part in (
-        ("configurations", [part.configuration.choices for part in parts]),
-        ("base models", [part.models for part in parts]),
-    ):
-        if any(each != of_part[0] for each in of_part):
+    first = parts[0]
+    for part in parts[1:]:
+        differing = [
+            *(
+                key
+                for key, value in part.configuration.choices.items()
+                if value != first.configuration.choices[key]
+            ),
+            *(
+                f"the base model {path}"
+                for path in sorted(part.models)
+                if part.models[path] != first.models.get(path)
+            ),
+        ]
+        if differing:
             raise ConfigurationError(
-                f"the pieces of evidence are of different {what}, so their seeds are not those of one design"
+                f"{part.folder} and {first.folder} are not of one design, so their seeds cannot be dealt together; "
+                f"they differ in {', '.join(differing)}"
             )
     if len(_designed(parts[0].configuration)) < 2:
         raise ConfigurationError("the runs have one seed, so there is nothing to deal")
@@ -115,12 +126,12 @@ def agreement(claims: Claims, parts: Sequence[Exported]) -> tuple[pd.DataFrame, 
                 "all_seeds": pooled[claim, reading],
             }
         )
-    differing = [
+    in_pairs = [
         sum(first[key] != second[key] for key in pooled)
         for (a, first), (b, second) in combinations(dealt.items(), 2)
         if not set(a) & set(b)
     ]
-    return pd.DataFrame(rows), differing
+    return pd.DataFrame(rows), in_pairs
 
 
 def _renumbered(designed: list[int], seeds: Sequence[Seed]) -> list[int]:

@@ -86,7 +86,7 @@ class Exported:
     def __init__(self, folder: Path):
         if not (folder / "manifest.json").exists():
             raise FileNotFoundError(
-                f"{folder}: no evidence there; `make reproduce`, then `make evidence`, makes it"
+                f"{folder}: no evidence there; `make reproduce`, then `make evidence`, makes it in reports/evidence/cpu"
             )
         for name, expected in load_json(folder / "manifest.json").items():
             if not (folder / name).exists() or sha256_of_file(folder / name) != expected:

@@ -40,20 +40,34 @@ def manifest_of(scale: str, name: str) -> Path:
     return folder_of(scale) / name / "manifest.json"
 
 
+def files_of(folder: Path) -> dict[str, str]:
+    """Return {name: SHA-256} of the files of a base model, its manifest aside."""
+    return {
+        path.name: sha256_of_file(path) for path in sorted(folder.iterdir()) if path.name != "manifest.json"
+    }
+
+
 def is_of(recipe: str, manifest: Path) -> bool:
     """Return whether a published base model is there and is what ``recipe`` asks for.
 
-    Raises ValueError where its weights are not those that the manifest states.
+    Raises ValueError where its files are not those that the manifest states, or the manifest is none.
     """
     if not manifest.exists():
         return False
-    stated = load_json(manifest)
-    if stated["recipe_sha256"] != recipe:
+    remedy = (
+        f"restore it with `git checkout {manifest.parent}`, or train here with `--config base_models=trained`"
+    )
+    try:
+        stated = load_json(manifest)
+        wanted, files = stated["recipe_sha256"], stated["files"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{manifest} is not the manifest of a base model; {remedy}") from None
+    if wanted != recipe:
         return False
-    weights = manifest.with_name(WEIGHTS)
-    if not weights.exists() or sha256_of_file(weights) != stated["sha256"]:
-        raise ValueError(
-            f"{weights} is not the file that {manifest.name} beside it states; restore it with "
-            f"`git checkout {manifest.parent}`, or train here with `--config base_models=trained`"
-        )
+    found = files_of(manifest.parent)
+    for name in sorted(files.keys() | found.keys()):
+        if files.get(name) != found.get(name):
+            raise ValueError(
+                f"{manifest.parent / name} is not the file that {manifest.name} beside it states; {remedy}"
+            )
     return True

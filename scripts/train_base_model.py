@@ -7,7 +7,7 @@ from pathlib import Path
 from reproduction.cluster import compute
 from reproduction.config import WarmStartModel
 from reproduction.data import read_dataset
-from reproduction.files import atomic_directory, load_json, sha256_of_file, write_json
+from reproduction.files import atomic_directory, checksums, load_json, sha256_of_file, write_json
 from reproduction.models import published
 from reproduction.progress import Progress
 from reproduction.tasks.grading import problems_of, task_of
@@ -71,7 +71,7 @@ def main() -> None:
                 "dataset_sha256": sha256_of_file(arguments.dataset),
                 "final_loss": losses[-1],
                 "sha256": sha256_of_file(folder / published.WEIGHTS),
-                "files": published.files_of(folder),
+                "files": checksums(folder),
             },
         )
 

@@ -80,6 +80,11 @@ def load_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def checksums(folder: Path) -> dict[str, str]:
+    """Return {name: SHA-256} of the files in ``folder``, sorted by name."""
+    return {file.name: sha256_of_file(file) for file in sorted(folder.iterdir())}
+
+
 def write_parquet(frame: pd.DataFrame, path: str | Path) -> None:
     """Write ``frame`` without its index, atomically."""
     with atomic_path(path) as temporary:

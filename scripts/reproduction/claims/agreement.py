@@ -5,7 +5,7 @@ seeds are six seeds. Twenty runs of three seeds can be dealt from them; each sha
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import pandas as pd
@@ -13,7 +13,7 @@ import pandas as pd
 from reproduction.claims.exported import Exported
 from reproduction.claims.judge import VERDICTS, judge
 from reproduction.claims.model import Claims
-from reproduction.config import Configuration, ConfigurationError, load_scale
+from reproduction.config import ConfigurationError, load_scale
 
 Seed = tuple[int, int]
 """A training seed: the number of the run's evidence, and the seed there."""
@@ -56,13 +56,6 @@ class Dealt:
         if index == "0" and not self.parts[number].exists(there):
             there = f"{before}/seed~0{slash}{file}"
         return self.parts[number], there
-
-
-def deals(parts: Sequence[Exported]) -> Iterator[tuple[Seed, ...]]:
-    """Yield every choice of as many seeds as the design has from those of all ``parts``."""
-    designed = _designed(parts[0].configuration)
-    everything = [(number, seed) for number in range(len(parts)) for seed in designed]
-    yield from combinations(everything, len(designed))
 
 
 def verdicts(claims: Claims, parts: Sequence[Exported], seeds: Sequence[Seed]) -> dict[tuple[str, str], str]:
@@ -108,11 +101,13 @@ def agreement(claims: Claims, parts: Sequence[Exported]) -> tuple[pd.DataFrame, 
                 f"{part.folder} and {first.folder} are not of one design, so their seeds cannot be dealt together; "
                 f"they differ in {', '.join(differing)}"
             )
-    if len(_designed(parts[0].configuration)) < 2:
+    # Those of the cells that have the most.
+    designed = max([first.configuration.seeds, *first.configuration.seeds_by_experiment.values()], key=len)
+    if len(designed) < 2:
         raise ConfigurationError("the runs have one seed, so there is nothing to deal")
-    dealt = {seeds: verdicts(claims, parts, seeds) for seeds in deals(parts)}
-    together = sorted({seed for seeds in dealt for seed in seeds})
-    pooled = verdicts(claims, parts, together)
+    every = [(number, seed) for number in range(len(parts)) for seed in designed]
+    dealt = {seeds: verdicts(claims, parts, seeds) for seeds in combinations(every, len(designed))}
+    pooled = verdicts(claims, parts, every)
     rows = []
     for claim, reading in pooled:
         counts = Counter(each[claim, reading] for each in dealt.values())
@@ -127,8 +122,8 @@ def agreement(claims: Claims, parts: Sequence[Exported]) -> tuple[pd.DataFrame, 
             }
         )
     in_pairs = [
-        sum(first[key] != second[key] for key in pooled)
-        for (a, first), (b, second) in combinations(dealt.items(), 2)
+        sum(one[key] != other[key] for key in pooled)
+        for (a, one), (b, other) in combinations(dealt.items(), 2)
         if not set(a) & set(b)
     ]
     return pd.DataFrame(rows), in_pairs
@@ -137,8 +132,3 @@ def agreement(claims: Claims, parts: Sequence[Exported]) -> tuple[pd.DataFrame, 
 def _renumbered(designed: list[int], seeds: Sequence[Seed]) -> list[int]:
     """The numbers of ``seeds`` where the design has more than one seed."""
     return list(range(len(seeds))) if len(designed) > 1 else designed
-
-
-def _designed(configuration: Configuration) -> list[int]:
-    """The seeds of the cells that have the most."""
-    return max([configuration.seeds, *configuration.seeds_by_experiment.values()], key=len)

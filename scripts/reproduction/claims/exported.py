@@ -22,7 +22,14 @@ from reproduction.claims.evidence import Evidence, ResultsFolder
 from reproduction.claims.judge import required
 from reproduction.claims.model import Claims
 from reproduction.config import Configuration, load_configuration, load_scale
-from reproduction.files import atomic_directory, load_json, sha256_of_file, write_json, write_parquet
+from reproduction.files import (
+    atomic_directory,
+    checksums,
+    load_json,
+    sha256_of_file,
+    write_json,
+    write_parquet,
+)
 
 TIMINGS = ["step", "sampling_cpu_seconds"]
 
@@ -73,8 +80,7 @@ def export(
                 write_parquet(pd.concat(parts, ignore_index=True), temporary / f"{name}.parquet")
         write_json(temporary / "records.json", records)
         write_json(temporary / "claims.json", judged)
-        hashes = {path.name: sha256_of_file(path) for path in sorted(temporary.iterdir())}
-        write_json(temporary / "manifest.json", hashes)
+        write_json(temporary / "manifest.json", checksums(temporary))
 
 
 class Exported:

@@ -21,7 +21,7 @@ from reproduction.config import (
 )
 from reproduction.data.sources import describe, hub_files
 from reproduction.data.table import HubFiles, Sha256
-from reproduction.files import atomic_directory, atomic_path, load_json, sha256_of_file, write_json
+from reproduction.files import atomic_directory, atomic_path, checksums, load_json, sha256_of_file, write_json
 
 TABLE = REPOSITORY / "workflow" / "models.yaml"
 TOKENIZER = "tokenizer.json"
@@ -104,7 +104,7 @@ def import_model(
             "licence": entry.licence,
             "source": source,
             "differences": differences,
-            "files": {file.name: sha256_of_file(file) for file in sorted(new.iterdir())},
+            "files": checksums(new),
         }
         write_json(new / "manifest.json", manifest)
     return manifest

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reproduction.config import WORKFLOW, WarmStartModel
-from reproduction.files import load_json, sha256_of_file
+from reproduction.files import checksums, load_json
 
 WEIGHTS = "model.safetensors"
 
@@ -40,13 +40,6 @@ def manifest_of(scale: str, name: str) -> Path:
     return folder_of(scale) / name / "manifest.json"
 
 
-def files_of(folder: Path) -> dict[str, str]:
-    """Return {name: SHA-256} of the files of a base model, its manifest aside."""
-    return {
-        path.name: sha256_of_file(path) for path in sorted(folder.iterdir()) if path.name != "manifest.json"
-    }
-
-
 def is_of(recipe: str, manifest: Path) -> bool:
     """Return whether a published base model is there and is what ``recipe`` asks for.
 
@@ -64,7 +57,8 @@ def is_of(recipe: str, manifest: Path) -> bool:
         raise ValueError(f"{manifest} is not the manifest of a base model; {remedy}") from None
     if wanted != recipe:
         return False
-    found = files_of(manifest.parent)
+    found = checksums(manifest.parent)
+    del found[manifest.name]  # it cannot state its own
     for name in sorted(files.keys() | found.keys()):
         if files.get(name) != found.get(name):
             raise ValueError(

@@ -20,7 +20,7 @@ from ead import seeds
 from reproduction.config import WORKFLOW, ConfigurationError, Count, Strict, read_yaml, validate
 from reproduction.data.schema import DatasetError
 from reproduction.data.sources import hub_files
-from reproduction.files import atomic_directory, load_json, sha256_of_file, write_json
+from reproduction.files import atomic_directory, checksums, load_json, write_json
 from reproduction.models.pretrained import HubModel
 from reproduction.models.tokenizer import Tokenizer, eos_tokens
 from reproduction.tasks.grading import Problem
@@ -157,7 +157,7 @@ def make_stand_in(
             "stand_in": table.shape.model_dump(),
             "source": origin,
             "learnt": {"rows": len(problems), "steps": STEPS, "loss": loss},
-            "files": {file.name: sha256_of_file(file) for file in sorted(new.iterdir())},
+            "files": checksums(new),
         }
         write_json(new / "manifest.json", manifest)
     return manifest

@@ -13,11 +13,13 @@ from ead.schedule import from_config
 from reproduction.config import SCALES, EvaluationRequest, PretrainedModel, load_scale
 from reproduction.engines import prompts_of_step
 from reproduction.engines.verl import RAY_WAS_LATE
+from reproduction.files import write_json
 from reproduction.plan import read_plan
 from reproduction.rehearsal import cells, checks, load_stand_ins, preflight, reports
 from reproduction.rehearsal import rehearse as rehearsals
 from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed
 from reproduction.rehearsal.rehearse import (
+    Part,
     Row,
     as_data,
     as_markdown,
@@ -327,6 +329,35 @@ def test_cells_are_rehearsed_in_processes_and_one_without_a_tokenizer_is_a_row(t
     assert {row.reason for row in others} == {"not among the runs that were asked for"}
     (kept,) = (tmp_path / "rehearsals" / "cells").glob("*/row.json")
     assert Row.from_dict(json.loads(kept.read_text())) == first
+
+
+@pytest.mark.parametrize(
+    ("tried", "moment", "evaluated", "known"),
+    [
+        (["train"], None, False, True),
+        (["train"], None, True, False),
+        (["train", "evaluation"], None, True, True),
+        (["train", "evaluation"], "", True, False),
+        (["kill", "evaluation"], "", True, True),
+    ],
+)
+def test_a_cell_that_passed_is_tried_again_where_a_kill_or_an_evaluation_is_missing(
+    tmp_path, monkeypatch, tried, moment, evaluated, known
+):
+    monkeypatch.setattr(rehearsals, "version", lambda package: "0")
+    data = tmp_path / "data"
+    data.write_text("")
+    stage = rehearsals.Stage(
+        rehearsals.Rehearsal(
+            {"scale": "gpu24"}, dict.fromkeys(read_plan({}).datasets, data), None, tmp_path, {}
+        )
+    )
+    cell = next(iter(stage.cells.values()))
+    _, key = rehearsals._known(cell, moment, evaluated, stage)
+    row = Row(cell.run.name, list(cell.names), "passed", parts=[Part(name, True, "", 1.0) for name in tried])
+    write_json(tmp_path / "cells" / key / "row.json", row.to_dict())
+    found, left = rehearsals._known(cell, moment, evaluated, stage)
+    assert (left is None) == known == (found.status == "passed")
 
 
 def test_the_budget_counts_with_what_a_preflight_measured_if_it_passed(plan, tmp_path):

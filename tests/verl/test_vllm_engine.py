@@ -5,6 +5,7 @@ With the runner that vLLM chooses: the first, or with tests/hosts/interpreter on
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError  # not a ValueError from 0.32 on
 
@@ -203,6 +204,27 @@ def test_top_p_and_masks_apply_to_the_annealed_distribution(engine, tiny_referen
             kept = order[: np.searchsorted(np.cumsum(order), 0.8) + 1].sum()
             expected = np.log(probabilities[position, allowed.index(token)] / kept)
             assert abs(logprobs[position] - expected) < 1e-4
+
+
+def test_min_p_filters_the_annealed_distribution_or_is_refused(engine, tiny_reference):
+    """The second runner filters after it has tempered (chi-square); the first would before, so it refuses."""
+    asked = request(SCHEDULE, min_p=0.1)
+    if processors(engine)[1] == "argmax_invariant":
+        with pytest.raises((ValueError, VLLMValidationError), match="min_p is 0.1, allowed: 0"):
+            generate(engine, [asked])
+        return
+    samples = generate(engine, [asked] * 256)
+    drawn = np.array([tokens for tokens, _ in samples])
+    tempered = tiny_reference.logits(PROMPT, drawn.tolist()) / temperatures()[:, None]
+    above = tempered - tempered.max(-1, keepdims=True) - np.log(0.1)
+    filtered = log_softmax(np.where(above >= 0, tempered, -np.inf), -1)
+    assert 0.05 < (above >= 0).mean() < 0.95
+    assert_sampled_from(filtered, drawn, np.ones(POSITIONS))
+    expected = np.take_along_axis(filtered, drawn[..., None], -1)[..., 0]
+    clear = np.abs(above).min(-1) > 1e-4  # else the engine's float32 may fall on the other side
+    assert clear.mean() > 0.9
+    found = np.array([logprobs for _, logprobs in samples])
+    np.testing.assert_allclose(found[clear], expected[clear], atol=1e-4, rtol=0)
 
 
 def test_a_refused_request_leaves_the_engine_working(engine, tiny_reference):

@@ -1,7 +1,8 @@
 """The rehearsal of a scale: every distinct training configuration, on CPUs, with stand-ins for the models.
 
-A cell passes when its training took two steps, was killed and resumed where its kind is, when every check of its
-records holds, its checkpoints were evaluated with vLLM, and its figure was drawn. What a cell left is kept by the
+A cell passes when its training took two steps, was killed and resumed where its kind is, and every check of its
+records holds; where it shows a kind of difference first, its checkpoints were evaluated with vLLM too, and its figure
+was drawn. What a cell left is kept by the
 configuration that was rehearsed and by the code that ran it: a passed cell is not run again, a failed one is, and two
 scales that come to the same small configuration share it.
 """
@@ -187,6 +188,7 @@ def rehearse(
     chosen = selected(stage.runs, select) if select else None
     ordered = covering_first(list(stage.cells.values()))
     moments = to_kill(ordered)
+    whole = {cell.key for cell, new in ordered if new or moments[cell.key] is not None}
     rows = {key: Row(cell.run.name, list(cell.names)) for key, cell in stage.cells.items()}
     os.environ.update(KEEPS_MEMORY)  # of the processes that rehearse, which make the stand-ins
     pool = ProcessPoolExecutor(
@@ -195,11 +197,13 @@ def rehearse(
     try:
         running: dict[Future[Row], str] = {}
         for cell, _ in ordered:
-            rows[cell.key], small = _known(cell, moments[cell.key], stage)
+            moment, evaluated = moments[cell.key], cell.key in whole
+            rows[cell.key], small = _known(cell, moment, evaluated, stage)
             if small and chosen is not None and set(chosen).isdisjoint(cell.names):
                 rows[cell.key].reason = "not among the runs that were asked for"
             elif small:
-                running[pool.submit(_row, cell.key, small, moments[cell.key], rows[cell.key])] = cell.key
+                arguments = (cell.key, small, moment, evaluated, rows[cell.key])
+                running[pool.submit(_row, *arguments)] = cell.key
         report(stage, list(rows.values()))
         for done in as_completed(running):
             rows[running[done]] = done.result()
@@ -223,18 +227,19 @@ def _begin(rehearsal: Rehearsal) -> None:
 
 @dataclass(frozen=True)
 class Trial:
-    """A cell as it is to be rehearsed, in a folder of its own."""
+    """A cell as it is to be rehearsed, in a folder of its own: killed at a moment or not, evaluated or not."""
 
     cell: Variant
     run: RunConfiguration
     machine: Verl
     moment: str | None
+    evaluated: bool
     entry: HubModel
     dataset: Path
     folder: Path
 
 
-def _known(cell: Variant, moment: str | None, stage: Stage) -> tuple[Row, str | None]:
+def _known(cell: Variant, moment: str | None, evaluated: bool, stage: Stage) -> tuple[Row, str | None]:
     """Return what is known of a cell, and, where that is not all, the key of the small configuration to rehearse."""
     run, machine = shrunk(cell.run, stage.scale.verl)
     row = Row(cell.run.name, list(cell.names), reason="not its turn yet")
@@ -257,8 +262,8 @@ def _known(cell: Variant, moment: str | None, stage: Stage) -> tuple[Row, str | 
     kept = stage.folder / "cells" / key / KEPT
     if kept.exists():
         earlier = Row.from_dict(load_json(kept))
-        was_killed = any(part.name == "kill" for part in earlier.parts)
-        if earlier.status == "passed" and (was_killed or moment is None):
+        wanted = {name for name, asked in (("kill", moment is not None), ("evaluation", evaluated)) if asked}
+        if earlier.status == "passed" and wanted <= {part.name for part in earlier.parts}:
             return Row(**{**vars(earlier), "cell": row.cell, "names": row.names}), None
     row.rehearsed_as = f"{key}" + ("" if stands == source else f", with {stands} for {source}")
     return row, key
@@ -270,12 +275,12 @@ def _data_set(cell: Variant, stage: Stage) -> str:
     return source if source in stage.datasets else stage.table.datasets.get(source, source)
 
 
-def _row(cell_key: str, small: str, moment: str | None, row: Row) -> Row:
+def _row(cell_key: str, small: str, moment: str | None, evaluated: bool, row: Row) -> Row:
     """Rehearse one cell, in a process that has begun, and keep what came of it."""
     cell = _stage.cells[cell_key]
     run, machine = shrunk(cell.run, _stage.scale.verl)
     entry, dataset = _stage.models[cell.run.model_definition.source], _stage.datasets[_data_set(cell, _stage)]
-    trial = Trial(cell, run, machine, moment, entry, dataset, _stage.folder / "cells" / small)
+    trial = Trial(cell, run, machine, moment, evaluated, entry, dataset, _stage.folder / "cells" / small)
     began, name = time.monotonic(), trial.cell.run.name
     log.info("%s: %s", name, trial.folder)
     shutil.rmtree(trial.folder, ignore_errors=True)  # of an attempt that did not pass, or was not killed
@@ -356,6 +361,8 @@ def _rehearse_cell(trial: Trial, stage: Stage, row: Row) -> None:
     part("importance weights", lambda: checks.importance_weights(training))
     part("temperatures", lambda: checks.temperatures_are_the_schedules(training))
     part("learning", lambda: checks.learns(training))
+    if not trial.evaluated:
+        return
     request = evaluation_request(stage, evaluation)
     part("evaluation", lambda: exercise.evaluate(request))
     every, last = list(request.decoders), [*request.decoders, *request.final_decoders]
@@ -480,8 +487,8 @@ def as_markdown(rows: Sequence[Row], scale_name: str) -> str:
         + ", ".join(f"{count} {status}" for status, count in counts.items())
         + ".",
         "",
-        "| cell | stands for | passed | killed | seconds | what failed, or why not run |",
-        "| --- | ---: | --- | --- | ---: | --- |",
+        "| cell | stands for | passed | killed | evaluated | seconds | what failed, or why not run |",
+        "| --- | ---: | --- | --- | --- | ---: | --- |",
     ]
     for row in rows:
         killed = next(
@@ -492,6 +499,7 @@ def as_markdown(rows: Sequence[Row], scale_name: str) -> str:
             ),
             "",
         )
+        evaluated = "yes" if any(part.name == "figure" and part.passed for part in row.parts) else ""
         failed = next((part.name for part in row.parts if not part.passed), "")
         why = (
             " ".join(f"{failed}: {row.reason}".split())[:240]
@@ -500,9 +508,9 @@ def as_markdown(rows: Sequence[Row], scale_name: str) -> str:
         )
         seconds = sum(part.seconds for part in row.parts)
         word = {"passed": "yes", "failed": "**no**", "not run": "not run"}[row.status]
+        cell, stands = row.cell.replace("/seed~0", ""), len(row.names)
         lines.append(
-            f"| `{row.cell.replace('/seed~0', '')}` | {len(row.names)} | {word} | {killed} | {seconds:.0f} | "
-            f"{why.replace('|', '/')} |"
+            f"| `{cell}` | {stands} | {word} | {killed} | {evaluated} | {seconds:.0f} | {why.replace('|', '/')} |"
         )
     return "\n".join([*lines, ""])
 

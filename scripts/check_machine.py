@@ -7,8 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-# Of envs/cpu.txt: immutables 0.21, the newest, has no wheel for 3.14. All install on 3.13, where some tests were run.
-OLDEST, NEWEST = (3, 11), (3, 12)
+# Of envs/cpu.txt: immutables 0.21, the newest, has no wheel for 3.14.
+OLDEST, NEWEST = (3, 11), (3, 13)
 OLDEST_VERL, NEWEST_VERL = (3, 11), (3, 12)  # verl 0.9.1 and its vLLM ask for less than 3.13
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import MISSING, fields
+from inspect import getdoc
 from typing import Any
 
 from pydantic import BaseModel
@@ -193,8 +194,8 @@ def schedule_rows() -> list[tuple[str, str, str, str]]:
 
 def _attributes(kind: type) -> dict[str, str]:
     """Return name -> text of the section Attributes of a docstring."""
-    section = kind.__doc__.split("Attributes:\n")[1].split("\n\n")[0]
-    found = re.findall(r"^ {8}([\w, ]+): (.*?)(?=^ {8}\w|\Z)", section, flags=re.DOTALL | re.MULTILINE)
+    section = getdoc(kind).split("Attributes:\n")[1].split("\n\n")[0]
+    found = re.findall(r"^ {4}([\w, ]+): (.*?)(?=^ {4}\w|\Z)", section, flags=re.DOTALL | re.MULTILINE)
     return {name: _prose(text).rstrip(".") for names, text in found for name in names.split(", ")}
 
 

@@ -20,8 +20,8 @@ import check_machine  # noqa: E402
     [
         ((3, 10), False, False),
         ((3, 11), False, True),
-        ((3, 12), False, True),
-        ((3, 15), False, False),
+        ((3, 13), False, True),
+        ((3, 14), False, False),
         ((2, 7), False, False),
         ((4, 0), False, False),
         ((3, 12), True, True),

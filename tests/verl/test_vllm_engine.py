@@ -3,6 +3,8 @@
 With the runner that vLLM chooses: the first, or with tests/hosts/interpreter on the path the second.
 """
 
+import os
+
 import numpy as np
 import pytest
 from scipy.special import log_softmax
@@ -27,6 +29,10 @@ def engine(tiny_model):
     (Only long prompts are chunked: on CPUs vLLM 0.24 fails on seeded requests in the midst of their prompt.)
     The class is named although its entry point is installed, as in many configurations: it must divide once.
     """
+    patch = pytest.MonkeyPatch()
+    # Triton's interpreter cannot run vLLM's kernel for top-k and top-p; vLLM's PyTorch function does the same.
+    if "TRITON_INTERPRET" in os.environ:
+        patch.setattr("vllm.v1.sample.ops.topk_topp_sampler.HAS_TRITON", False)
     llm = LLM(
         str(tiny_model),
         dtype="float32",
@@ -43,6 +49,7 @@ def engine(tiny_model):
     )
     yield llm
     llm.llm_engine.engine_core.shutdown()
+    patch.undo()
 
 
 def request(schedule=None, step=STEP, **arguments):
@@ -218,7 +225,7 @@ def test_min_p_filters_the_annealed_distribution_or_is_refused(engine, tiny_refe
     tempered = tiny_reference.logits(PROMPT, drawn.tolist()) / temperatures()[:, None]
     above = tempered - tempered.max(-1, keepdims=True) - np.log(0.1)
     filtered = log_softmax(np.where(above >= 0, tempered, -np.inf), -1)
-    assert 0.05 < (above >= 0).mean() < 0.95
+    assert 4 < (above >= 0).sum(-1).mean() < 100
     assert_sampled_from(filtered, drawn, np.ones(POSITIONS))
     expected = np.take_along_axis(filtered, drawn[..., None], -1)[..., 0]
     clear = np.abs(above).min(-1) > 1e-4  # else the engine's float32 may fall on the other side

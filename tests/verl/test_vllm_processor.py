@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from inspect import signature
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vllm import SamplingParams
+from vllm.exceptions import VLLMValidationError  # not a ValueError from 0.32 on
 from vllm.v1.sample.logits_processor import (
     BatchUpdate,
     LogitsProcessors,
@@ -185,6 +187,9 @@ def test_a_request_carries_no_schedule_that_follows_a_training():
         requested_schedule(sampling_params(HeldEntropy().to_dict(), temperature=1.0))
 
 
+BLOCKS = {"kernel_block_sizes": [16], "max_num_blocks_per_req": [4]}  # a vLLM knows one or both
+
+
 class Scheduler:
     """vLLM's own persistent batch, driven the way its model runner drives it; ``generated`` is the truth."""
 
@@ -196,8 +201,8 @@ class Scheduler:
             device=torch.device("cpu"),
             vocab_size=VOCABULARY,
             block_sizes=[16],
-            kernel_block_sizes=[16],
             logitsprocs=LogitsProcessors([processor]),
+            **{name: value for name, value in BLOCKS.items() if name in signature(InputBatch).parameters},
         )
         self.states = {}  # request -> vLLM's record of it
         self.generated = {}  # request -> number of tokens generated
@@ -335,7 +340,9 @@ def test_positions_far_out_neither_overflow_nor_warn():
 
     lp = processor()
     lp.update_state(
-        BatchUpdate(1, [], [(0, sampling_params({"kind": "annealed", "step": 10**30}), None, Endless())], [])
+        BatchUpdate(
+            1, [], [(0, sampling_params({"kind": "annealed", "step": 2**64 - 1}), None, Endless())], []
+        )
     )
     np.testing.assert_allclose(lp.apply(torch.ones(1, 4)).numpy(), 10.0, rtol=1e-6)
 
@@ -523,9 +530,10 @@ class Engine:
 
 
 def test_what_the_first_runner_cannot_do_is_refused_before_it_would_be_wrong():
-    with pytest.raises(ValueError, match="loads no processors under speculative decoding"):
+    refused = (ValueError, VLLMValidationError)
+    with pytest.raises(refused, match="loads no processors under speculative decoding"):
         Engine(speculative=object()).validate(sampling_params(ANNEALED))
-    with pytest.raises(ValueError, match="hides under asynchronous scheduling"):
+    with pytest.raises(refused, match="hides under asynchronous scheduling"):
         Engine(asynchronous=True).validate(switched())
     Engine(asynchronous=True, named=["ead.integrations.vllm:AnnealedTemperature"]).validate(switched())
     Engine(asynchronous=True).validate(sampling_params(ANNEALED))
@@ -560,7 +568,7 @@ sys.modules[later.__name__] = later
 if sys.argv[1] == "changed":
     first.LogitsProcessor.__abstractmethods__ |= {"start_step"}
 elif sys.argv[1] == "moved":
-    sys.modules[first.__name__] = None
+    sys.modules |= {first.__name__: None, "vllm.v1.worker.gpu.sample.logits_processor": None}
 from ead.integrations.vllm import AnnealedTemperature
 
 messages = []

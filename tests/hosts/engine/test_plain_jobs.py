@@ -29,10 +29,8 @@ INTERFACE = {"vllm.v1.worker.gpu", "vllm.v1.worker.gpu.sample", _AT, f"{_AT}.int
 # Python imports a module of this name at its start: its process is as if the package were not installed.
 WITHOUT = """
 import importlib.metadata, sys
-found = importlib.metadata.entry_points
-importlib.metadata.entry_points = lambda **chosen: importlib.metadata.EntryPoints(
-    point for point in found(**chosen) if point.dist.name != "ead"
-)
+found = importlib.metadata.distributions
+importlib.metadata.distributions = lambda **of: (one for one in found(**of) if one.metadata["Name"] != "ead")
 sys.modules["ead"] = None
 """
 

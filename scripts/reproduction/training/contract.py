@@ -23,8 +23,8 @@ BY_STEP = (
 """Columns of metrics.parquet, a row per step, whichever engine trains."""
 OWN = {
     "inprocess": ("policy_ratio_max", "clip_low_share", "clip_high_share", "covariance_share"),
-    # verl counts the tokens that either bound clipped together.
-    "verl": ("clip_share",),
+    # verl counts the tokens that either bound clipped together. Null where verl does not report the share of a loss.
+    "verl": ("clip_share", "covariance_share"),
 }
 """Engine -> further columns of metrics.parquet."""
 CPU_SECONDS = ("inprocess",)

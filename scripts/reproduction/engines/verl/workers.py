@@ -332,7 +332,7 @@ class _Rollouts:
         return frame
 
 
-def _update_metrics(values: dict[str, Any], run: RunConfiguration) -> dict[str, float]:
+def _update_metrics(values: dict[str, Any], run: RunConfiguration) -> dict[str, float | None]:
     """What verl reports of the update, under the in-process engine's names where it is the same quantity.
 
     ``clip_share`` is verl's share of clipped tokens, low and high together.
@@ -345,7 +345,9 @@ def _update_metrics(values: dict[str, Any], run: RunConfiguration) -> dict[str, 
         "gradient_norm": values["actor/grad_norm"],
         "learning_rate": values["actor/lr"],
         "approximate_kl": values["actor/ppo_kl"],
-        "clip_share": values["actor/pg_clipfrac"],
-        "dual_clip_share": values["actor/pg_clipfrac_lower"],
+        **{
+            name: values[share] if isinstance(share, str) else share
+            for name, share in run.algorithm_definition.verl_shares.items()
+        },
     }
-    return {name: float(value) for name, value in found.items()}
+    return {name: None if value is None else float(value) for name, value in found.items()}

@@ -66,6 +66,7 @@ CODE = (
     "workflow/rehearsal.yaml",
 )
 STAND_IN_CODE = (
+    "scripts/reproduction/rehearsal/rehearse.py",
     "scripts/reproduction/rehearsal/stand_in.py",
     "scripts/reproduction/rehearsal/cells.py",
     "workflow/rehearsal.yaml",

@@ -15,7 +15,10 @@ pytest.importorskip("verl")
 
 from safetensors.torch import save_file
 from tensordict import TensorDict
+from verl.trainer.ppo import core_algos
+from verl.workers.config import FSDPActorConfig, PolicyLossConfig
 
+from reproduction.algorithms import ALGORITHMS
 from reproduction.cluster.verl_environment import environment as variables
 from reproduction.config import WORKFLOW, Verl, load_configuration, load_scale, merge, read_yaml
 from reproduction.config.runs import resolve
@@ -208,3 +211,23 @@ def test_a_step_records_what_the_contract_says(run):
     assert values["entropy"] == pytest.approx(0.7)
     groups = rollouts.groups()
     assert set(groups) == {"step", "problem", *contract.BY_PROMPT} and groups["problem"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", [name for name, kind in ALGORITHMS.items() if kind.trains_in_verl])
+def test_a_step_can_be_recorded_from_what_verls_loss_reports(name, run):
+    """A metric that an algorithm names and verl's loss lacks would end the training at its first step."""
+    algorithm = ALGORITHMS[name](loss=name)
+    told = algorithm.verl()["actor_rollout_ref"]["actor"]["policy_loss"]
+    config = FSDPActorConfig(
+        strategy="fsdp", rollout_n=4, ppo_micro_batch_size_per_gpu=4, policy_loss=PolicyLossConfig(**told)
+    )
+    ones = torch.ones(4, 8)
+    _, reported = core_algos.get_policy_loss_fn(told["loss_mode"])(
+        -ones, -ones, ones, ones, "token-mean", config
+    )
+    values = {f"actor/{each}": 0.25 for each in ("pg_loss", "grad_norm", "lr", "kl_loss")} | reported
+    found = workers._update_metrics(values, run.model_copy(update={"algorithm_definition": algorithm}))
+    assert {"dual_clip_share", *contract.OWN["verl"]} == algorithm.verl_shares.keys() <= found.keys()
+    assert {share for share in values if "clipfrac" in share} >= {
+        share for share in algorithm.verl_shares.values() if isinstance(share, str)
+    }

@@ -36,6 +36,7 @@ MEASURED = {
     "verl": STEP,
     "sampling": SAMPLING,
     "vllm": (*SAMPLING, "ead/integrations/vllm/*.py"),
+    "vllm_versions": ("ead/schedule.py", "ead/rules.py", "ead/integrations/vllm/*.py"),
     "memory": (*SAMPLING, "reproduction/sampling/policy.py"),
     "analysis": ("ead/metrics.py", "ead/statistics.py", "reproduction/evaluation/samples.py"),
     "grading": ("ead/verifier/*.py",),

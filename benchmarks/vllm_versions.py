@@ -16,6 +16,7 @@ from pathlib import Path
 import workload
 from against_vllm import OVERHEAD_SIZE, Variant, overhead, processor_share
 from arms import Arm, alternate, machine, versions
+from stamps import stamp
 
 JOB = {"batch": 256, "tokens": 32}
 
@@ -29,7 +30,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--output", type=Path, required=True, help="JSON file for the results")
     options = parser.parse_args()
-    found = {"machine": machine(options.threads), "job": JOB, "versions": {}}
+    about = {"machine": machine(options.threads), "code": stamp("vllm_versions")}
+    found = {**about, "job": JOB, "versions": {}}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         model = Path(folder) / "model"
         workload.write_model(model, OVERHEAD_SIZE)

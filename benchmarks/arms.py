@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from reproduction.config import REPOSITORY
-
+# Not from the project: an arm's environment may have the package ead alone.
+REPOSITORY = Path(__file__).resolve().parents[1]
 Measured = dict[str, float]
 
 

@@ -383,12 +383,17 @@ def part_of_stage(part, trial: Trial, evaluation_dataset: str, stage: Stage):
     count = STEPS * trial.run.training.prompts  # each is asked once, the longest among them
     training, validation = shared / f"training_{count}.parquet", shared / "validation.parquet"
     manifest = shared / "model" / "manifest.json"
-    description = shared / "description"
+    description, learnt = shared / "description", shared / "learnt.parquet"
 
     def model() -> str:
         shared.mkdir(parents=True, exist_ok=True)
         with FileLock(shared / "lock"):  # cells of one model may come at once
             make()
+            if not training.exists():
+                few = choose_rows(
+                    read_dataset(learnt), Tokenizer(manifest.parent), count, longest=2, seed=stage.root_seed
+                )
+                write_dataset(few.to_dict("records"), training)
         differences = load_json(manifest)["source"]["differences"]
         return "; ".join(["real tokenizer and configuration", *differences])
 
@@ -398,11 +403,10 @@ def part_of_stage(part, trial: Trial, evaluation_dataset: str, stage: Stage):
                 description
             ) as new:  # the tokenizer comes first: it says which prompts are long
                 write_description(source, entry, new, table=table, tokenizers=stage.tokenizers)
-            tokenizer, frame = Tokenizer(description), read_dataset(dataset)
-            rows = choose_rows(frame, tokenizer, 8, longest=2, seed=stage.root_seed)
-            for asked in (4, 8):
-                few = choose_rows(rows, tokenizer, asked, longest=2, seed=stage.root_seed)
-                write_dataset(few.to_dict("records"), shared / f"training_{asked}.parquet")
+            rows = choose_rows(
+                read_dataset(dataset), Tokenizer(description), 8, longest=2, seed=stage.root_seed
+            )
+            write_dataset(rows.to_dict("records"), learnt)
             held_out = read_dataset(stage.datasets[stage.scale.datasets[evaluation_dataset].source])
             write_dataset(held_out.head(EVALUATED_PROBLEMS).to_dict("records"), validation)
             made = make_stand_in(

@@ -5,6 +5,7 @@ Engine, scheduler and sampler run in this one process, so that its CPU time is a
 """
 
 import argparse
+import json
 import os
 import time
 from collections import Counter
@@ -60,7 +61,7 @@ def sample(engine: LLM, job: SamplingJob, instrumented: bool) -> Measured:
         ignore_eos=True,
         detokenize=False,
         temperature=1.0 if job.annealed else job.temperature,
-        extra_args={"ead": job.schedule.to_dict()} if job.annealed else None,
+        extra_args={"ead": json.dumps(job.schedule.to_dict())} if job.annealed else None,
     )
     found: Measured = {}
     if instrumented:

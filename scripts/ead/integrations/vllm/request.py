@@ -61,15 +61,8 @@ def requested_schedule(params: "SamplingParams") -> tuple[Schedule, int, int] | 
         )
     if extra_args.get(_KEY) is None:
         return None
-    config = dict(_plain_data(extra_args[_KEY]))
-    position = config.pop("position", 0)
-    if type(position) is not int or not 0 <= position <= _LAST_POSITION:
-        raise ValueError(f"ead: position is {position!r}, allowed: an integer from 0 to {_LAST_POSITION}")
-    described = tuple(chain.from_iterable(config.items()))
-    try:
-        schedule, step = _schedule_and_step(*described)
-    except TypeError:  # some value has no hash: a list of a schedule, or a mistake that the schedule names
-        schedule, step = _schedule_and_step.__wrapped__(*described)
+    asked = extra_args[_KEY]
+    schedule, step, position = _of_text(asked) if isinstance(asked, str) else _of_data(asked)
     if not is_greedy(params):
         _check_neighbours(params)
     return schedule, step, position
@@ -95,6 +88,35 @@ def _check_neighbours(params: "SamplingParams") -> None:
         )
 
 
+def _of_data(data: Any) -> tuple[Schedule, int, int]:
+    if not isinstance(data, Mapping):
+        raise ValueError(
+            f"ead: found {type(data).__name__}, allowed: a schedule as a mapping or as the JSON text of one"
+        )
+    config = dict(data)
+    position = config.pop("position", 0)
+    if type(position) is not int or not 0 <= position <= _LAST_POSITION:
+        raise ValueError(f"ead: position is {position!r}, allowed: an integer from 0 to {_LAST_POSITION}")
+    described = tuple(chain.from_iterable(config.items()))
+    try:
+        schedule, step = _schedule_and_step(*described)
+    except TypeError:  # some value has no hash: a list of a schedule, or a mistake that the schedule names
+        schedule, step = _schedule_and_step.__wrapped__(*described)
+    return schedule, step, position
+
+
+@lru_cache(maxsize=1024)
+def _of_text(text: str) -> tuple[Schedule, int, int]:
+    """Read ``text`` once for all requests that say the same."""
+    if len(text) > _LONGEST_TEXT:
+        raise ValueError(f"ead: the JSON text has {len(text)} characters, allowed: {_LONGEST_TEXT}")
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"ead: not valid JSON: {error}") from error
+    return _of_data(data)
+
+
 @lru_cache(maxsize=1024, typed=True)  # typed: True is no step, though it equals 1
 def _schedule_and_step(*described: Any) -> tuple[Schedule, int]:
     """Read ``described``, keys and values in turn, once for all requests that say the same."""
@@ -108,21 +130,6 @@ def _schedule_and_step(*described: Any) -> tuple[Schedule, int]:
     if highest > float(np.finfo(np.float32).max):
         raise ValueError(f"ead: the highest temperature is {highest}, beyond the range of float32")
     return schedule, step
-
-
-def _plain_data(value: Any) -> Mapping[str, Any]:
-    if isinstance(value, str):
-        if len(value) > _LONGEST_TEXT:
-            raise ValueError(f"ead: the JSON text has {len(value)} characters, allowed: {_LONGEST_TEXT}")
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"ead: not valid JSON: {error}") from error
-    if not isinstance(value, Mapping):
-        raise ValueError(
-            f"ead: found {type(value).__name__}, allowed: a schedule as a mapping or as the JSON text of one"
-        )
-    return value
 
 
 class RuleTable:

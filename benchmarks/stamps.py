@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from reproduction.config import REPOSITORY
-from reproduction.files import write_text
+from reproduction.files import put_between, write_text
 from reproduction.versions import code_version
 
 SCRIPTS = REPOSITORY / "scripts"
 RECORDS = REPOSITORY / "docs" / "records" / "speed"
-BEGIN, END = "<!-- records: make stamps -->", "<!-- end of records -->"
 
 SAMPLING = ("ead/schedule.py", "reproduction/models/transformer.py", "reproduction/sampling/generate.py")
 STEP = (
@@ -100,9 +99,7 @@ def table(records: Path = RECORDS, scripts: Path = SCRIPTS) -> str:
 
 def with_table(page: str) -> str:
     """Return the page with today's table between its marks."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
+    return put_between(page, "records", "make stamps", table())
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from reproduction.cluster.resources import Need, Needs, Resources, load_resource
 from reproduction.config import WORKFLOW, Configuration, ConfigurationError, Scale
 from reproduction.config.runs import AXES, RunConfiguration, expand_all
 from reproduction.figures import load_experiments
+from reproduction.files import put_between
 from reproduction.plan import read_plan
 from reproduction.rehearsal import reports as preflights
 
@@ -337,9 +338,7 @@ def render_plans() -> str:
 def with_tables(page: str) -> str:
     """Return docs/paper_scale.md with its tables as they are now, between the comments that mark them."""
     for name, text in (("plans", render_plans()), ("hours", render_paper_hours())):
-        first, last = f"<!-- {name}, by make config -->", f"<!-- end of {name} -->"
-        head, rest = page.split(first)
-        page = f"{head}{first}\n\n{text}\n\n{last}{rest.split(last)[1]}"
+        page = put_between(page, name, "make config", text)
     return page
 
 

@@ -75,6 +75,19 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
+def put_between(page: str, name: str, command: str, text: str) -> str:
+    """Return ``page`` with ``text`` between the two comments that mark the place that ``command`` writes.
+
+    Raises ValueError where the page lacks one of them.
+    """
+    first, last = f"<!-- {name}, by `{command}` -->", f"<!-- end of {name} -->"
+    before, found, rest = page.partition(first)
+    _, ended, after = rest.partition(last)
+    if not (found and ended):
+        raise ValueError(f"the page lacks {first!r} ... {last!r}, between which `{command}` writes")
+    return f"{before}{first}\n\n{text}\n\n{last}{after}"
+
+
 def load_json(path: str | Path) -> Any:
     """Return what a file in UTF-8 holds as JSON."""
     return json.loads(Path(path).read_text(encoding="utf-8"))

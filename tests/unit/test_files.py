@@ -9,6 +9,7 @@ import pytest
 from reproduction.files import (
     atomic_directory,
     atomic_path,
+    put_between,
     sha256_of_file,
     write_json,
     write_parquet,
@@ -67,3 +68,12 @@ def test_parquet_and_checksums(tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "frame.parquet"), frame.reset_index(drop=True))
     write_text(tmp_path / "abc", "abc")
     assert sha256_of_file(tmp_path / "abc").startswith("ba7816bf8f01cfea")
+
+
+def test_text_is_put_between_the_marks_and_nowhere_else():
+    first, last = "<!-- hours, by `make config` -->", "<!-- end of hours -->"
+    page = f"a\n{first}\nold\n{last}\nb"
+    assert put_between(page, "hours", "make config", "new") == f"a\n{first}\n\nnew\n\n{last}\nb"
+    for lacking in ("a\n", f"a\n{first}\n", f"{last}\n{first}"):
+        with pytest.raises(ValueError, match="the page lacks '<!-- hours, by `make config` -->'"):
+            put_between(lacking, "hours", "make config", "new")

@@ -10,6 +10,9 @@ from PIL import Image
 
 from reproduction.claims import load_claims
 from reproduction.config import REPOSITORY
+from reproduction.files import put_between
+from reproduction.report import gallery as gallery_of_run
+from reproduction.report.gallery import pages, pictures
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 import make_gallery
@@ -51,11 +54,11 @@ def rows(seeds: int = 3, **verdicts) -> list[dict]:
         for name, claim in DECLARED.claims.items()
         for reading in claim.readings
     ]
-    return make_gallery.ruled(pd.DataFrame(table), DECLARED, RUN | {"seeds": list(range(seeds))})
+    return pages.ruled(pd.DataFrame(table), DECLARED, RUN | {"seeds": list(range(seeds))})
 
 
 def test_the_summary_names_the_scale_and_counts_every_reading():
-    text = make_gallery.summary(RUN, rows(C03_released="inconclusive", C19_printed="not reproduced"))
+    text = pages.summary(RUN, rows(C03_released="inconclusive", C19_printed="not reproduced"))
     said = " ".join(text.split())
     assert "`cpu` scale (two CPU cores; 3 training seeds)" in said
     assert "With the formula as printed, C03 and C04 are reproduced." in said
@@ -78,14 +81,14 @@ def test_the_rule_on_seeds_turns_verdicts_on_trainings_to_inconclusive_and_no_ot
         else:
             assert row["verdict_in_full"] == row["verdict"] == row["was"]
     assert next(row for row in found if row["id"] == "C03")["was"] == "not reproduced"
-    page = make_gallery.page(RUN | {"seeds": [0]}, found, DECLARED, [])
+    page = pages.page(RUN | {"seeds": [0]}, found, DECLARED, [])
     changed = sum(row["was"] == "reproduced" and row["verdict"] == "inconclusive" for row in found) + 1
     assert f"It turns {changed} of {len(found)} verdicts to inconclusive" in page
-    assert "rule on seeds came after the run" in make_gallery.summary(RUN | {"seeds": [0]}, found)
+    assert "rule on seeds came after the run" in pages.summary(RUN | {"seeds": [0]}, found)
 
 
 def test_the_readings_of_a_claim_stand_side_by_side():
-    page = make_gallery.page(
+    page = pages.page(
         RUN, rows(C03_released="not reproduced", C12_mirrored="inconclusive"), DECLARED, []
     )
     (line,) = (line for line in page.splitlines() if line.startswith("| C03"))
@@ -103,27 +106,20 @@ def test_the_readings_of_a_claim_stand_side_by_side():
 def test_the_committed_pages_are_those_of_the_committed_verdicts():
     gallery = REPOSITORY / "reports" / "gallery"
     run = json.loads((gallery / "run.json").read_text(encoding="utf-8"))
-    found = make_gallery.ruled(pd.read_csv(gallery / "claims.csv"), DECLARED, run)
+    found = pages.ruled(pd.read_csv(gallery / "claims.csv"), DECLARED, run)
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert make_gallery.put(make_gallery.summary(run, found), readme) == readme
-    table = make_gallery.page(run, found, DECLARED, []).partition("## Figures")[0]
+    assert put_between(readme, "verdicts", "make gallery", pages.summary(run, found)) == readme
+    table = pages.page(run, found, DECLARED, []).partition("## Figures")[0]
     assert (gallery / "README.md").read_text(encoding="utf-8").startswith(table)
 
 
-def test_text_is_put_between_the_marks_and_nowhere_else():
-    first, last = make_gallery.MARKS
-    assert make_gallery.put("new", f"a\n{first}\nold\n{last}\nb") == f"a\n{first}\n\nnew\n\n{last}\nb"
-    with pytest.raises(ValueError, match="README lacks"):
-        make_gallery.put("new", f"a\n{first}\n")
-
-
 def test_the_schedule_is_drawn_small_enough_to_commit(tmp_path):
-    make_gallery.draw_schedule(tmp_path / "schedule.png")
-    assert 10_000 < (tmp_path / "schedule.png").stat().st_size < make_gallery.MAX_BYTES
+    pictures.draw_schedule(tmp_path / "schedule.png")
+    assert 10_000 < (tmp_path / "schedule.png").stat().st_size < pictures.MAX_BYTES
 
 
 def test_a_picture_of_an_earlier_run_says_so():
-    page = make_gallery.page(RUN, rows(), DECLARED, [("fig04", "Curves"), ("real_lm_fig01", "Entropy")])
+    page = pages.page(RUN, rows(), DECLARED, [("fig04", "Curves"), ("real_lm_fig01", "Entropy")])
     _, drawn, earlier = page.split("\n### ")
     assert drawn.startswith("fig04") and "Not of this run" not in drawn
     assert earlier.startswith("real_lm_fig01") and "Not of this run" in earlier
@@ -148,22 +144,22 @@ def test_the_ranking_of_rivals_is_a_table_with_the_best_first():
         for metric in ("pass_at_k", "pass_at_1")
     ]
     table.append(["late", *[None] * 9, "not run"])
-    lines = make_gallery.ranking(
+    lines = pages.ranking(
         pd.DataFrame(table, columns=head), {"control": "τ = 1", "rival": "R", "late": "L"}, "control"
     )
     assert "Pass@16 (%)" in lines[0] and lines[1].count("---") == 7
     assert lines[2].startswith("| R | 65.0 | 5.0 [1.0, 9.0], p = 0.012 |")
     assert lines[3] == "| τ = 1 | 60.0 | control | control | 60.0 | control | control |"
     assert "Not run: L." in lines
-    page = make_gallery.page(RUN, rows(), DECLARED, [("rivals", "Rivals")], {"rivals": lines})
+    page = pages.page(RUN, rows(), DECLARED, [("rivals", "Rivals")], {"rivals": lines})
     assert lines[2] in page and "Not of this run" not in page
     assert "beside an earlier run" in page
-    page = make_gallery.page(RUN | {"asked_by_name": ["rivals"]}, rows(), DECLARED, [("rivals", "Rivals")])
+    page = pages.page(RUN | {"asked_by_name": ["rivals"]}, rows(), DECLARED, [("rivals", "Rivals")])
     assert "beside the run" in page
     late = pd.DataFrame(table[-1:], columns=head)
-    assert make_gallery.ranking(late, {}, "control") == ["Not run: late.", ""]
+    assert pages.ranking(late, {}, "control") == ["Not run: late.", ""]
     alone = pd.DataFrame(table[4:], columns=head).assign(difference=float("nan"))
-    assert make_gallery.ranking(alone, {}, "control")[2] == "| rival | 65.0 | – | – | 65.0 | – | – |"
+    assert pages.ranking(alone, {}, "control")[2] == "| rival | 65.0 | – | – | 65.0 | – | – |"
 
 
 RIVALS = (
@@ -203,7 +199,7 @@ def made(tmp_path_factory):
     (reports / "figures" / "rivals_tuning.csv").write_text(TUNING)
     for name in ("fig04.png", "rivals.png"):
         Image.new("RGB", (9, 9)).save(reports / "figures" / name)
-    make_gallery.make(reports, gallery, None)
+    gallery_of_run.make(reports, gallery, None)
     return folder
 
 
@@ -219,7 +215,7 @@ def test_a_gallery_that_is_made_again_is_the_same(world):
         assert words in page
     run = json.loads((world / "gallery" / "run.json").read_text())
     assert run["commit"] == "abc" and run["asked_by_name"] == ["rivals_tuning", "rivals"]
-    make_gallery.make(None, world / "gallery", None)
+    gallery_of_run.make(None, world / "gallery", None)
     assert (world / "gallery" / "README.md").read_text() == page
 
 
@@ -324,7 +320,7 @@ def test_a_missing_file_and_a_readme_without_marks_are_named_before_anything_is_
     given = ["--reports", str(world / "reports"), "--gallery", str(world / "gallery")]
     monkeypatch.setattr(sys, "argv", ["make_gallery.py", *given, "--readme", str(world / "README.md")])
     assert make_gallery.main() == 1
-    assert "the README lacks" in capsys.readouterr().err
+    assert "the page lacks" in capsys.readouterr().err
     (world / "reports" / "claims.json").unlink()
     assert make_gallery.main() == 1
     assert "claims.json: no such file\nNothing was written. `make reproduce`" in capsys.readouterr().err

@@ -11,8 +11,9 @@ A request asks for EAD with ``extra_args["ead"]``: a schedule as plain data (``S
     SamplingParams(temperature=1.0, extra_args={"ead": {**Annealed().to_dict(), "step": 120}})
 
 The OpenAI-compatible server takes the same data as a JSON string, because ``vllm_xargs`` holds no nested
-objects: ``{"temperature": 1.0, "vllm_xargs": {"ead": "{\\"kind\\": \\"annealed\\", \\"step\\": 120}"}}``. ``extra_args``
-takes such a string too. It is the cheaper form for many short requests: vLLM copies a mapping for each of them.
+objects: ``{"temperature": 1.0, "vllm_xargs": {"ead": "{\\"kind\\": \\"annealed\\", \\"step\\": 120}"}}``.
+``extra_args`` takes such a string too. It is the cheaper form for many short requests, because vLLM copies a mapping
+for each of them.
 
 Runners. vLLM has two model runners with an interface each, and this class serves both. Up to 0.30, and wherever
 Triton is missing, only the first (V1) takes logits processors. From 0.31 on, the second (V2) is the default wherever

@@ -88,9 +88,7 @@ def test_the_rule_on_seeds_turns_verdicts_on_trainings_to_inconclusive_and_no_ot
 
 
 def test_the_readings_of_a_claim_stand_side_by_side():
-    page = pages.page(
-        RUN, rows(C03_released="not reproduced", C12_mirrored="inconclusive"), DECLARED, []
-    )
+    page = pages.page(RUN, rows(C03_released="not reproduced", C12_mirrored="inconclusive"), DECLARED, [])
     (line,) = (line for line in page.splitlines() if line.startswith("| C03"))
     number, claim, printed, released, greedy, other = (cell.strip() for cell in line.strip("|").split("|"))
     assert "115k-parameter model (tiny) in the role of Llama-3.2-1B-Instruct" in claim

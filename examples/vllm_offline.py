@@ -1,4 +1,5 @@
-"""EAD in vLLM, offline: python examples/vllm_offline.py MODEL (a folder or a hub name)."""
+"""EAD in vLLM, offline: python examples/vllm_offline.py MODEL (a folder or a hub name).
+With the CPU build, set VLLM_CPU_KVCACHE_SPACE=1 (docs/hosts.md)."""
 
 import sys
 

@@ -1,6 +1,7 @@
 """EAD through vLLM's OpenAI-compatible server. In another shell:
 vllm serve MODEL --host 127.0.0.1 --generation-config vllm --logprobs-mode processed_logprobs
-(without --generation-config vllm the model's own penalties and filters are in every request that sets none)
+(without --generation-config vllm the model's own penalties and filters are in every request that sets none; with the
+CPU build the command is another: docs/hosts.md)
 Then: python examples/vllm_server.py http://127.0.0.1:8000/v1"""
 
 import json

@@ -126,6 +126,10 @@ def need_of(job: PlannedJob, needs: Needs, runs: Mapping[str, RunConfiguration])
     """Return what ``job`` needs, as its rule says to Slurm."""
     if job.rule == "train":
         return needs.train(runs[job.wildcards["run"]])
+    if job.rule == "preflight_model":
+        of_model = [run for run in runs.values() if run.model == job.wildcards["checked_model"]]
+        (run,) = preflights.chosen(of_model, needs.scale.rollouts).values()
+        return needs.preflight(run)
     if job.rule == "evaluate_run":
         return needs.evaluate_run(runs[job.wildcards["run"]])
     if job.rule == "evaluate_model":

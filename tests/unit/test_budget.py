@@ -11,6 +11,7 @@ from reproduction.budget import (
     cost,
     duration,
     gpu_hours,
+    need_of,
     plan,
     summary,
     timetable,
@@ -20,6 +21,8 @@ from reproduction.cluster.resources import Needs, load_resources
 from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_scale
 from reproduction.config.runs import expand
 from reproduction.figures import load_experiments
+from reproduction.plan import read_plan
+from reproduction.rehearsal import reports as preflights
 
 
 def job(seconds, gpus=0, before=(), cores=1, size=0, scratch=0, freed=0):
@@ -182,3 +185,14 @@ def test_hot_runs_cost_more_and_only_they():
 def test_an_unknown_target_says_so(configuration):
     with pytest.raises(PlanningFailed, match="fig99"):
         plan(configuration, ["fig99"])
+
+
+def test_a_preflight_asks_for_the_gpus_of_a_training_but_not_for_its_time():
+    paper = read_plan({"scale": "paper"})
+    for model, run in preflights.chosen(paper.runs.values(), paper.scale.rollouts).items():
+        planned = PlannedJob("preflight_model", {"checked_model": model}, (), (), None, 1, 0)
+        need, training = need_of(planned, paper.estimates, paper.runs), paper.estimates.train(run)
+        assert (need.gpus, need.nodes, need.memory_mb) == (training.gpus, training.nodes, training.memory_mb)
+        step_s = (training.expected_s - paper.estimates.table.startup_s) / run.training.steps
+        assert need.expected_s > 3 * step_s, "the second of two steps is taken twice"
+        assert need.minutes < training.minutes / 8, model

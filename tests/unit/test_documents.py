@@ -249,8 +249,13 @@ def filled_in(part: ast.expr) -> str:
     return "'…'" if part.conversion == ord("r") else "…"
 
 
-# Not the project's own: pydantic's and Snakemake's.
-OTHERS = {"Input should be …": "pydantic", "Directory cannot be locked": "snakemake/exceptions.py"}
+# Not the project's own, and whose they are.
+OTHERS = {
+    "Input should be …": "pydantic",
+    "Directory cannot be locked": "snakemake/exceptions.py",
+    "Available memory on node … is less than desired CPU memory utilization": "vLLM's CPU worker",
+    "No package metadata was found for vllm": "importlib.metadata, from vLLM's command",
+}
 
 
 def test_every_quoted_message_is_one_that_the_code_raises():

@@ -141,7 +141,8 @@ if scale.engine == "verl":
         threads: 1
         resources:
             **needs(
-                "train", lambda wildcards: estimates.train(preflight_run(wildcards))
+                "preflight_model",
+                lambda wildcards: estimates.preflight(preflight_run(wildcards)),
             ),
         params:
             run=lambda wildcards: preflight_run(wildcards).to_json(),

@@ -117,7 +117,9 @@ class Verifier:
             for package in ("math_verify", "psutil"):
                 if importlib.util.find_spec(package) is None:
                     raise ModuleNotFoundError(
-                        f"{package} is not installed: pip install 'ead[verifier]'", name=package
+                        f"{package} is not installed: pip install 'math-verify[antlr4_13_2]<0.10' psutil (beside "
+                        "verl: antlr4_9_3)",
+                        name=package,
                     )
         self.timeout_s = timeout_s
         self.workers = workers

@@ -253,6 +253,8 @@ def load_resources(path: Path = RESOURCES_FILE) -> Resources:
 # counted in vLLM's sampler (temperature, log-softmax, softmax, noise, division, maximum; each reads, most write).
 LOGIT_BYTES, LOGIT_PASSES = 4 * 151_936, 10
 HOT = 1.1  # fixed temperatures above this are 1.2 in the paper: 7 to 9 nats at step 0 (Figure 6)
+# A preflight: steps of its training, one of them begun twice, and problems of its evaluation.
+PREFLIGHT_STEPS, PREFLIGHT_PROBLEMS = 2, 16
 BYTES_PER_TOKEN = 4.3  # of an evaluation's samples, compressed; measured on 30 files of the mini scale
 
 
@@ -309,6 +311,22 @@ class Needs:
             scratch_bytes=0 if self.table.state_stays else state,
         )
 
+    def preflight(self, run: RunConfiguration) -> Need:
+        """The check of a run at full size: its first steps, a kill within the second, a resume, an evaluation.
+
+        Nothing is measured yet, and an attempt that runs out of time begins anew: twice the usual limit.
+        """
+        model, evaluation = self._model(run.model), self.scale.evaluation_of(run.model)
+        longest = run.training.max_new_tokens
+        mean = longest if _is_hot(run) and self.table.hot_steps else self._response(longest, model)
+        evaluated = self._evaluate(run.model, evaluation, PREFLIGHT_STEPS, limit=PREFLIGHT_PROBLEMS)
+        seconds = (PREFLIGHT_STEPS + 1) * self._step_s(run, mean)
+        seconds += self.table.startup_s + evaluated.expected_s  # the resumed start, and the evaluation's
+        state = round(model.parameters * self.table.state_bytes_per_parameter)
+        checkpoints = PREFLIGHT_STEPS * self._checkpoint(model)
+        need = self._need(model.train, seconds, 0, scratch_bytes=state + checkpoints)
+        return need.model_copy(update={"minutes": 2 * need.minutes})
+
     def _step_s(self, run: RunConfiguration, mean: float) -> float:
         """Seconds of a training step whose responses have ``mean`` tokens."""
         model, training, table = self._model(run.model), run.training, self.table
@@ -357,13 +375,15 @@ class Needs:
         """The samples of a model as it comes."""
         if model not in self._role_of:  # the real language model beside the paper's
             return self.rule("evaluate_model")
-        return self._evaluate(model, self.scale.evaluation_of(model), 1, freed=0)
+        return self._evaluate(model, self.scale.evaluation_of(model), 1)
 
-    def _evaluate(self, name: str, evaluation: Evaluation, checkpoints: int, *, freed: int) -> Need:
+    def _evaluate(
+        self, name: str, evaluation: Evaluation, checkpoints: int, *, freed: int = 0, limit: int | None = None
+    ) -> Need:
         model = self._model(name)
         decoders = [*evaluation.decoders * checkpoints, *evaluation.final_decoders]
         problems = self.table.problems_of.get(evaluation.dataset, self.table.problems)
-        limit = self.scale.datasets[evaluation.dataset].limit or problems
+        limit = limit or self.scale.datasets[evaluation.dataset].limit or problems
         mean = self._response(evaluation.max_new_tokens, model)
 
         def seconds_of(decoder: str) -> float:

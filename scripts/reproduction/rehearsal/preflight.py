@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
+from reproduction.cluster.resources import PREFLIGHT_PROBLEMS, PREFLIGHT_STEPS
 from reproduction.config import EvaluationRequest, Verl
 from reproduction.config.runs import RunConfiguration
 from reproduction.data import read_dataset
@@ -30,9 +31,7 @@ from reproduction.rehearsal.reports import Line, Report
 from reproduction.tasks.grading import problems_of
 from reproduction.training import records
 
-STEPS = 2
 TIMEOUT_S = 5400.0
-PROBLEMS = 16  # of the evaluation, each with all its samples
 GIB = 2**30
 MODULES = ("torch", "transformers", "ray", "vllm", "verl", "ead")
 _PARTS = ("sampling_seconds", "logprobs_seconds", "reference_seconds", "update_seconds")
@@ -52,7 +51,11 @@ def check(
 ) -> Report:
     """Try everything in order; stop at the first part that fails, since what follows would rest on it."""
     short = run.training.model_copy(
-        update={"steps": STEPS, "checkpoint_every": 1, "warmup_steps": min(run.training.warmup_steps, STEPS)}
+        update={
+            "steps": PREFLIGHT_STEPS,
+            "checkpoint_every": 1,
+            "warmup_steps": min(run.training.warmup_steps, PREFLIGHT_STEPS),
+        }
     )
     run = run.model_copy(update={"training": short})
     machine = machine.model_copy(update={"dump_every": 1, "validate_every": None})
@@ -61,7 +64,7 @@ def check(
     folder.mkdir(parents=True)
     rows, prompts = folder / "training.parquet", folder / "validation.parquet"
     exercise = Exercise(run, machine, model, rows, prompts, scale, folder, TIMEOUT_S)
-    request = request.model_copy(update={"limit": PROBLEMS})
+    request = request.model_copy(update={"limit": PREFLIGHT_PROBLEMS})
     with peak_memory(machine) as peak:
         for name, act, advice in (
             *_surroundings(machine, folder, scratch_bytes),
@@ -156,12 +159,12 @@ def _evidence(exercise: Exercise) -> list[Part]:
 
 def _longest_rows(exercise: Exercise, dataset: Path, validation: Path) -> str:
     """Write what the steps train on, the longest prompts among it, and what is evaluated."""
-    count = STEPS * exercise.run.training.prompts
+    count = PREFLIGHT_STEPS * exercise.run.training.prompts
     frame = read_dataset(dataset)
     longest, tokenizer = min(count, 200), Tokenizer(exercise.model.parent)
     kept = choose_rows(frame, tokenizer, count, longest=longest, seed=exercise.run.root_seed)
     write_dataset(kept.to_dict("records"), exercise.dataset)
-    write_dataset(read_dataset(validation).head(PROBLEMS).to_dict("records"), exercise.validation)
+    write_dataset(read_dataset(validation).head(PREFLIGHT_PROBLEMS).to_dict("records"), exercise.validation)
     return f"{count} of {len(frame)} problems, the longest prompts among them"
 
 
@@ -170,8 +173,10 @@ def _evaluate(exercise: Exercise, request: EvaluationRequest, report: Report) ->
     exercise.evaluate(request)
     report.measured["evaluation_s"] = time.monotonic() - began
     every, last = list(request.decoders), [*request.decoders, *request.final_decoders]
-    decoders = {step: last if step == STEPS else every for step in exercise.run.training.checkpoints}
-    problems = min(PROBLEMS, len(read_dataset(exercise.validation)))
+    decoders = {
+        step: last if step == PREFLIGHT_STEPS else every for step in exercise.run.training.checkpoints
+    }
+    problems = min(PREFLIGHT_PROBLEMS, len(read_dataset(exercise.validation)))
     return checks.evaluated(exercise.evaluation, decoders, problems, request.samples)
 
 

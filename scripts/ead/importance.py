@@ -8,6 +8,7 @@ All tensors have shape ``[batch, response]``; ``mask`` is true (or 1) at respons
 the mask never matters, not even an infinity or a NaN.
 """
 
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -204,7 +205,7 @@ def _weight(log_ratio: torch.Tensor, cap: float | None) -> torch.Tensor:
 
 
 def _check(cap: float | None, level: str) -> None:
-    if cap is not None and not cap > 0:
+    if cap is not None and (isinstance(cap, bool) or not isinstance(cap, Real) or not cap > 0):
         raise ValueError(f"cap must be greater than 0 or None, found {cap!r}")
     if level not in ("token", "sequence"):
         raise ValueError(f"level must be one of token, sequence, found {level!r}")

@@ -12,7 +12,8 @@ positions into temperatures, for numpy arrays and for tensors on a device: the o
 :class:`ScheduleTable` evaluates a batch that mixes them.
 
 A formula of your own is one class, named in :data:`KINDS`. It gives ``parameters``, ``curve`` and ``bounds``, and each
-of its fields that counts tokens or training steps says so (:func:`measured`), so that a scale can convert it.
+of its fields that counts tokens or training steps says so (:func:`measured`), so that a scale can convert it. No field
+is called one of :data:`BESIDE`.
 
 A sampler whose temperature or support depends on the logits (:class:`OfLogits`) is a schedule of the position, its
 ``base``, and a rule of :mod:`ead.rules` on top. What samples asks for ``rule``; where it is None, nothing but the row
@@ -39,6 +40,9 @@ ORIGINS = ("response", "start")
 
 UNITS = ("length", "length/steps", "steps", "start")
 """What a field can be measured in: tokens, tokens per training step, steps, or the template's length in tokens."""
+
+BESIDE = ("step", "position")
+"""What requests to a host say beside the fields of a schedule, in the same mapping."""
 
 _LARGEST_FLOAT = sys.float_info.max
 _LARGEST_EXPONENT = 700.0  # exp(700) is finite in float64 and beyond every ceiling
@@ -87,6 +91,14 @@ class Schedule:
 
     rule: ClassVar[rules.Rule | None] = None
     """What is done with the logits, of :mod:`ead.rules`; None: they are divided by the temperature."""
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        taken = [name for name in BESIDE if name in cls.__dict__.get("__annotations__", {})]
+        if taken:
+            raise TypeError(
+                f"{cls.__name__}: a field cannot be called {taken[0]!r}: requests say theirs beside it"
+            )
 
     @property
     def by_position(self) -> "Schedule":
@@ -187,6 +199,7 @@ class StepAware(Schedule):
         for name in ("tau_max", "tau_min", "d0", "alpha", "d_max"):
             _set_float(self, name)
         object.__setattr__(self, "start", _integer("start", self.start))
+        _require(self.start < 2**31, "start", self.start, "less than 2**31")
         _require(self.tau_min > 0, "tau_min", self.tau_min, "greater than 0")
         _require(self.tau_max >= self.tau_min, "tau_max", self.tau_max, f"at least tau_min = {self.tau_min}")
         _require(self.d0 > 0, "d0", self.d0, "greater than 0")
@@ -208,7 +221,8 @@ class StepAware(Schedule):
         # Compared before multiplied: a step too large for a float is still a valid step.
         if self.alpha > 0 and step >= (self.d_max - self.d0) / self.alpha:
             return self.d_max
-        return min(self.d0 + self.alpha * step, self.d_max) if self.alpha > 0 else self.d0
+        # A growth so slow that no step brings it there leaves the rate at its bounds.
+        return min(self.d0 + self.alpha * min(step, 2**1000), self.d_max) if self.alpha > 0 else self.d0
 
     @property
     def _counted_from(self) -> int:
@@ -463,7 +477,7 @@ class Switched(Schedule):
                     raise ValueError(f"{name}: {error}") from error
                 object.__setattr__(self, name, part)
             _require_plain(name, part)
-        tokens = self.tokens if isinstance(self.tokens, Sequence) else [self.tokens]
+        tokens = self.tokens if isinstance(self.tokens, (Sequence, np.ndarray)) else [self.tokens]
         if isinstance(tokens, str) or not 1 <= len(tokens) <= _MOST_POINTS:
             raise ValueError(f"tokens must be a list of 1 to {_MOST_POINTS} token ids, found {self.tokens!r}")
         object.__setattr__(self, "tokens", tuple(_integer("tokens", token) for token in tokens))
@@ -526,7 +540,8 @@ class BySteps(Schedule):
             _require(getattr(self, name) > 0, name, getattr(self, name), "greater than 0")
 
     def parameters(self, step: int = 0) -> np.ndarray:
-        share = min(_integer("step", step) / self.steps, 1.0)
+        step = _integer("step", step)
+        share = step / self.steps if step < self.steps else 1.0  # a step may be too large for a float
         return Fixed(self.tau_first * (1 - share) + self.tau_last * share).parameters()
 
     @property
@@ -571,6 +586,7 @@ class HeldEntropy(Schedule):
 
     def resolved(self, entropies: Sequence[float], vocabulary: int, steps: int) -> "Fixed":
         tau = self.tau
+        _require(vocabulary > 1, "vocabulary", vocabulary, "greater than 1")
         if len(entropies) < 2:
             return Fixed(tau)
         first = target = max(entropies[0], _LEAST_ENTROPY)
@@ -857,10 +873,11 @@ class ScheduleTable:
         return temperatures
 
 
-def from_config(config: Mapping[str, Any]) -> Schedule:
+def from_config(config: Mapping[str, Any], beside: Sequence[str] = ()) -> Schedule:
     """Build the schedule that ``config`` describes: ``kind``, one of :data:`KINDS`, and the fields of that kind.
 
-    Absent fields take their defaults.
+    Absent fields take their defaults, and a list becomes a tuple where the field is one. ``beside`` are keys that the
+    caller has taken out of the same mapping, for the message about an unknown one.
 
     Raises:
         ValueError: ``kind`` is absent or unknown, a key is unknown or missing, or a value is out of range.
@@ -874,7 +891,8 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
     allowed = {each.name: each for each in fields(KINDS[kind])}
     unknown = [key for key in values if key not in allowed]
     if unknown:
-        raise ValueError(f"schedule {kind}: unknown key {unknown[0]!r}, allowed: {', '.join(allowed)}")
+        named = ", ".join([*allowed, *beside])
+        raise ValueError(f"schedule {kind}: unknown key {unknown[0]!r}, allowed: {named}")
     missing = [
         name
         for name, each in allowed.items()
@@ -882,6 +900,9 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
     ]
     if missing:
         raise ValueError(f"schedule {kind}: the key {missing[0]!r} is missing")
+    for name, value in values.items():
+        if isinstance(value, list) and "tuple" in str(allowed[name].type):
+            values[name] = tuple(value)
     return KINDS[kind](**values)
 
 
@@ -891,7 +912,9 @@ def _positions(position: Any) -> np.ndarray:
         position = position.cpu()
     positions = np.asarray(position)
     if positions.dtype == object and positions.ndim == 0:
-        positions = np.asarray(float(_integer("position", position)))
+        position = _integer("position", position)
+        _require(position <= _LARGEST_FLOAT, "position", "a larger number", f"at most {_LARGEST_FLOAT}")
+        positions = np.asarray(float(position))
     elif not np.issubdtype(positions.dtype, np.integer):
         raise ValueError(f"position must be integers >= 0, found {positions.dtype}")
     if positions.size and positions.min() < 0:

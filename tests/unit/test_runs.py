@@ -8,6 +8,8 @@ import pytest
 from reproduction import config
 from reproduction.config import Configuration, ConfigurationError, Scale, load_scale
 from reproduction.config.runs import expand, expand_all, named, resolve
+from reproduction.config.scale import ScheduleUnits
+from reproduction.config.tables import convert_samplers
 from reproduction.figures import figures_of, load_experiments
 from reproduction.versions import code_version
 
@@ -270,3 +272,13 @@ def test_seeds_of_config_yaml_are_those_of_every_experiment():
     for choices in (asked, Configuration(scale="cpu"), Configuration(scale="gpu1")):
         again = Configuration(**choices.choices)
         assert (again.seeds, again.seeds_by_experiment) == (choices.seeds, choices.seeds_by_experiment)
+
+
+@pytest.mark.parametrize("start", [0, 200])
+def test_a_start_of_samplers_yaml_that_no_scale_would_keep_is_refused(start):
+    units = ScheduleUnits(length=0.04, steps=0.2, start=4)
+    own = {"early": {"label": "E", "schedule": {"kind": "annealed", "start": start}}}
+    with pytest.raises(ConfigurationError, match=f"early.schedule.start: found {start}, allowed: 10"):
+        convert_samplers(own, units)
+    own["early"]["schedule"]["start"] = 10
+    assert convert_samplers(own, units)["early"]["schedule"]["start"] == 4

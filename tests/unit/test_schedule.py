@@ -2,6 +2,8 @@
 
 import json
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,10 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ead.schedule import (
+    BESIDE,
+    KINDS,
     PARAMETERS,
     Annealed,
+    BySteps,
     Cosine,
     Fixed,
+    HeldEntropy,
     Linear,
     Piecewise,
     ReverseAnnealed,
@@ -21,6 +27,7 @@ from ead.schedule import (
     Switched,
     annealed_temperature,
     from_config,
+    measured,
 )
 
 TOLERANCE = 1e-12
@@ -362,3 +369,40 @@ def _fields(schedule):
     data = schedule.to_dict()
     del data["kind"]
     return data
+
+
+@pytest.mark.parametrize("name", ["step", "position"])
+def test_no_field_has_the_name_of_what_a_request_says_beside_it(name):
+    with pytest.raises(TypeError, match=f"Own: a field cannot be called '{name}'"):
+        type("Own", (Fixed,), {"__annotations__": {name: float}})
+
+
+def test_lists_of_plain_data_become_tuples_and_are_converted_number_by_number(monkeypatch):
+    @dataclass(frozen=True)
+    class Waves(Fixed):
+        kind: ClassVar[str] = "waves"
+        centers: tuple[float, ...] = measured("length", (3.0, 9.0))
+
+    monkeypatch.setitem(KINDS, Waves.kind, Waves)
+    read = from_config({"kind": "waves", "tau": 1, "centers": [1.0, 2.0, 4.0]})
+    assert read == Waves(1, centers=(1.0, 2.0, 4.0)) == from_config(json.loads(json.dumps(read.to_dict())))
+    assert hash(read) and read.converted(lambda unit, number: number * 3).centers == (3.0, 6.0, 12.0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: Annealed(start=10**400), "start must be less than"),
+        (lambda: HeldEntropy().resolved([1.0] * 5, 1, 10), "vocabulary must be greater than 1"),
+        (lambda: from_config({"kind": "fixed", "steps": 1}, BESIDE), "allowed: tau, step, position"),
+    ],
+)
+def test_values_too_large_or_small_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        wrong()
+
+
+def test_a_step_too_large_for_a_float_is_a_step():
+    assert BySteps().temperature(0, 10**400) == 0.8
+    assert Annealed(alpha=1e-310).temperature(0, 10**400) == 1.0
+    assert Switched(Fixed(1.0), Fixed(0.5), np.array([1, 2])).tokens == (1, 2)

@@ -136,6 +136,13 @@ def test_a_wrong_request_is_aborted_and_the_others_of_its_batch_go_on(aborted, p
     assert right.to_finish is None
 
 
+def test_a_prompt_that_another_server_has_read_is_refused(aborted):
+    request = Request(request_parameters(Fixed(0.5)))
+    request.decode_batch_idx = 1
+    assert divided_by(AnnealedTemperature(), request) == [1.0]
+    assert "another server has read the prompt" in request.to_finish[0]
+
+
 def test_speculative_decoding_is_refused(aborted):
     request = Request(request_parameters(Fixed(0.5)))
     assert divided_by(AnnealedTemperature(), request, request) == [1.0, 1.0]
@@ -147,6 +154,7 @@ def test_speculative_decoding_is_refused(aborted):
     [
         ({"schedule": SCHEDULE, "step": -1}, "step must be an integer >= 0"),
         ({"schedule": SCHEDULE, "position": -1}, "position must be at least 0"),
+        ({"schedule": Fixed(1e-300)}, "the lowest temperature is 1e-300, allowed: 0.01 or more"),
         ({"schedule": Switched(SCHEDULE, Fixed(1.0), [7])}, "a switched schedule needs the newest token"),
     ],
 )

@@ -10,7 +10,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -33,6 +35,31 @@ for _name, _value in SETTINGS.items():
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SERVER_START_S = 300
+
+
+@pytest.fixture
+def own_rules(monkeypatch) -> list:
+    """Schedules with rules of somebody's own, which take one number and three: logits divided by their sum."""
+    from ead import schedule
+
+    def divided(logits, temperature, numbers, position):
+        return logits / sum(numbers)
+
+    @dataclass(frozen=True)
+    class One(schedule.OfLogits):
+        kind: ClassVar[str] = "one"
+        rule: ClassVar = staticmethod(divided)
+        a: float = 2.0
+
+    @dataclass(frozen=True)
+    class Three(One):
+        kind: ClassVar[str] = "three"
+        b: float = 0.5
+        c: float = 0.25
+
+    for kind in (One, Three):
+        monkeypatch.setitem(schedule.KINDS, kind.kind, kind)
+    return [One(), Three()]
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient
 
 from ead import seeds
 from ead.integrations import verl as integration
@@ -101,6 +102,16 @@ def test_a_record_has_what_was_asked_and_what_came(monkeypatch, tmp_path):
     (line,) = map(json.loads, file.read_text().splitlines())
     assert line["extra_args"]["ead"]["step"] == line["step"] == 4
     assert (line["tokens"], line["logprobs"]) == ([2], [-0.5])
+
+
+def test_a_trainer_that_interrupts_responses_is_refused(monkeypatch):
+    agent = loop(monkeypatch, [], schedule=SCHEDULE)
+    agent.server_manager = object.__new__(FullyAsyncLLMServerClient)
+    with pytest.raises(ValueError, match="EAD needs verl's synchronous trainer"):
+        run(agent)
+    plain = loop(monkeypatch, [])
+    plain.server_manager = object.__new__(FullyAsyncLLMServerClient)
+    run(plain)  # it anneals nothing
 
 
 def test_a_prompt_that_is_too_long_is_refused(monkeypatch):

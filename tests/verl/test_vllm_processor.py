@@ -38,12 +38,18 @@ SCHEDULES = [
 PLAIN = [{"temperature": 1.0}, {"temperature": 0.6, "min_p": 0.1}, {"temperature": 0.0}]
 
 
-def processor(device="cpu", logits_processors=None, logprobs_mode="processed_logprobs"):
+def processors(count, device="cpu", logits_processors=None, logprobs_mode="processed_logprobs"):
+    """So many instances as one engine would construct them."""
     config = SimpleNamespace(
         scheduler_config=SimpleNamespace(max_num_seqs=ROWS, async_scheduling=False),
         model_config=SimpleNamespace(logits_processors=logits_processors, logprobs_mode=logprobs_mode),
     )
-    return AnnealedTemperature(config, torch.device(device), is_pin_memory=device != "cpu")
+    arguments = (config, torch.device(device))
+    return [AnnealedTemperature(*arguments, is_pin_memory=device != "cpu") for _ in range(count)]
+
+
+def processor(*arguments, **named):
+    return processors(1, *arguments, **named)[0]
 
 
 def sampling_params(ead=None, **arguments):
@@ -180,6 +186,22 @@ def test_rows_with_rules_have_the_distribution_of_their_definition_among_others(
 
 
 PLAIN_ROW = sampling_params(temperature=1.0)
+
+
+def test_rules_take_as_many_numbers_as_they_have(own_rules):
+    """A rule's numbers grow the table that others are in; see tests/verl/conftest.py."""
+    lp, asked = processor(), [*own_rules, RULED[1]]
+    added = [
+        (row, sampling_params(schedule.to_dict(), temperature=1.0), None, [])
+        for row, schedule in enumerate(asked)
+    ]
+    lp.update_state(BatchUpdate(batch_size=3, removed=[], added=added, moved=[]))
+    logits = torch.randn(3, VOCABULARY)
+    found = lp.apply(logits.clone())
+    for row, schedule in enumerate(asked[:2]):
+        torch.testing.assert_close(found[row], logits[row] / sum(schedule.rule_numbers))
+    expected = probabilities(RULED[1], logits[2], 0, 0)
+    np.testing.assert_allclose(found[2].double().softmax(-1).numpy(), expected, atol=1e-5)
 
 
 def test_a_request_carries_no_schedule_that_follows_a_training():
@@ -350,7 +372,8 @@ def test_positions_far_out_neither_overflow_nor_warn():
 def test_a_class_named_twice_divides_once():
     name = "ead.integrations.vllm:AnnealedTemperature"
     for names in ([], [name], [AnnealedTemperature], [name, name]):
-        copies = [processor(logits_processors=names) for _ in range(len(names) + 1)]
+        processor(logits_processors=[name])  # of an engine that ended before it made the second
+        copies = processors(len(names) + 1, logits_processors=names)
         logits = torch.ones(1, 4)
         for copy in copies:
             copy.update_state(
@@ -414,6 +437,7 @@ ANNEALED = {"kind": "annealed"}
         ({"kind": "sigmoid"}, {}, "schedule kind: found 'sigmoid'"),
         ({"kind": "fixed"}, {}, "the key 'tau' is missing"),
         ({**ANNEALED, "tau_mim": 0.1}, {}, "unknown key 'tau_mim', allowed: tau_max, tau_min"),
+        ({**ANNEALED, "steps": 3}, {}, "unknown key 'steps', allowed: .*, step, position"),
         ({**ANNEALED, "tau_min": 0}, {}, "tau_min must be greater than 0, found 0.0"),
         ({**ANNEALED, "tau_min": 0.001}, {}, "the lowest temperature is 0.001, allowed: 0.01 or more"),
         (
@@ -456,7 +480,7 @@ def test_wrong_parameters_are_refused_with_their_name(ead, arguments, message):
         AnnealedTemperature.validate_params(sampling_params(ead, **arguments))
 
 
-@pytest.mark.parametrize("key", ["EAD", "ead_tau_max", "Ead_step"])
+@pytest.mark.parametrize("key", ["EAD", "ead_tau_max", "Ead_step", "ead-schedule", " ead"])
 def test_a_misspelt_key_is_refused(key):
     with pytest.raises(
         ValueError, match=f"found the key '{key}'; EAD is requested under the key 'ead' alone"

@@ -83,7 +83,8 @@ class Batch:
             for tried in range(len(drafts[slot]) + 1):
                 place = len(tokens) - 1 + tried
                 rows.append((slot, tried, sequence[place], place))
-                expected.append(self.temperature(schedule, sequence[first : place + 1], place + 1 - first))
+                drawn = sequence[max(first, 0) : place + 1]
+                expected.append(self.temperature(schedule, drawn, place + 1 - first, max(-first, 0)))
         slot_of, local, inputs, places = (
             torch.tensor(column, dtype=torch.int32) for column in zip(*rows, strict=True)
         )
@@ -99,12 +100,13 @@ class Batch:
         return context, np.array(expected)
 
     @staticmethod
-    def temperature(schedule, drawn, position):
+    def temperature(schedule, drawn, position, unseen):
         if schedule is None:
             return 1.0
         if not isinstance(schedule, Switched):
             return schedule.temperature(position, STEP)
-        at = next((place + 1 for place, token in enumerate(drawn) if token in schedule.tokens), None)
+        hits = (place + 1 for place, token in enumerate(drawn, unseen) if token in schedule.tokens)
+        at = next(hits, None)
         return schedule.temperature(position, STEP, switched_at=at)
 
     def settle(self, slot, new):
@@ -145,7 +147,8 @@ def test_every_row_has_the_temperature_of_its_place(seed):
                 schedule = Switched(schedule, PLAIN[generator.integers(5)], (3, 5))
             prompt = generator.integers(0, VOCABULARY, generator.integers(1, 10)).tolist()
             drawn = generator.integers(0, VOCABULARY, generator.integers(0, 12)).tolist()
-            position = int(generator.integers(0, len(prompt) + 1)) if schedule else 0
+            # Beyond the prompt, too: a request says what it likes.
+            position = int(generator.integers(0, len(prompt) + 4)) if schedule else 0
             batch.add(slot, schedule, prompt, drawn, position, temperature=float(generator.random() < 0.9))
         batch.processor.apply_staged_writes()
         for _ in range(4):
@@ -194,6 +197,23 @@ def test_rows_with_rules_have_the_distribution_of_their_definition(seed):
             np.testing.assert_allclose(found[row].double().softmax(-1).numpy(), expected, atol=1e-5)
 
 
+def test_rules_take_as_many_numbers_as_they_have(own_rules):
+    """A rule's numbers grow the table that others are in; see tests/verl/conftest.py."""
+    states = request_state()
+    batch = Batch(AnnealedTemperature(configuration(), states), states, None)
+    asked = [*own_rules, RULED[1]]
+    for slot, schedule in enumerate(asked):
+        batch.add(slot, schedule, [1, 2], [3])
+    batch.processor.apply_staged_writes()
+    context, _ = batch.step([0, 1, 2], {0: [], 1: [], 2: []})
+    logits = torch.randn(3, VOCABULARY)
+    found = batch.processor.apply(logits.clone(), context)
+    for row, schedule in enumerate(asked[:2]):
+        torch.testing.assert_close(found[row], logits[row] / sum(schedule.rule_numbers))
+    expected = probabilities(RULED[1], logits[2], 1, STEP)
+    np.testing.assert_allclose(found[2].double().softmax(-1).numpy(), expected, atol=1e-5)
+
+
 def test_a_batch_without_ead_is_not_touched():
     states = request_state()
     batch = Batch(AnnealedTemperature(configuration(), states), states, None)
@@ -209,7 +229,8 @@ def test_a_batch_without_ead_is_not_touched():
 def test_a_class_named_twice_divides_once():
     named = ["ead.integrations.vllm:AnnealedTemperature"]
     states = request_state()
-    copies = [AnnealedTemperature(configuration(named=named), states) for _ in range(2)]
+    engine = configuration(named=named)
+    copies = [AnnealedTemperature(engine, states) for _ in range(2)]
     logits = torch.ones(1, VOCABULARY)
     for processor in copies:
         batch = Batch(processor, states, None)

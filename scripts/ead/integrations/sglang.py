@@ -32,7 +32,7 @@ from typing import Any
 import torch
 
 from ead import rules
-from ead.schedule import Schedule, Switched, from_config
+from ead.schedule import BESIDE, Schedule, Switched, from_config
 
 _KEY = "ead"
 _STATE = "__ead__"
@@ -99,12 +99,17 @@ def _read(config: Any) -> tuple[Schedule, int, int]:
         raise ValueError(f"ead: found {type(config).__name__}, allowed: a schedule as a mapping")
     values = dict(config)
     step, position = values.pop("step", 0), values.pop("position", 0)
-    schedule = from_config(values)
+    schedule = from_config(values, BESIDE)
     if isinstance(schedule, Switched):
         raise ValueError(
             "ead: a switched schedule needs the newest token, which SGLang does not tell a processor"
         )
     schedule.temperature(position, step)  # raises on a bad position or step
+    if schedule.bounds[0] < rules.LOWEST_TEMPERATURE:
+        raise ValueError(
+            f"ead: the lowest temperature is {schedule.bounds[0]}, allowed: {rules.LOWEST_TEMPERATURE} or more, which "
+            "keeps float32 logits finite"
+        )
     return schedule, step, position
 
 
@@ -118,6 +123,8 @@ def _place(params: dict[str, Any]) -> tuple[Schedule | None, int, int]:
         return None, 0, 0
     if request.decode_batch_idx == 0:  # the prompt is being read, perhaps anew, with the output so far
         params["__ead_read__"] = len(request.output_ids)
+    elif "__ead_read__" not in params:
+        raise ValueError("ead: another server has read the prompt; EAD needs one that reads and decodes")
     schedule, step, first = params[_STATE]
     return schedule, step, first + params["__ead_read__"] + request.decode_batch_idx
 

@@ -17,8 +17,8 @@ the behaviour policy's log-probabilities. ``output_logits=True`` gives the logit
 Supported: sampling and greedy decoding, batches padded on the left, several returned sequences, prompts given
 as embeddings (``prompt_length=0``), continuing a response already begun (pass the original prompt's length),
 and assisted decoding (the assistant is annealed too, which keeps its proposals valid).
-Not supported: beam search, whose scores stop being log-probabilities once divided, and continuous batching
-(``generate_batch``), which takes no processor.
+Not supported: an assistant with another tokenizer, whose tokens have other positions; beam search, whose scores stop
+being log-probabilities once divided; continuous batching (``generate_batch``), which takes no processor.
 """
 
 import torch
@@ -72,7 +72,8 @@ class AnnealedTemperature(LogitsProcessor):
         if position < 0:
             raise ValueError(
                 f"the sequence has {input_ids.shape[1]} tokens, fewer than prompt_length = "
-                f"{self.prompt_length}; pass the width of generate's prompt, inputs['input_ids'].shape[1]"
+                f"{self.prompt_length}; pass the width of generate's prompt, inputs['input_ids'].shape[1], and no "
+                "assistant with another tokenizer"
             )
         # Not in place: generate keeps the same tensor as the raw logits it returns.
         if self.schedule.rule is not None:

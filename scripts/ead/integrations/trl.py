@@ -25,6 +25,9 @@ model has drawn for this response so far, without those of the tools; ``turn``, 
 samples all rows of a batch with the same parameters, so with ``response`` the rows of a later turn are sampled in
 groups of equal position, one after another.
 
+Refused with tools and ``response``: a vLLM that several processes of the trainer ask together (a server, or tensor
+parallelism), because TRL then sends the prompts of all of them with the parameters of one.
+
 A vLLM engine needs ``ead`` in its environment; a server also ``--logprobs-mode processed_logprobs``. Both are tested
 when the trainer is made. Training samples with images are refused with a server, and in several turns by ``response``.
 """
@@ -47,11 +50,13 @@ POSITIONS = ("response", "turn")
 
 PLAIN = {
     **dict.fromkeys(("temperature", "top_p", "repetition_penalty", "typical_p", "num_beams"), (1,)),
-    **{"top_k": (0, -1), "do_sample": (True,)},
+    **{"top_k": (0, -1), "do_sample": (True,)},  # without top_k, generate takes 50
     **dict.fromkeys(("min_p", "epsilon_cutoff", "eta_cutoff", "presence_penalty", "frequency_penalty"), (0,)),
     **dict.fromkeys(("top_h", "watermarking_config"), ()),
 }
-"""Settings of a sampler under which the schedule alone shapes the distribution, and their values; None is allowed."""
+"""Settings of a sampler under which the schedule alone shapes the distribution, and their values.
+
+None is allowed too, except for ``top_k``."""
 
 
 class AnnealedGRPOTrainer(GRPOTrainer):
@@ -193,7 +198,7 @@ def check_arguments(args: Any, schedule: Any, position: str, others: dict[str, A
         raise TypeError(f"schedule must be one of ead.schedule, found {schedule!r}")
     asked = {name: getattr(args, name, None) for name in PLAIN} | (args.generation_kwargs or {})
     for name, allowed in PLAIN.items():
-        if asked[name] is not None and asked[name] not in allowed:
+        if asked[name] not in allowed and (asked[name] is not None or name == "top_k"):
             raise ValueError(f"{name} is {asked[name]!r}, allowed with EAD: {[*allowed, None][0]}")
     in_turns = not others.keys().isdisjoint(("tools", "environment_factory"))
     for clashes, message in (
@@ -205,6 +210,16 @@ def check_arguments(args: Any, schedule: Any, position: str, others: dict[str, A
         (
             isinstance(schedule, Switched) and in_turns and position == "response",
             "a switched schedule and turns: position must be turn; a switch is not carried over",
+        ),
+        (
+            in_turns
+            and position == "response"
+            and args.use_vllm
+            and args.world_size > 1
+            # One that each process has for itself is asked by that process alone.
+            and (args.vllm_mode == "server" or args.vllm_tensor_parallel_size > 1),
+            "tools, several processes and one vLLM for all of them: position must be turn; TRL sends all prompts with "
+            "the position of one process",
         ),
         (
             args.vllm_importance_sampling_correction

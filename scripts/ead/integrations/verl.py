@@ -27,6 +27,9 @@ its entry point.
 what the schedule counts: ``response``, the tokens that the model has drawn for this response so far, without those of
 the tools; ``turn``, the tokens of the present turn.
 
+Refused: verl's asynchronous trainers (``colocate_async``, ``separate_async``, fully asynchronous). They interrupt a
+response and ask for the rest of it as for a new one, which would be annealed from the beginning again.
+
 Do not put verl's ``@register`` on an agent loop that a YAML list names: it would replace that entry and drop its
 parameters, and EAD would be off without a word. Watch the importance weights: with EAD they have a spread from
 the first step on.
@@ -46,6 +49,7 @@ from omegaconf import OmegaConf
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
+from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient
 
 from ead import seeds
 from ead.schedule import HeldEntropy, Switched, from_config
@@ -71,8 +75,8 @@ class _Annealed:
             log-probabilities and the request's parameters; None keeps nothing. ``record_every`` thins the steps.
 
     Raises:
-        ValueError: the schedule is malformed or follows the training, or a prompt is longer than
-            ``rollout.prompt_length``, which verl would cut with a warning.
+        ValueError: the schedule is malformed or follows the training, the trainer is asynchronous, or a prompt is
+            longer than ``rollout.prompt_length``, which verl would cut with a warning.
         RuntimeError: the engine does not know EAD, and would sample at the temperature that verl sets.
     """
 
@@ -115,6 +119,11 @@ class _Annealed:
 
     async def _annealing_is_on(self) -> None:
         """Ask once for a schedule that no engine with EAD accepts; an engine without EAD ignores what it is asked."""
+        if isinstance(self.server_manager, FullyAsyncLLMServerClient):
+            raise ValueError(
+                "EAD needs verl's synchronous trainer (trainer.v1.trainer_mode: sync): an asynchronous one interrupts "
+                "responses, and what follows would be annealed from the beginning again"
+            )
         cls = type(self)
         if cls._proof is None:
             cls._proof = asyncio.create_task(self._prove())

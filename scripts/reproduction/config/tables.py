@@ -141,10 +141,21 @@ def convert_samplers(samplers: Mapping[str, Any], units: ScheduleUnits) -> dict[
     """Return samplers in the paper's units as samplers in a scale's, for every field that says its unit."""
     factors = {"length": units.length, "length/steps": units.length / units.steps, "steps": units.steps}
 
-    def convert(unit: str, value: float) -> float:
-        return units.start if unit == "start" else float(f"{value * factors[unit]:.6g}")
+    def converted(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+        def convert(unit: str, value: float) -> float:
+            if unit != "start":
+                return float(f"{value * factors[unit]:.6g}")
+            if value != schedule.Annealed.start:
+                raise ConfigurationError(
+                    f"samplers.yaml: {name}.schedule.start: found {value}, allowed: {schedule.Annealed.start}, the "
+                    "paper's, in whose place a scale puts the length of its own template; give another one in "
+                    f"config.yaml, in tokens: overrides: {{samplers: {{{name}: {{schedule: {{start: ...}}}}}}}}"
+                )
+            return units.start
+
+        return schedule.from_config(config).converted(convert).to_dict()
 
     return {
-        name: {**sampler, "schedule": schedule.from_config(sampler["schedule"]).converted(convert).to_dict()}
+        name: {**sampler, "schedule": converted(name, sampler["schedule"])}
         for name, sampler in samplers.items()
     }

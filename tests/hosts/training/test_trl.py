@@ -5,6 +5,7 @@ The tiny model asks, in its generation_config.json, for settings that would dist
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from trl import GRPOConfig
 from trl.trainer import grpo_trainer
 
 from ead.importance import truncated_weights
-from ead.integrations.trl import AnnealedGRPOTrainer
+from ead.integrations.trl import AnnealedGRPOTrainer, check_arguments
 from ead.objective import group_advantages, policy_loss
 from ead.schedule import Annealed, Fixed, HeldEntropy, Switched, Truncated
 from goodness_of_fit import assert_sampled_from, position_p_values
@@ -349,6 +350,8 @@ def test_a_second_turn_goes_on_or_starts_anew(tool_trainer, position):
         ({"temperature": 0.7}, "temperature is 0.7, allowed with EAD: 1"),
         ({"top_p": 0.9}, "top_p is 0.9, allowed with EAD: 1"),
         ({"top_k": 20}, "top_k is 20, allowed with EAD: 0"),
+        ({"top_k": None}, "top_k is None, allowed with EAD: 0"),  # generate's default is 50
+        ({"generation_kwargs": {"top_k": None}}, "top_k is None, allowed with EAD: 0"),
         ({"min_p": 0.1}, "min_p is 0.1, allowed with EAD: 0"),
         ({"repetition_penalty": 1.1}, "repetition_penalty is 1.1, allowed with EAD: 1"),
         ({"generation_kwargs": {"temperature": 0.6}}, "temperature is 0.6, allowed with EAD: 1"),
@@ -379,6 +382,26 @@ def test_trls_defaults_are_refused():
 def test_wrong_arguments_are_refused(tmp_path, arguments, error, message):
     with pytest.raises(error, match=message):
         AnnealedGRPOTrainer("no/model", reward, settings(tmp_path), PROMPTS, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("processes", "changes", "position", "refused"),
+    [
+        (2, {"vllm_mode": "server"}, "response", True),
+        (2, {"vllm_mode": "colocate", "vllm_tensor_parallel_size": 2}, "response", True),
+        (2, {"vllm_mode": "server"}, "turn", False),
+        (2, {"vllm_mode": "colocate"}, "response", False),
+        (1, {"vllm_mode": "server"}, "response", False),
+    ],
+)
+def test_turns_at_a_position_are_not_gathered_from_several_processes(
+    tmp_path, monkeypatch, processes, changes, position, refused
+):
+    args = settings(tmp_path, use_vllm=True, **changes)
+    monkeypatch.setattr(type(args), "world_size", property(lambda _: processes))
+    expected = pytest.raises(ValueError, match="several processes") if refused else nullcontext()
+    with expected:
+        check_arguments(args, SCHEDULE, position, {"tools": [look_up]})
 
 
 def test_without_correction_any_mode_will_do_and_no_weight_is_applied(distorting_model, tmp_path):

@@ -158,9 +158,9 @@ class _Idle(_Absent):
 class AnnealedTemperature(*_CLASSES):
     """Divide each row's logits by its schedule's temperature at its position; see the package."""
 
-    # vLLM constructs a class once per place that names it (entry point, ``logits_processors``), one after
-    # another. The first instance works; this many more of the same engine are still to come and stay idle.
-    _duplicates_to_come: ClassVar[int] = 0
+    # vLLM constructs a class once per place that names it (entry point, ``logits_processors``), one after another,
+    # with one configuration. The first instance works; this many more of that engine are still to come and stay idle.
+    _duplicates_to_come: ClassVar[tuple[Any, int]] = (None, 0)  # that configuration, while any are; how many
 
     @classmethod
     def validate_params(cls, sampling_params: "SamplingParams") -> None:
@@ -194,8 +194,9 @@ class AnnealedTemperature(*_CLASSES):
 
     def __init__(self, vllm_config: "VllmConfig", *rest: Any, **named: Any) -> None:
         cls, rest = type(self), (*rest, *named.values())
-        if cls._duplicates_to_come > 0:
-            cls._duplicates_to_come -= 1
+        engine, duplicates = cls._duplicates_to_come
+        if engine is vllm_config:
+            cls._duplicates_to_come = (engine if duplicates > 1 else None, duplicates - 1)
             self._runner = _Idle()
             return
         interface = {2: _FIRST, 1: _SECOND}.get(len(rest), "")
@@ -203,7 +204,8 @@ class AnnealedTemperature(*_CLASSES):
             self._runner = _Absent(_reason(interface))
             return
         try:
-            cls._duplicates_to_come = max(_named(vllm_config).count(cls) - 1, 0)
+            duplicates = _named(vllm_config).count(cls) - 1
+            cls._duplicates_to_come = (vllm_config if duplicates > 0 else None, duplicates)
             self._runner = (FirstRunner if interface == _FIRST else SecondRunner)(vllm_config, *rest)
         except (AttributeError, TypeError) as error:  # an engine without a request for EAD shall not end here
             self._runner = _Absent(f"{interface} gave something unexpected ({error})")

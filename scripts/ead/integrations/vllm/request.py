@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ead import rules
-from ead.schedule import Schedule, from_config
+from ead.schedule import BESIDE, Schedule, from_config
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,12 @@ def warn_once(message: str) -> None:
 
 def asks_for_ead(params: "SamplingParams") -> bool:
     """Whether ``params`` carry EAD parameters, right or wrong."""
-    return any(key.lower().split("_")[0] == _KEY for key in params.extra_args or {})
+    return any(_is_ours(key) for key in params.extra_args or {})
+
+
+def _is_ours(key: str) -> bool:
+    """Whether a key is ours or a misspelling of it: ``EAD``, ``ead_schedule``, ``ead-schedule``."""
+    return key.strip().lower().startswith(_KEY)
 
 
 def is_greedy(params: "SamplingParams") -> bool:
@@ -54,7 +59,7 @@ def requested_schedule(params: "SamplingParams") -> tuple[Schedule, int, int] | 
         ValueError: the parameters are malformed or clash with other sampling parameters; see the package.
     """
     extra_args = params.extra_args or {}
-    misspelt = [key for key in extra_args if key != _KEY and key.lower().split("_")[0] == _KEY]
+    misspelt = [key for key in extra_args if key != _KEY and _is_ours(key)]
     if misspelt:
         raise ValueError(
             f"extra_args: found the key {misspelt[0]!r}; EAD is requested under the key {_KEY!r} alone"
@@ -122,7 +127,7 @@ def _schedule_and_step(*described: Any) -> tuple[Schedule, int]:
     """Read ``described``, keys and values in turn, once for all requests that say the same."""
     config = dict(zip(described[::2], described[1::2], strict=True))
     step = config.pop("step", 0)
-    schedule = from_config(config)
+    schedule = from_config(config, BESIDE)
     schedule.temperature(0, step)  # raises on a bad step
     lowest, highest = schedule.bounds
     if lowest < _LOWEST_TEMPERATURE:
@@ -138,11 +143,11 @@ class RuleTable:
     Attributes:
         rules: those seen so far; ``rule`` counts them from 1.
         rule: integers, shape (rows,); 0 is none.
-        numbers: float64, shape (2, rows).
+        numbers: float64, shape (height, rows); a shorter column ends in zeros.
     """
 
     def __init__(self, rows: int) -> None:
-        self.rules: list[rules.Rule] = []
+        self.rules: list[tuple[rules.Rule, int]] = []  # each with how many numbers it takes
         self.rule = np.zeros(rows, dtype=np.int64)
         self.numbers = np.zeros((2, rows))
 
@@ -151,10 +156,15 @@ class RuleTable:
         if schedule.rule is None:
             self.rule[row] = 0
             return
-        if schedule.rule not in self.rules:
-            self.rules.append(schedule.rule)
-        self.rule[row] = self.rules.index(schedule.rule) + 1
-        self.numbers[:, row] = schedule.rule_numbers
+        column = schedule.rule_numbers
+        rule = (schedule.rule, len(column))
+        if rule not in self.rules:
+            self.rules.append(rule)
+        missing = len(column) - len(self.numbers)
+        if missing > 0:
+            self.numbers = np.pad(self.numbers, ((0, missing), (0, 0)))
+        self.rule[row] = self.rules.index(rule) + 1
+        self.numbers[: len(column), row] = column
 
     def swap(self, one: int, other: int) -> None:
         """Exchange two rows."""
@@ -179,11 +189,10 @@ class RuleTable:
             rule, numbers, position: of each row, on the device of ``logits``.
         """
         # Every row is computed: to pick some out, the host would have to wait for the device.
-        found = {
-            each: rules.apply(self.rules[each - 1], logits, temperatures, numbers, position)
-            for each in present
-            if each
-        }
+        found = {}
+        for each in filter(None, present):
+            shape, height = self.rules[each - 1]
+            found[each] = rules.apply(shape, logits, temperatures, numbers[:height], position)
         logits.div_(temperatures)
         for each, shaped in found.items():
             logits.copy_(shaped.where((rule == each)[:, None], logits))

@@ -78,7 +78,8 @@ class SecondRunner:
         self._switched_at[self._copied(np.array(self._taken))] = _NEVER
         for slot in {slot for slot in self._taken if self._switches[slot]}:
             # A request that was preempted comes back with its response so far.
-            first, end = int(self._start[slot]), int(self._states.prefill_len.np[slot])
+            # A request may name a position beyond its prompt; what is not there did not switch.
+            first, end = max(int(self._start[slot]), 0), int(self._states.prefill_len.np[slot])
             if end > first:
                 drawn = self._states.all_token_ids.gpu[slot, first:end]
                 hits = torch.isin(drawn, self._on_device["tokens"][slot].to(drawn.dtype))
@@ -149,7 +150,7 @@ class SecondRunner:
         before it. No more tokens than one step can accept were settled since the last one.
         """
         rows = torch.arange(len(slots), device=slots.device)
-        tokens, start = self._on_device["tokens"][slots], self._on_device["start"][slots]
+        tokens, start = self._on_device["tokens"][slots], self._on_device["start"][slots].clamp(min=0)
         found = torch.full_like(ctx.pos, _NEVER)
         for back in range(self._drafted + 1):
             place = ctx.pos - back

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def main() -> int:
     model.add_argument("--validation", type=Path, required=True, help="problems of the evaluation")
     model.add_argument("--scale", required=True)
     model.add_argument("--scratch-bytes", type=int, required=True, help="what a training needs on the disk")
+    model.add_argument("--timeout-s", type=float, required=True, help="for each part")
     model.add_argument("--gpus", type=int, required=True)
     model.add_argument("--nodes", type=int, required=True)
     model.add_argument("--folder", type=Path, required=True, help="what the trial leaves; emptied first")
@@ -50,6 +52,7 @@ def main() -> int:
         return 0 if report.passed else 1
     from reproduction.rehearsal import preflight  # loads torch, which the table does not need
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the training that it has started, too
     machine = Verl.model_validate_json(arguments.machine)
     granted = {"gpus_per_node": arguments.gpus, "nodes": arguments.nodes}
     report = preflight.check(
@@ -61,6 +64,7 @@ def main() -> int:
         request=EvaluationRequest.model_validate_json(arguments.request),
         scale=arguments.scale,
         scratch_bytes=arguments.scratch_bytes,
+        timeout_s=arguments.timeout_s,
         folder=arguments.folder.resolve(),
     )
     reports.write(report, arguments.output)

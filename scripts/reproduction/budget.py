@@ -101,10 +101,11 @@ def cost(planned: Sequence[PlannedJob], needs: Needs, runs: Mapping[str, RunConf
     costed = []
     for job in planned:
         need = need_of(job, needs, runs)
-        measured_s = timings.of(job.benchmark)
+        # A preflight ends early where it fails, and passes once.
+        measured_s = None if job.rule == "preflight_model" else timings.of(job.benchmark)
         if measured_s is None and job.rule == "train":
             measured_s = preflights.expected_s(
-                preflights.folder_beside(job.benchmark), runs[job.wildcards["run"]]
+                preflights.folder_beside(job.benchmark), runs[job.wildcards["run"]], need.gpus * need.nodes
             )
         costed.append(
             Costed(
@@ -178,7 +179,7 @@ def _kind(name: str) -> tuple[str, ...]:
     axes = dict(part.split("~", 1) for part in name.split("/") if "~" in part)
     if set(axes) == set(AXES):
         return axes["model"], axes["n"]
-    return (axes["model"],) if set(axes) == {"model"} else ()
+    return (axes["model"],) if set(axes) == {"model"} else (name,)
 
 
 @dataclass(frozen=True)

@@ -196,3 +196,43 @@ def test_a_preflight_asks_for_the_gpus_of_a_training_but_not_for_its_time():
         step_s = (training.expected_s - paper.estimates.table.startup_s) / run.training.steps
         assert need.expected_s > 3 * step_s, "the second of two steps is taken twice"
         assert need.minutes < training.minutes / 8, model
+
+
+@pytest.mark.parametrize(
+    ("role", "changes", "message"),
+    [
+        ({"train": {"gpus": 3}}, {}, "train.gpus: a mini-batch of .* responses .* does not divide among 3"),
+        ({"train": {"gpus": 0}}, {}, "train.gpus: found 0, verl trains on 1 or more"),
+        ({}, {"tensor_parallel": 4}, "train.gpus: 2 GPUs, of which each engine takes 4"),
+        ({}, {"tensor_parallel": 2}, "evaluate.gpus: found 1; the engine of an evaluation takes 2"),
+        ({"evaluate": {"gpus": 8}}, {}, "evaluate.gpus: found 8; the engine of an evaluation takes 1"),
+    ],
+)
+def test_gpus_that_verl_or_vllm_cannot_use_are_refused_before_the_first_job(role, changes, message):
+    scale, table = load_scale("paper", {"verl": changes} if changes else {}), load_resources()
+    roles = table.scales["paper"].roles
+    asked = {
+        kind: getattr(roles["llama_1b"], kind).model_copy(update=change) for kind, change in role.items()
+    }
+    roles["llama_1b"] = roles["llama_1b"].model_copy(update=asked)
+    with pytest.raises(ConfigurationError, match=f"resources.yaml: scales.paper.roles.llama_1b.{message}"):
+        Needs("paper", scale, table)
+
+
+def test_a_preflight_that_failed_early_is_no_measure_of_others(tmp_path):
+    paper = read_plan({"scale": "paper"})
+    file = tmp_path / "results" / "paper" / "benchmarks" / "preflight" / "llama-3.2-1b-instruct.tsv"
+    file.parent.mkdir(parents=True)
+    file.write_text("s\n7.0\n")
+    models = ("llama-3.2-1b-instruct", "qwen3-8b-base")
+    planned = [
+        PlannedJob("preflight_model", {"checked_model": m}, (), (m,), str(file.with_name(f"{m}.tsv")), 1, 0)
+        for m in models
+    ]
+    assert all(
+        job.source == "estimated" and job.seconds > 600 for job in cost(planned, paper.estimates, paper.runs)
+    )
+    study = file.parents[1] / "inference" / "entropy.tsv"
+    study.parent.mkdir()
+    study.write_text("s\n500.0\n")
+    assert Timings().of(str(study)) == 500 and Timings().of(str(study.with_name("forking.tsv"))) is None

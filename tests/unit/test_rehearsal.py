@@ -2,7 +2,10 @@
 
 import json
 import os
+import subprocess
 import sys
+import time
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -10,12 +13,15 @@ import psutil
 import pytest
 
 from ead.schedule import from_config
+from reproduction.cluster import devices
 from reproduction.config import SCALES, EvaluationRequest, PretrainedModel, load_scale
+from reproduction.config.scale import VerlModel
 from reproduction.engines import prompts_of_step
 from reproduction.engines.verl import RAY_WAS_LATE
 from reproduction.files import write_json
 from reproduction.plan import read_plan
 from reproduction.rehearsal import cells, checks, load_stand_ins, preflight, reports
+from reproduction.rehearsal import exercise as exercises
 from reproduction.rehearsal import rehearse as rehearsals
 from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed
 from reproduction.rehearsal.rehearse import (
@@ -367,13 +373,19 @@ def test_the_budget_counts_with_what_a_preflight_measured_if_it_passed(plan, tmp
         run.name,
         "node",
         [reports.Line("machine", True, "")],
-        {"step_s": 10.0, "start_and_save_s": 100.0, "responses": run.training.prompts * run.n / 2},
+        {
+            "step_s": 10.0,
+            "start_and_save_s": 100.0,
+            "responses": run.training.prompts * run.n / 2,
+            "gpus": 2.0,
+        },
     )
     path = tmp_path / f"{run.model}.json"
-    assert reports.expected_s(tmp_path, run) is None
+    assert reports.expected_s(tmp_path, run, 2) is None
     reports.write(report, path)
+    assert reports.expected_s(tmp_path, run, 1) is None, "that of other machines"
     expected = run.training.steps * 20 + (1 + len(run.training.checkpoints)) * 100
-    assert reports.expected_s(tmp_path, run) == pytest.approx(expected)
+    assert reports.expected_s(tmp_path, run, 2) == pytest.approx(expected)
     text, passed = reports.summary([path])
     assert passed and path.exists() and "pass  machine" in text
     beside = reports.folder_beside(f"results/gpu1/benchmarks/train/{run.name}.tsv")
@@ -381,7 +393,7 @@ def test_the_budget_counts_with_what_a_preflight_measured_if_it_passed(plan, tmp
 
     report.lines.append(reports.Line("disk", False, "1 GB free", "free some"))
     reports.write(report, path)
-    assert reports.expected_s(tmp_path, run) is None
+    assert reports.expected_s(tmp_path, run, 2) is None
     text, passed = reports.summary([path])
     assert not passed and not path.exists() and "what to do: free some" in text
 
@@ -408,7 +420,7 @@ def test_a_preflight_ends_at_the_first_part_that_fails_and_says_what_to_do(plan,
         run,
         plan.scale.verl.model_copy(update={"device": "cpu"}),
         **{"model": absent, "dataset": absent, "validation": absent, "request": request},
-        **{"scale": plan.configuration.scale, "scratch_bytes": 1 << 60, "folder": folder},
+        **{"scale": plan.configuration.scale, "scratch_bytes": 1 << 60, "timeout_s": 60.0, "folder": folder},
     )
     assert [(line.name, line.passed) for line in report.lines] == [
         ("machine", True),
@@ -417,7 +429,7 @@ def test_a_preflight_ends_at_the_first_part_that_fails_and_says_what_to_do(plan,
     ]
     assert "a training needs 1152921505 GB" in report.lines[-1].found
     assert report.lines[-1].advice == "free some, or set paths.results to a larger disk"
-    assert set(report.measured) == {"host_gib"} and not report.passed
+    assert set(report.measured) == {"gpus", "host_gib"} and not report.passed
 
 
 # --- kills -------------------------------------------------------------------------------------------------
@@ -501,3 +513,55 @@ def test_it_is_said_how_often_ray_was_late(exercise, monkeypatch, times):
     words = f"{RAY_WAS_LATE} (attempt 1 of 4)\n" * times
     monkeypatch.setattr(Pretended, "command", lambda _: [sys.executable, "-c", f"print({words!r})"])
     assert exercise.train(os.environ) == (f"{RAY_WAS_LATE} 2 times" if times else "")
+
+
+def test_the_evaluation_of_a_preflight_has_gpus_of_its_own_and_the_models_own_limits(
+    plan, tmp_path, monkeypatch
+):
+    run = next(iter(plan.runs.values()))
+    machine = plan.scale.verl.model_copy(update={"models": {run.model: VerlModel(max_num_seqs=7)}})
+    held, asked = [], []
+
+    @contextmanager
+    def lease(number, key):
+        held.append(number)
+        yield
+        held.pop()
+
+    def evaluate(*arguments, vllm, **named):
+        asked.append((list(held), vllm.max_num_seqs))
+        return {}
+
+    monkeypatch.setattr(devices, "leased", lease)
+    monkeypatch.setattr(exercises, "evaluate", evaluate)
+    file = tmp_path / "file"
+    file.write_text("")
+    request = EvaluationRequest(
+        dataset="math500", samples=1, max_new_tokens=8, decoders={}, verifier_timeout_s=1.0, root_seed=0
+    )
+    Exercise(run, machine, file, file, file, "gpu1", tmp_path, 1.0).evaluate(request)
+    assert asked == [([1], 7)] and held == []
+
+
+def test_what_ends_a_preflight_ends_its_training(plan, tmp_path, monkeypatch):
+    run = next(iter(plan.runs.values()))
+    code = "import sys, time; open(sys.argv[1], 'x').close(); time.sleep(600)"
+    begun = tmp_path / "begun"
+    monkeypatch.setattr(Exercise, "command", lambda self: [sys.executable, "-c", code, str(begun)])
+    trial = Exercise(run, plan.scale.verl, begun, begun, begun, "gpu1", tmp_path / "trial", timeout_s=600.0)
+
+    class Ended(BaseException):
+        pass
+
+    def wait(self, timeout=None):
+        while not begun.exists():
+            time.sleep(0.05)
+        monkeypatch.undo()
+        raise Ended
+
+    monkeypatch.setattr(subprocess.Popen, "wait", wait)
+    with pytest.raises(Ended):
+        trial.train(dict(os.environ))
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(begun) in (p.info["cmdline"] or [])], (
+        "the training lives on"
+    )

@@ -70,6 +70,14 @@ if scale.engine == "verl":
     def preflight_run(wildcards):
         return preflight_runs[wildcards.checked_model]
 
+    def preflight_disk(run):
+        """What a training has on the disk until it is evaluated, or its preflight."""
+        training = estimates.train(run)
+        return max(
+            training.scratch_bytes + training.expected_bytes,
+            estimates.preflight(run).scratch_bytes,
+        )
+
     preflight_data = sorted(
         {
             scale.datasets[name].source
@@ -149,9 +157,12 @@ if scale.engine == "verl":
             request=lambda wildcards: evaluation_request(
                 scale.evaluation_of(wildcards.checked_model)
             ),
-            scratch=lambda wildcards: estimates.train(
-                preflight_run(wildcards)
-            ).scratch_bytes,
+            scratch=lambda wildcards: preflight_disk(preflight_run(wildcards)),
+            # As parameters: on other machines the check is another one.
+            gpus=lambda wildcards: estimates.preflight(preflight_run(wildcards)).gpus,
+            nodes=lambda wildcards: estimates.preflight(preflight_run(wildcards)).nodes,
+            timeout_s=lambda wildcards: 60
+            * estimates.preflight(preflight_run(wildcards)).minutes,
             folder=f"{SCALE}/preflight/state/{{checked_model}}",
             machine=scale.verl.model_dump_json(),
         shell:
@@ -164,8 +175,9 @@ if scale.engine == "verl":
             " --validation {input.validation:q}"
             " --scale {configuration.scale}"
             " --scratch-bytes {params.scratch:q}"
-            " --gpus {resources.gpus_per_node}"
-            " --nodes {resources.nodes}"
+            " --timeout-s {params.timeout_s:q}"
+            " --gpus {params.gpus:q}"
+            " --nodes {params.nodes:q}"
             " --folder {params.folder:q}"
             " --output {output:q}"
             " > {log:q} 2>&1"
@@ -176,6 +188,7 @@ if scale.engine == "verl":
             expand(
                 f"{SCALE}/preflight/{{model}}.json", model=["sources", *preflight_runs]
             ),
+        retries: 0  # it removes the reports that did not pass, so a second attempt would lack them
         localrule: True
         conda:
             "../../envs/cpu.yaml"

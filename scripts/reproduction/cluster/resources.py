@@ -33,6 +33,7 @@ from reproduction.config import (
     read_yaml,
     suggest,
     validate,
+    verl_limits,
 )
 from reproduction.config.runs import RunConfiguration
 
@@ -281,6 +282,7 @@ class Needs:
                 f"{RESOURCES_FILE.name}: scales: no entry {scale_name!r}{suggest(scale_name, resources.scales)}"
             )
         self.scale, self.table, self.resources = scale, resources.scales[scale_name], resources
+        self.table_name = scale_name
         absent = sorted(scale.roles.keys() - self.table.roles.keys())
         if absent:
             raise ConfigurationError(
@@ -288,12 +290,38 @@ class Needs:
                 f"which the scale {scale_name!r} defines"
             )
         self._role_of = {role.model: name for name, role in scale.roles.items()}
+        if scale.engine == "verl" and scale.verl.device == "cuda":
+            self._check_gpus()
         for name, study in scale.inference.items():
             if scale.engine == "verl" and study.model and self._sampled(study.model) is None:
                 raise ConfigurationError(
                     f"{RESOURCES_FILE.name}: scales.{scale_name}.models: no entry for {study.model!r}, "
                     f"which inference.{name} draws from"
                 )
+
+    def _check_gpus(self) -> None:
+        """Raise ConfigurationError where verl or vLLM could not use the GPUs that a job asks for."""
+        for name, role in self.scale.roles.items():
+            resources, engine = self.table.roles[name], self.scale.verl.of(role.model).tensor_parallel
+            where = f"{RESOURCES_FILE.name}: scales.{self.table_name}.roles.{name}"
+            recipe = self.scale.recipes.get(role.recipe)
+            training = recipe.training if recipe else self.scale.training
+            rates = role.learning_rates | self.scale.learning_rates
+            gpus = resources.train.gpus * resources.train.nodes
+            if not gpus:
+                raise ConfigurationError(f"{where}.train.gpus: found 0, verl trains on 1 or more")
+            if gpus % engine:
+                raise ConfigurationError(
+                    f"{where}.train.gpus: {gpus} GPUs, of which each engine takes {engine} (verl.tensor_parallel)"
+                )
+            if resources.evaluate.gpus != engine:
+                raise ConfigurationError(
+                    f"{where}.evaluate.gpus: found {resources.evaluate.gpus}; the engine of an evaluation takes "
+                    f"{engine} (verl.tensor_parallel)"
+                )
+            for n in [recipe.rollouts] if recipe and recipe.rollouts else rates:
+                if problem := verl_limits.shares(training.mini_batch_prompts, n, gpus):
+                    raise ConfigurationError(f"{where}.train.gpus: {problem}")
 
     def train(self, run: RunConfiguration) -> Need:
         """One training: time from the tokens it draws and learns from, storage from its checkpoints and state."""

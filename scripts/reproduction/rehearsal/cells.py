@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ead import seeds
@@ -106,12 +107,19 @@ def shrunk(run: RunConfiguration, machine: Verl) -> tuple[RunConfiguration, Verl
 
 
 def choose_rows(
-    frame: pd.DataFrame, tokenizer: Tokenizer, count: int, *, longest: int, seed: int
+    frame: pd.DataFrame,
+    tokenizer: Tokenizer,
+    count: int,
+    *,
+    longest: int,
+    seed: int,
+    limit: int | None = None,
 ) -> pd.DataFrame:
     """Return ``count`` rows of a training set: the ``longest`` ones with the longest prompts, and others at random.
 
     The others are drawn among those whose answer is one digit, which a small model learns soon, where there are such.
-    Rows keep what they are, their order is that of the file. Nothing is left out for its length.
+    Rows keep what they are, their order is that of the file. Prompts of more than ``limit`` tokens are left
+    out, as a training leaves them out, if they are among those looked at.
     """
     characters = frame["prompt"].map(lambda messages: sum(len(message["content"]) for message in messages))
     tried = characters.nlargest(LONGEST_TRIED).index
@@ -121,6 +129,8 @@ def choose_rows(
             for row, problem in zip(tried, problems_of(frame.loc[tried]), strict=True)
         }
     )
+    beyond = lengths.index[lengths > (limit or np.inf)]
+    frame, lengths = frame.drop(beyond), lengths.drop(beyond)
     long = lengths.nlargest(longest).index
     answers = frame["reward_model"].map(lambda model: model["ground_truth"])
     digits = frame.index[answers.str.fullmatch(r"\d")].difference(long)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from reproduction.cluster import processes
+from reproduction.cluster import devices, processes
 from reproduction.config import REPOSITORY, EvaluationRequest, Verl
 from reproduction.config.runs import RunConfiguration
 from reproduction.engines.verl import RAY_WAS_LATE
@@ -97,9 +97,11 @@ class Exercise:
             )
             try:
                 code = process.wait(timeout=self.timeout_s)
-            except subprocess.TimeoutExpired:
+            except BaseException as error:
                 process.send_signal(signal.SIGTERM)  # it then ends all that it started
                 process.wait()
+                if not isinstance(error, subprocess.TimeoutExpired):
+                    raise
                 raise TrainingFailed(f"no end after {self.timeout_s:.0f} s{self.log_end()}") from None
         if code:
             raise TrainingFailed(f"ended with status {code}{self.log_end()}")
@@ -192,20 +194,22 @@ class Exercise:
         )
 
     def evaluate(self, request: EvaluationRequest) -> None:
-        """Evaluate the run's checkpoints with vLLM, as rule ``evaluate_run`` does."""
+        """Evaluate the run's checkpoints with vLLM, as rule ``evaluate_run`` does, on GPUs of its own."""
+        machine = self.machine.of(self.run.model)
         checkpoints = {
             step: self.output / "checkpoints" / f"step_{step}" for step in self.run.training.checkpoints
         }
-        files = evaluate(
-            request,
-            checkpoints,
-            self.validation,
-            self.evaluation.parent,
-            label=f"evaluation of {self.run.name}",
-            progress=None,
-            workers=1,
-            vllm=self.machine,
-        )
+        with devices.for_sampling(machine):
+            files = evaluate(
+                request,
+                checkpoints,
+                self.validation,
+                self.evaluation.parent,
+                label=f"evaluation of {self.run.name}",
+                progress=None,
+                workers=1,
+                vllm=machine,
+            )
         write_json(
             self.evaluation,
             {

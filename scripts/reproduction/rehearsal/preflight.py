@@ -31,7 +31,6 @@ from reproduction.rehearsal.reports import Line, Report
 from reproduction.tasks.grading import problems_of
 from reproduction.training import records
 
-TIMEOUT_S = 5400.0
 GIB = 2**30
 MODULES = ("torch", "transformers", "ray", "vllm", "verl", "ead")
 _PARTS = ("sampling_seconds", "logprobs_seconds", "reference_seconds", "update_seconds")
@@ -47,9 +46,13 @@ def check(
     request: EvaluationRequest,
     scale: str,
     scratch_bytes: int,
+    timeout_s: float,
     folder: Path,
 ) -> Report:
-    """Try everything in order; stop at the first part that fails, since what follows would rest on it."""
+    """Try everything in order; stop at the first part that fails, since what follows would rest on it.
+
+    No part takes longer than ``timeout_s``.
+    """
     short = run.training.model_copy(
         update={
             "steps": PREFLIGHT_STEPS,
@@ -63,8 +66,9 @@ def check(
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that did not pass
     folder.mkdir(parents=True)
     rows, prompts = folder / "training.parquet", folder / "validation.parquet"
-    exercise = Exercise(run, machine, model, rows, prompts, scale, folder, TIMEOUT_S)
+    exercise = Exercise(run, machine, model, rows, prompts, scale, folder, timeout_s)
     request = request.model_copy(update={"limit": PREFLIGHT_PROBLEMS})
+    report.measured["gpus"] = float(machine.gpus)
     with peak_memory(machine) as peak:
         for name, act, advice in (
             *_surroundings(machine, folder, scratch_bytes),
@@ -141,7 +145,7 @@ def _evidence(exercise: Exercise) -> list[Part]:
         ("every step once", lambda: checks.every_step_once(training), "report it with the folder"),
         (
             "longest prompt",
-            lambda: checks.longest_prompt_was_asked(training, _longest(exercise.model, exercise.dataset)),
+            lambda: checks.longest_prompt_was_asked(training, _longest(exercise)),
             "report it with the folder",
         ),
         (
@@ -162,7 +166,8 @@ def _longest_rows(exercise: Exercise, dataset: Path, validation: Path) -> str:
     count = PREFLIGHT_STEPS * exercise.run.training.prompts
     frame = read_dataset(dataset)
     longest, tokenizer = min(count, 200), Tokenizer(exercise.model.parent)
-    kept = choose_rows(frame, tokenizer, count, longest=longest, seed=exercise.run.root_seed)
+    limit = exercise.machine.of(exercise.run.model).max_prompt_tokens
+    kept = choose_rows(frame, tokenizer, count, longest=longest, seed=exercise.run.root_seed, limit=limit)
     write_dataset(kept.to_dict("records"), exercise.dataset)
     write_dataset(read_dataset(validation).head(PREFLIGHT_PROBLEMS).to_dict("records"), exercise.validation)
     return f"{count} of {len(frame)} problems, the longest prompts among them"
@@ -200,9 +205,11 @@ def _resume(exercise: Exercise, environment: Mapping[str, str], report: Report) 
     return f"{step:.0f} s a step ({longest})"
 
 
-def _longest(model: Path, rows: Path) -> int:
-    tokenizer = Tokenizer(model.parent)
-    return max(len(tokenizer.encode_chat(p.messages)) for p in problems_of(read_dataset(rows)))
+def _longest(exercise: Exercise) -> int:
+    """Return the tokens of the longest prompt that a training asks; longer ones than the limit it leaves out."""
+    tokenizer, problems = Tokenizer(exercise.model.parent), problems_of(read_dataset(exercise.dataset))
+    limit = exercise.machine.of(exercise.run.model).max_prompt_tokens
+    return max(length for p in problems if (length := len(tokenizer.encode_chat(p.messages))) <= limit)
 
 
 def devices(machine: Verl) -> str:
@@ -214,7 +221,7 @@ def devices(machine: Verl) -> str:
     rows = _nvidia_smi("name", "memory.total")
     if len(rows) < machine.gpus_per_node:
         raise checks.Failed(f"{host}, {len(rows)} GPUs; verl.gpus_per_node is {machine.gpus_per_node}")
-    names = ", ".join(sorted({f"{name} ({float(total) / 1024:.0f} GiB)" for name, total in rows}))
+    names = ", ".join(sorted({f"{name} ({_gib(total):.0f} GiB)" for name, total in rows}))
     return f"{host}, {len(rows)} GPUs: {names}"
 
 
@@ -225,6 +232,14 @@ def _nvidia_smi(*fields: str) -> list[list[str]]:
     except (OSError, subprocess.SubprocessError) as error:
         raise checks.Failed(f"nvidia-smi does not answer: {error}") from None
     return [[cell.strip() for cell in row.split(",")] for row in done.stdout.splitlines() if row.strip()]
+
+
+def _gib(mebibytes: str) -> float:
+    """Read a number of nvidia-smi's; NaN where it has none, as for a GPU that shares the host's memory."""
+    try:
+        return float(mebibytes) / 1024
+    except ValueError:
+        return float("nan")
 
 
 def imports() -> str:
@@ -257,7 +272,7 @@ def peak_memory(machine: Verl):
             peaks["host_gib"] = max(peaks["host_gib"], (memory.total - memory.available) / GIB)
             if machine.device == "cuda":
                 try:
-                    used = max(float(row[0]) / 1024 for row in _nvidia_smi("memory.used"))
+                    used = max(_gib(row[0]) for row in _nvidia_smi("memory.used"))
                 except checks.Failed:
                     continue
                 peaks["gpu_gib"] = max(peaks["gpu_gib"], used)

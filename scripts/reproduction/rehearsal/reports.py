@@ -78,8 +78,10 @@ def render(reports: Iterable[Report]) -> str:
     return "\n".join(text)
 
 
-def expected_s(folder: Path, run: RunConfiguration) -> float | None:
-    """Return the seconds of a training as the preflight of its model makes one expect; None where it was not passed.
+def expected_s(folder: Path, run: RunConfiguration, gpus: int) -> float | None:
+    """Return the seconds of a training as the preflight of its model makes one expect.
+
+    None where it was not passed, or was on another number of GPUs than ``gpus``, those of the training.
 
     A step's seconds grow with its responses; each checkpoint and one start cost what the resumed start and its
     checkpoint did. Responses get longer or shorter as a training learns: this does not know how.
@@ -88,7 +90,7 @@ def expected_s(folder: Path, run: RunConfiguration) -> float | None:
     if not path.exists():
         return None
     report = Report.read(path)
-    if not report.passed:
+    if not report.passed or report.measured.get("gpus") != gpus:
         return None
     measured, training = report.measured, run.training
     step = measured["step_s"] * training.prompts * run.n / measured["responses"]

@@ -28,8 +28,11 @@ from reproduction.engines.verl.configuration import MARK, mark
 from reproduction.files import write_json
 from reproduction.training import records
 
-CHOICES = {"models": {"tiny": {"hidden_size": 64, "heads": 2, "mlp_size": 192}}}
-# Weights that two updates have moved are told from another training's.
+# A model that solves some problems: without differing rewards no update would move its weights, and those of one
+# training could not be told from the other's.
+CHOICES = {
+    "models": {"tiny": {"hidden_size": 64, "heads": 2, "mlp_size": 192, "steps": 400, "warmup_steps": 30}}
+}
 SMALL = {"verl": {"dump_every": None, "validate_every": None}}
 STEPS, TOLERANCE = 3, 2e-3
 FOREIGN = "EAD_TEST_FOREIGN_RAY"
@@ -77,6 +80,7 @@ class Training:
         return {
             "status": json.loads((self.output / "manifest.json").read_text())["status"],
             "steps": [row["step"] for row in rows],
+            "gradient_norm": [row["gradient_norm"] for row in rows],
             "ratio_mean": [row["importance_ratio_mean"] for row in rows],
             "ratio_max": [row["importance_ratio_max"] for row in rows],
             "own_ray": "Connecting to existing Ray cluster" not in log,
@@ -91,6 +95,12 @@ def wait_for(what: str, ready) -> float:
             raise RuntimeError(f"waited {DEADLINE_S:.0f} s for {what}")
         time.sleep(0.05)
     return time.monotonic() - begun
+
+
+def folders() -> set[str]:
+    """Return the folders for sockets that are there, ours and those that verl makes by itself."""
+    found = [*(LOCAL / f"ead-{os.getuid()}").glob("verl-*"), *Path("/tmp").glob("rl-colocate-zmq-*")]
+    return set(map(str, found))
 
 
 def free_port() -> int:
@@ -125,7 +135,7 @@ def main() -> None:
         "--include-dashboard=false",
     ]
     ray += ["--node-ip-address=127.0.0.1", f"--port={address.rsplit(':', 1)[1]}"]
-    found, sockets = {}, set()
+    found, sockets, others = {}, set(), folders()  # those of a training that was killed stay
     try:
         subprocess.run(
             ray, check=True, env={**os.environ, FOREIGN: token}, timeout=180, stdout=subprocess.DEVNULL
@@ -138,8 +148,7 @@ def main() -> None:
         second.start()
 
         def looked(ready):
-            sockets.update(str(path) for path in (LOCAL / f"ead-{os.getuid()}").glob("verl-*"))
-            sockets.update(str(path) for path in Path("/tmp").glob("rl-colocate-zmq-*"))
+            sockets.update(folders() - others)
             return ready()
 
         wait_for("the first step", lambda: looked(lambda: first.reached(1)))
@@ -164,6 +173,7 @@ def main() -> None:
         one = found[name]
         assert (one["status"], one["steps"], one["own_ray"]) == ("finished", [1, 2, 3], True), one
         assert all(abs(ratio - 1) < TOLERANCE for ratio in one["ratio_mean"]), one
+        assert min(one["gradient_norm"][:2]) > 0, f"nothing moved the weights: {one}"
     assert found["processes_left"] == 0 and found["foreign_ray_unharmed"], found
     assert len(sockets) == 2 and not any("/tmp/rl-colocate" in path for path in sockets), sockets
 

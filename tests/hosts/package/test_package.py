@@ -88,8 +88,7 @@ def test_the_metadata_is_stated(wheel):
 def test_an_extra_begins_with_the_oldest_version_that_a_pinned_list_tests(extra):
     (bounds,) = [text for text in PROJECT["optional-dependencies"][extra] if text.startswith(extra)]
     lowest, below = (
-        version(found)
-        for found in re.fullmatch(rf"{extra}(?:\[\w+\])?>=([\d.]+),<([\d.]+)", bounds).groups()
+        version(found) for found in re.fullmatch(rf"{extra}(?:\[\w+\])?>=([\d.]+),<([\d.]+)", bounds).groups()
     )
     pinned = set()
     for path in (REPOSITORY / "envs").glob("*.txt"):

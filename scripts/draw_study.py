@@ -4,7 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from reproduction.cluster import compute, devices
+from reproduction.cluster import compute
 from reproduction.config import InferenceRequest, Verl
 from reproduction.evaluation.studies import draw_study
 from reproduction.files import load_json, sha256_of_file, sha256_of_model, write_json
@@ -35,17 +35,16 @@ def main() -> None:
     if "checkpoints" in subject:
         model = model / "checkpoints" / f"step_{subject['checkpoints'][-1]}"
     machine = Verl.model_validate_json(arguments.vllm) if arguments.vllm else None
-    with devices.for_sampling(machine):
-        records = draw_study(
-            request,
-            model,
-            arguments.dataset,
-            arguments.output.parent,
-            label=f"study {arguments.study}",
-            progress=arguments.progress,
-            workers=arguments.threads,
-            vllm=machine,
-        )
+    records = draw_study(
+        request,
+        model,
+        arguments.dataset,
+        arguments.output.parent,
+        label=f"study {arguments.study}",
+        progress=arguments.progress,
+        workers=arguments.threads,
+        vllm=machine,
+    )
     write_json(
         arguments.output,
         {

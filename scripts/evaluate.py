@@ -4,7 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from reproduction.cluster import compute, devices
+from reproduction.cluster import compute
 from reproduction.config import EvaluationRequest, Verl
 from reproduction.config.runs import axes_of
 from reproduction.evaluation.evaluate import evaluate, prune
@@ -46,17 +46,16 @@ def main() -> None:
         checkpoints = {step: arguments.run.parent / "checkpoints" / f"step_{step}" for step in steps}
     machine = Verl.model_validate_json(arguments.vllm) if arguments.vllm else None
     machine = machine.of(axes_of(arguments.subject)["model"]) if machine else None
-    with devices.for_sampling(machine):
-        records = evaluate(
-            request,
-            checkpoints,
-            arguments.dataset,
-            arguments.output.parent,
-            label=f"evaluation of {arguments.subject}",
-            progress=arguments.progress,
-            workers=arguments.threads,
-            vllm=machine,
-        )
+    records = evaluate(
+        request,
+        checkpoints,
+        arguments.dataset,
+        arguments.output.parent,
+        label=f"evaluation of {arguments.subject}",
+        progress=arguments.progress,
+        workers=arguments.threads,
+        vllm=machine,
+    )
     write_json(
         arguments.output,
         {

@@ -16,12 +16,13 @@ from ead.schedule import from_config
 from reproduction.cluster import devices
 from reproduction.config import SCALES, EvaluationRequest, PretrainedModel, load_scale
 from reproduction.config.scale import VerlModel
+from reproduction.data import make_row, write_dataset
 from reproduction.engines import prompts_of_step
 from reproduction.engines.verl import RAY_WAS_LATE
+from reproduction.evaluation import evaluate as evaluation
 from reproduction.files import write_json
 from reproduction.plan import read_plan
 from reproduction.rehearsal import cells, checks, load_stand_ins, preflight, reports
-from reproduction.rehearsal import exercise as exercises
 from reproduction.rehearsal import rehearse as rehearsals
 from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed
 from reproduction.rehearsal.rehearse import (
@@ -525,21 +526,31 @@ def test_the_evaluation_of_a_preflight_has_gpus_of_its_own_and_the_models_own_li
     @contextmanager
     def lease(number, key):
         held.append(number)
-        yield
-        held.pop()
+        try:
+            yield
+        finally:
+            held.pop()
 
-    def evaluate(*arguments, vllm, **named):
+    class Begun(Exception):
+        pass
+
+    def loaded(checkpoint, vllm, **named):
         asked.append((list(held), vllm.max_num_seqs))
-        return {}
+        raise Begun
 
     monkeypatch.setattr(devices, "leased", lease)
-    monkeypatch.setattr(exercises, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation, "loaded", loaded)
+    monkeypatch.setattr(evaluation, "_weights_sha256", str)
     file = tmp_path / "file"
-    file.write_text("")
+    question = {"data_source": "toy", "prompt": [{"role": "user", "content": "1 + 1"}], "ground_truth": "2"}
+    named = {"id": "toy/0", "index": 0, "split": "test", "ability": "math", "details": {}}
+    write_dataset([make_row(**question, **named)], file)
+    decoders = {"tau1.0": plan.scale.decoders["tau1.0"]}
     request = EvaluationRequest(
-        dataset="math500", samples=1, max_new_tokens=8, decoders={}, verifier_timeout_s=1.0, root_seed=0
+        dataset="math500", samples=1, max_new_tokens=8, decoders=decoders, verifier_timeout_s=1.0, root_seed=0
     )
-    Exercise(run, machine, file, file, file, "gpu1", tmp_path, 1.0).evaluate(request)
+    with pytest.raises(Begun):
+        Exercise(run, machine, file, file, file, "gpu1", tmp_path, 1.0).evaluate(request)
     assert asked == [([1], 7)] and held == []
 
 

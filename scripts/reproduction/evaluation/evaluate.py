@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from reproduction.cluster import devices
 from reproduction.cluster.timings import FileTimings
 from reproduction.config import EvaluationRequest, Verl
 from reproduction.config.runs import digest
@@ -43,10 +44,10 @@ def evaluate(
 ) -> list[dict]:
     """Evaluate ``checkpoints`` (step -> model folder, in order); return one record per sample file, for the manifest.
 
-    The last checkpoint, or the only one, is also evaluated with the request's ``final_decoders``. Samples are drawn
-    in process, or with vLLM on the machine that ``vllm`` describes, in one engine for all checkpoints; the two draw
-    different samples from the same distributions. A checkpoint that was deleted after its evaluation (:func:`prune`)
-    keeps the samples it has. What each file took is left in ``timings.parquet``.
+    The last checkpoint, or the only one, is also evaluated with the request's ``final_decoders``. Samples are drawn in
+    process, or with vLLM on the machine that ``vllm`` describes, in one engine for all checkpoints and on GPUs leased
+    for it; the two draw different samples from the same distributions. A checkpoint that was deleted after its
+    evaluation (:func:`prune`) keeps the samples it has. What each file took is left in ``timings.parquet``.
 
     Raises:
         ValueError: a sample file would have to be made from a checkpoint that was deleted.
@@ -61,6 +62,7 @@ def evaluate(
     sampler: Sampler | None = None
     loaded_step = None
     with (
+        devices.for_sampling(vllm),
         contextlib.ExitStack() as engine,
         ThreadPoolExecutor(1) as reader,  # checksums of later checkpoints while earlier ones draw
         Grader(timeout_s=request.verifier_timeout_s, workers=workers) as grader,

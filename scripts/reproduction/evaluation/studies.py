@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from ead import seeds
+from reproduction.cluster import devices
 from reproduction.config import EntropyStudy, ForkingStudy, InferenceRequest, Verl
 from reproduction.config.runs import digest
 from reproduction.data import read_dataset
@@ -72,7 +73,7 @@ def draw_study(
     """Draw what the study lacks below ``output``; return one record per file, for the manifest.
 
     ``model`` is a folder in Hugging Face format. Responses come from the in-process sampler, or from vLLM on the
-    machine that ``vllm`` describes. A file whose identity still holds is kept as it is.
+    machine that ``vllm`` describes, on GPUs leased for it. A file whose identity still holds is kept as it is.
     """
     study = request.study
     tokenizer = Tokenizer(model)
@@ -87,6 +88,7 @@ def draw_study(
     problems = choose_problems(candidates, study.problems, root_seed=request.root_seed, dataset=study.dataset)
     parts = len(study.positions) + 1 if isinstance(study, ForkingStudy) else 1
     with (
+        devices.for_sampling(vllm),
         contextlib.ExitStack() as engine,
         Grader(timeout_s=study.verifier_timeout_s, workers=workers) as grader,
         Progress(progress, label, parts * len(request.decoders) * len(problems), "problem") as bar,

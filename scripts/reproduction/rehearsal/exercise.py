@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from reproduction.cluster import devices, processes
+from reproduction.cluster import processes
 from reproduction.config import REPOSITORY, EvaluationRequest, Verl
 from reproduction.config.runs import RunConfiguration
 from reproduction.engines.verl import RAY_WAS_LATE
@@ -194,22 +194,20 @@ class Exercise:
         )
 
     def evaluate(self, request: EvaluationRequest) -> None:
-        """Evaluate the run's checkpoints with vLLM, as rule ``evaluate_run`` does, on GPUs of its own."""
-        machine = self.machine.of(self.run.model)
+        """Evaluate the run's checkpoints with vLLM, as rule ``evaluate_run`` does."""
         checkpoints = {
             step: self.output / "checkpoints" / f"step_{step}" for step in self.run.training.checkpoints
         }
-        with devices.for_sampling(machine):
-            files = evaluate(
-                request,
-                checkpoints,
-                self.validation,
-                self.evaluation.parent,
-                label=f"evaluation of {self.run.name}",
-                progress=None,
-                workers=1,
-                vllm=machine,
-            )
+        files = evaluate(
+            request,
+            checkpoints,
+            self.validation,
+            self.evaluation.parent,
+            label=f"evaluation of {self.run.name}",
+            progress=None,
+            workers=1,
+            vllm=self.machine.of(self.run.model),
+        )
         write_json(
             self.evaluation,
             {

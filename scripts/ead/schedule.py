@@ -831,10 +831,7 @@ class ScheduleTable:
         formula = (schedule.curve, len(column))
         if formula not in self.curves:
             self.curves.append(formula)
-        missing = len(column) - len(self.parameters)
-        if missing > 0:
-            self.parameters = np.pad(self.parameters, ((0, missing), (0, 0)))
-        self.parameters[: len(column), row] = column
+        self.parameters = with_column(self.parameters, row, column)
         self.formulas[row] = self.curves.index(formula)
 
     def clear(self, row: int) -> None:
@@ -871,6 +868,15 @@ class ScheduleTable:
                     found if temperatures is None else xp.where(formulas == int(formula), found, temperatures)
                 )
         return temperatures
+
+
+def with_column(table: np.ndarray, row: int, column: Sequence[float]) -> np.ndarray:
+    """Return ``table``, shape (height, rows), higher if need be, with ``column`` as the numbers of ``row``."""
+    missing = len(column) - len(table)
+    if missing > 0:
+        table = np.pad(table, ((0, missing), (0, 0)))
+    table[: len(column), row] = column
+    return table
 
 
 def from_config(config: Mapping[str, Any], beside: Sequence[str] = ()) -> Schedule:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ead import rules
-from ead.schedule import BESIDE, Schedule, from_config
+from ead.schedule import BESIDE, Schedule, from_config, with_column
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,6 @@ logger = logging.getLogger("vllm.ead")
 
 _KEY = "ead"
 _GREEDY_BELOW = 1e-5  # vLLM decodes greedily below this temperature
-_LOWEST_TEMPERATURE = 0.01  # vLLM raises lower temperatures to this one, to keep float32 logits finite
 _LONGEST_TEXT = 10_000
 _LAST_POSITION = 2**31 - 1
 _PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
@@ -130,8 +129,10 @@ def _schedule_and_step(*described: Any) -> tuple[Schedule, int]:
     schedule = from_config(config, BESIDE)
     schedule.temperature(0, step)  # raises on a bad step
     lowest, highest = schedule.bounds
-    if lowest < _LOWEST_TEMPERATURE:
-        raise ValueError(f"ead: the lowest temperature is {lowest}, allowed: {_LOWEST_TEMPERATURE} or more")
+    if lowest < rules.LOWEST_TEMPERATURE:
+        raise ValueError(
+            f"ead: the lowest temperature is {lowest}, allowed: {rules.LOWEST_TEMPERATURE} or more"
+        )
     if highest > float(np.finfo(np.float32).max):
         raise ValueError(f"ead: the highest temperature is {highest}, beyond the range of float32")
     return schedule, step
@@ -160,11 +161,8 @@ class RuleTable:
         rule = (schedule.rule, len(column))
         if rule not in self.rules:
             self.rules.append(rule)
-        missing = len(column) - len(self.numbers)
-        if missing > 0:
-            self.numbers = np.pad(self.numbers, ((0, missing), (0, 0)))
         self.rule[row] = self.rules.index(rule) + 1
-        self.numbers[: len(column), row] = column
+        self.numbers = with_column(self.numbers, row, column)
 
     def swap(self, one: int, other: int) -> None:
         """Exchange two rows."""

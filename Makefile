@@ -7,7 +7,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
-.PHONY: help reproduce real-lm mlflow test env-gpu test-env-gpu verl-smoke test-seams test-vllm test-hosts test-paper test-tutorial test-slurm test-rehearsal test-smoke bench stamps gallery evidence judge lint format config pins licences audit clean
+.PHONY: help reproduce real-lm mlflow test env-gpu test-env-gpu verl-smoke test-seams test-vllm test-hosts test-paper test-tutorial test-slurm test-rehearsal test-smoke bench speed-page gallery evidence judge lint format config pins licences audit clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -146,11 +146,11 @@ bench: .venv/ready .venv-bench/ready .venv-verl-cpu/ready  ## measure speed, mem
 	$(BENCH)/analysis.py --output $(SPEED)/analysis.json
 	$(BENCH)/memory.py --output $(SPEED)/memory.json
 	$(BENCH)/dag.py --output $(SPEED)/dag.json
-	$(MAKE) stamps
+	$(MAKE) speed-page
 	@echo "Grading needs the data sets: $(BENCH)/grading.py --data FOLDER --output $(SPEED)/grading.json"
 
-stamps: .venv/ready  ## the table of docs/speed.md: which records are of code that has changed since
-	$(BIN)/python benchmarks/stamps.py --page docs/speed.md
+speed-page: .venv/ready  ## the tables of docs/speed.md, from the records of `make bench`
+	$(BIN)/python benchmarks/speed_page.py --page docs/speed.md
 
 gallery: .venv/ready  ## copy the pictures and verdicts of a full run at the cpu scale to reports/gallery and README.md
 	$(BIN)/python scripts/make_gallery.py --reports reports/cpu --gallery reports/gallery --readme README.md

@@ -1,12 +1,9 @@
 """Which code a record was measured on, and which records are of code that has changed since.
 
-    python benchmarks/stamps.py --page docs/speed.md
-
-rewrites the page's table of records, and says which files have changed. What a record measures are patterns of files
-below scripts/; of a file the code counts, not its comments, docstrings and layout.
+What a record measures are patterns of files below scripts/; of a file the code counts, not its comments, docstrings
+and layout.
 """
 
-import argparse
 import ast
 import hashlib
 import json
@@ -15,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from reproduction.config import REPOSITORY
-from reproduction.files import put_between, write_text
 from reproduction.versions import code_version
 
 SCRIPTS = REPOSITORY / "scripts"
@@ -79,39 +75,3 @@ def changed(record: Mapping[str, Any], name: str, scripts: Path = SCRIPTS) -> li
     """Return the files whose code differs from what the record measured, those gone and those new included."""
     then, now = record["code"]["files"], checksums(name, scripts)
     return sorted(file for file in then.keys() | now.keys() if then.get(file) != now.get(file))
-
-
-def table(records: Path = RECORDS, scripts: Path = SCRIPTS) -> str:
-    """Return the page's table: a record a row, with the commit it measured and whether its code has changed since."""
-    lines = ["| record | measured at | code that it measured, today |", "| --- | --- | --- |"]
-    for name in sorted(MEASURED):
-        path = records / f"{name}.json"
-        if not path.exists():
-            continue
-        record = json.loads(path.read_text(encoding="utf-8"))
-        state = "**older**" if changed(record, name, scripts) else "the same"
-        modified = " and changes" if record["code"]["modified"] else ""
-        lines.append(
-            f"| [{name}](records/speed/{name}.json) | {record['code']['commit'][:7]}{modified} | {state} |"
-        )
-    return "\n".join(lines)
-
-
-def with_table(page: str) -> str:
-    """Return the page with today's table between its marks."""
-    return put_between(page, "records", "make stamps", table())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--page", type=Path, required=True)
-    page = parser.parse_args().page
-    write_text(page, with_table(page.read_text(encoding="utf-8")))
-    for path in sorted(RECORDS.glob("*.json")):
-        files = changed(json.loads(path.read_text(encoding="utf-8")), path.stem)
-        if files:
-            print(f"{path.stem}: changed since: {', '.join(files)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -7,9 +7,8 @@ from pathlib import Path
 from reproduction.cluster import compute
 from reproduction.config import EvaluationRequest, Verl
 from reproduction.config.runs import axes_of
-from reproduction.evaluation.evaluate import evaluate, prune
-from reproduction.files import load_json, sha256_of_file, write_json
-from reproduction.versions import code_version
+from reproduction.evaluation.evaluate import evaluate, prune, write_manifest
+from reproduction.files import load_json
 
 
 def main() -> None:
@@ -56,16 +55,7 @@ def main() -> None:
         workers=arguments.threads,
         vllm=machine,
     )
-    write_json(
-        arguments.output,
-        {
-            "subject": arguments.subject,
-            "request": request.model_dump(mode="json"),
-            "dataset_sha256": sha256_of_file(arguments.dataset),
-            "code": code_version(),
-            "files": records,
-        },
-    )
+    write_manifest(arguments.output, arguments.subject, request, arguments.dataset, records)
     if arguments.delete_intermediate:
         prune(checkpoints, [arguments.delete_intermediate / "checkpoints"])
 

@@ -1,8 +1,8 @@
 """The verl engine end to end on a small model: train, interrupt, resume, evaluate; then look for what was left behind.
 
-Everything runs as the workflow would run it, through train.py and evaluate.py. The interruption comes at the worst
-moment: verl has noted that it resumes from a checkpoint which is not published yet. What the run says about the
-method is measured from its dumps by tests/verl/test_verl_smoke.py.
+It is one exercise of the rehearsal, but for its interruption: SIGTERM, as a batch system's at the end of a job's time,
+held to the worst moment, when verl has noted that it resumes from a checkpoint which is not published yet. What the run
+says about the method is measured from its dumps by tests/verl/test_verl_smoke.py.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,11 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from reproduction.cluster import processes
+from reproduction.config import EvaluationRequest, Verl
 from reproduction.config.runs import RunConfiguration
 from reproduction.files import load_json, write_json, write_text
+from reproduction.rehearsal.exercise import Exercise
 from reproduction.training import records
 
-SCRIPTS = Path(__file__).resolve().parent
 INTERRUPTED_AFTER = 2  # steps
 TIMEOUT_S = 1800.0
 MARK = "EAD_SMOKE"  # in the environment of every process that is started here
@@ -59,60 +59,48 @@ def main() -> None:
     arguments = parser.parse_args()
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    run = RunConfiguration.from_json(arguments.run)
-    folder = arguments.output.parent
-    state, output = folder / "state" / run.hash, folder / "run"
-    train = [
-        *(sys.executable, str(SCRIPTS / "train.py"), "--run", arguments.run, "--machine", arguments.machine),
-        *("--model", str(arguments.model), "--dataset", str(arguments.dataset)),
-        *("--validation", str(arguments.evaluation_dataset), "--output", str(output / "manifest.json")),
-        *("--state", str(state), "--scale", arguments.scale),
-        *("--tracking-folder", str(folder / "mlflow")),
-    ]
-    last = output / "checkpoints" / f"step_{run.training.steps}"
-    evaluate = [
-        *(
-            sys.executable,
-            str(SCRIPTS / "evaluate.py"),
-            "--subject",
-            run.name,
-            "--request",
-            arguments.request,
-        ),
-        *("--model", str(last / "manifest.json"), "--dataset", str(arguments.evaluation_dataset)),
-        *("--output", str(folder / "evaluation" / "manifest.json"), "--vllm", arguments.machine),
-    ]
+    exercise = Exercise(
+        run=RunConfiguration.from_json(arguments.run),
+        machine=Verl.model_validate_json(arguments.machine),
+        model=arguments.model,
+        dataset=arguments.dataset,
+        validation=arguments.evaluation_dataset,
+        scale=arguments.scale,
+        folder=arguments.output.parent,
+        timeout_s=TIMEOUT_S,
+    )
+    request = EvaluationRequest.model_validate_json(arguments.request)
     seconds, left = {}, {}
     with shared_memory() as segments:
         started = time.monotonic()
-        interrupt(train, folder / "hold", INTERRUPTED_AFTER)
+        interrupt(exercise, INTERRUPTED_AFTER)
         seconds["until_interrupted"] = time.monotonic() - started
         interrupted = {
-            "saved": int((state / "verl" / "checkpoints" / "latest_checkpointed_iteration.txt").read_text()),
-            "published": sorted(path.name for path in (state / "checkpoints").glob("step_*")),
+            "saved": exercise.saved(),
+            "published": sorted(path.name for path in (exercise.state / "checkpoints").glob("step_*")),
         }
         left["interrupted"] = sorted(segments & processes.abandoned_segments())
 
         started = time.monotonic()
-        subprocess.run(train, check=True, timeout=TIMEOUT_S)
+        exercise.train(os.environ)
         seconds["resumed"] = time.monotonic() - started
 
         started = time.monotonic()
-        subprocess.run(evaluate, check=True, timeout=TIMEOUT_S)
+        exercise.evaluate(request)
         seconds["evaluated"] = time.monotonic() - started
     left["finished"] = sorted(segments & processes.abandoned_segments())
 
-    manifest = load_json(output / "manifest.json")
+    manifest = load_json(exercise.output / "manifest.json")
     write_json(
         arguments.output,
         {
-            "run": run.name,
-            "configuration_hash": run.hash,
+            "run": exercise.run.name,
+            "configuration_hash": exercise.run.hash,
             "status": manifest["status"],
             "steps": manifest["steps"],
             "interrupted": interrupted,
-            "metrics": [_known(row) for row in records.read(state / "metrics.jsonl")],
-            "evaluation": load_json(folder / "evaluation" / "manifest.json")["files"],
+            "metrics": [_known(row) for row in records.read(exercise.state / "metrics.jsonl")],
+            "evaluation": load_json(exercise.evaluation)["files"],
             "shared_memory": {"seen": len(segments), "left": left},
             "seconds": {name: round(value, 1) for name, value in seconds.items()},
         },
@@ -147,15 +135,16 @@ def shared_memory() -> Iterator[set[str]]:
         watch.join()
 
 
-def interrupt(command: list[str], hold: Path, step: int) -> None:
-    """Start a training and send it SIGTERM once verl has saved ``step`` and would publish it.
+def interrupt(exercise: Exercise, step: int) -> None:
+    """Start the training and send it SIGTERM once verl has saved ``step`` and would publish it.
 
     Raises RuntimeError if it ends before, or does not get there in time.
     """
+    hold = exercise.folder / "hold"
     write_text(hold / "sitecustomize.py", HOLD)
     path = os.pathsep.join([str(hold), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": path, "EAD_SMOKE_HOLDS_STEP": str(step)}
+        exercise.command(), env={**os.environ, "PYTHONPATH": path, "EAD_SMOKE_HOLDS_STEP": str(step)}
     )
     deadline = time.monotonic() + TIMEOUT_S
     try:

@@ -122,7 +122,7 @@ def test_the_run_was_interrupted_resumed_and_finished(report, results, run, stat
     assert [row["step"] for row in report["metrics"]] == [1, 2, 3]
     log = (state / "verl" / "verl.log").read_text()
     assert "Resuming from" in log and "setting global step to 2" in log
-    folder = results / "verl_smoke" / "run"
+    folder = results / "verl_smoke" / "runs" / run.name
     assert len(pd.read_parquet(folder / "metrics.parquet")) == 3
     assert len(pd.read_parquet(folder / "groups.parquet")) == 3 * run.training.prompts
     assert json.loads((folder / "manifest.json").read_text())["checkpoints"] == [1, 2, 3]
@@ -266,9 +266,10 @@ def test_the_evaluation_has_the_contract_of_the_in_process_one(report, results, 
     from reproduction.evaluation.responses import SAMPLE_COLUMNS
     from reproduction.evaluation.samples import read_samples
 
-    frame = read_samples(results / "verl_smoke" / "evaluation" / "manifest.json")
+    frame = read_samples(results / "verl_smoke" / "evaluations" / run.name / "manifest.json")
     assert list(frame.columns) == [*SAMPLE_COLUMNS, "step", "decoder"]
-    assert set(frame["decoder"]) == {"tau1.0", "ead"}
-    assert (frame.groupby(["decoder", "problem"]).size() == 4).all()
+    drawn = set(zip(frame["step"], frame["decoder"], strict=True))
+    assert drawn == {(step, name) for step in STEPS for name in ("tau1.0", "ead")}
+    assert (frame.groupby(["step", "decoder", "problem"]).size() == 4).all()
     assert frame["tokens"].max() <= run.training.max_new_tokens
     assert (frame.loc[~frame["finished"], "tokens"] == run.training.max_new_tokens).all()

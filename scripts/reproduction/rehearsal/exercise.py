@@ -22,10 +22,8 @@ from reproduction.cluster import processes
 from reproduction.config import REPOSITORY, EvaluationRequest, Verl
 from reproduction.config.runs import RunConfiguration
 from reproduction.engines.verl import RAY_WAS_LATE
-from reproduction.evaluation.evaluate import evaluate
-from reproduction.files import sha256_of_file, write_json
+from reproduction.evaluation.evaluate import evaluate, write_manifest
 from reproduction.training import records
-from reproduction.versions import code_version
 
 SCRIPTS = REPOSITORY / "scripts"
 _MARK = "EAD_EXERCISE"
@@ -72,6 +70,11 @@ class Exercise:
     @property
     def evaluation(self) -> Path:
         return self.folder / "evaluations" / self.run.name / "manifest.json"
+
+    def saved(self) -> int:
+        """The step that verl would resume from; 0 before its first checkpoint."""
+        tracker = self.state / "verl" / "checkpoints" / "latest_checkpointed_iteration.txt"
+        return int(tracker.read_text() or 0) if tracker.exists() else 0  # empty while verl writes it
 
     def command(self) -> list[str]:
         """The command of rule ``train``."""
@@ -161,7 +164,6 @@ class Exercise:
 
     def _watch(self, moment: str) -> tuple[Callable[[], bool], bool]:
         """Return whether ``moment`` has come, as a function, and whether it passes too soon to wait longer."""
-        tracker = self.state / "verl" / "checkpoints" / "latest_checkpointed_iteration.txt"
         first = self.state / "checkpoints" / "step_1"
         metrics = self.state / "metrics.jsonl"
         samples = self.state / "verl" / "samples"
@@ -172,25 +174,21 @@ class Exercise:
         def sampled(step: int) -> bool:
             return any(f'"step": {step},' in file.read_text() for file in samples.glob("*.jsonl"))
 
-        def tracked() -> bool:
-            return tracker.exists() and tracker.read_text().strip() == "1"
-
         watched = {
             MOMENTS[0]: lambda: recorded(1),
-            MOMENTS[1]: tracked,
-            MOMENTS[2]: lambda: tracked() and first.exists(),
+            MOMENTS[1]: lambda: self.saved() == 1,
+            MOMENTS[2]: lambda: self.saved() == 1 and first.exists(),
             MOMENTS[3]: lambda: first.exists() and sampled(2),
             MOMENTS[4]: lambda: recorded(2),
         }
         return watched[moment], moment == MOMENTS[1]
 
     def _left(self) -> str:
-        tracker = self.state / "verl" / "checkpoints" / "latest_checkpointed_iteration.txt"
-        step = tracker.read_text().strip() if tracker.exists() else "0"
         published = [path.name for path in (self.state / "checkpoints").glob("step_*")]
         taken = sum(1 for _ in records.read(self.state / "metrics.jsonl"))
         return (
-            f"verl had saved step {step}, {len(published)} checkpoints were published, {taken} steps recorded"
+            f"verl had saved step {self.saved()}, {len(published)} checkpoints were published, "
+            f"{taken} steps recorded"
         )
 
     def evaluate(self, request: EvaluationRequest) -> None:
@@ -208,16 +206,7 @@ class Exercise:
             workers=1,
             vllm=self.machine.of(self.run.model),
         )
-        write_json(
-            self.evaluation,
-            {
-                "subject": self.run.name,
-                "request": request.model_dump(mode="json"),
-                "dataset_sha256": sha256_of_file(self.validation),
-                "code": code_version(),
-                "files": files,
-            },
-        )
+        write_manifest(self.evaluation, self.run.name, request, self.validation, files)
 
     def log_end(self, lines: int = 12) -> str:
         """Return where the log is, and the last lines of it that say most."""

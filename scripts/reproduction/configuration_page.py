@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from ead import schedule
 from reproduction import config, figures
 from reproduction.algorithms import NAMED
-from reproduction.cluster import resources
+from reproduction.cluster import slurm
 from reproduction.config import command_line
 from reproduction.data import table
 from reproduction.models import pretrained
@@ -102,7 +102,7 @@ FILES: dict[str, tuple[str, str, list[type[BaseModel]]]] = {
         "published models and where they come from",
         [pretrained.HubModel, pretrained.PackageModel],
     ),
-    "The cluster": ("workflow/profiles/slurm/site.yaml", "what differs between clusters", [resources.Site]),
+    "The cluster": ("workflow/profiles/slurm/site.yaml", "what differs between clusters", [slurm.Site]),
 }
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from reproduction import claims as paper_claims
 from reproduction.claims import deviations as paper_deviations
 from reproduction.claims import model as tests_of_claims
-from reproduction.cluster import resources
+from reproduction.cluster import resources, slurm
 from reproduction.config import (
     MOST_LINES,
     SCALES,
@@ -69,7 +69,7 @@ class Plan:
     claims: paper_claims.Claims
     deviations: dict[str, paper_deviations.Deviation]
     decoders_of: dict[str, set[str]]
-    site: resources.Site
+    site: slurm.Site
     estimates: resources.Needs
 
     @property
@@ -133,7 +133,7 @@ def read_plan(
     models = load_models(workflow / "models.yaml")
     claims = paper_claims.load_claims(workflow / "claims.yaml")
     deviations = paper_deviations.load_deviations(workflow / "deviations.yaml")
-    site = resources.load_site(workflow / "profiles" / "slurm" / "site.yaml")
+    site = slurm.load_site(workflow / "profiles" / "slurm" / "site.yaml")
     table = resources.load_resources(workflow / "resources.yaml")
     resources.Needs(configuration.scale, scale, table)  # what it lacks is said first
     _raise(

@@ -6,17 +6,15 @@ import re
 import pytest
 import yaml
 
-from reproduction.cluster import ray, resources
+from reproduction.cluster import ray, resources, slurm
 from reproduction.cluster.devices import Device
 from reproduction.cluster.resources import (
     Need,
     Needs,
-    Site,
     load_resources,
-    load_site,
-    slurm_resources,
     too_few_gpus,
 )
+from reproduction.cluster.slurm import Site, load_site, slurm_resources
 from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_scale
 from reproduction.config.runs import expand
 from reproduction.data.table import load_datasets
@@ -129,7 +127,7 @@ def test_an_empty_site_file_asks_for_nothing_but_the_job():
         "nodes": 1,
         "gpus_per_node": 8,
     }
-    assert slurm_resources(TRAINING, Site()).keys() == set(resources.SLURM_RESOURCES)
+    assert slurm_resources(TRAINING, Site()).keys() == set(slurm.SLURM_RESOURCES)
 
 
 def test_a_site_names_account_partition_and_gpus():
@@ -181,37 +179,35 @@ def logged(folder, *texts):
 @pytest.mark.parametrize("text", MEMORY)
 def test_memory_grows_after_each_kill_for_memory_and_time_does_not(tmp_path, text):
     logs = logged(tmp_path, text, text)
-    grown = [resources.growth_after(logs, attempt) for attempt in (1, 3)]
-    assert grown == [resources.Growth(), resources.Growth(memory=3)]
+    grown = [slurm.growth_after(logs, attempt) for attempt in (1, 3)]
+    assert grown == [slurm.Growth(), slurm.Growth(memory=3)]
 
 
 def test_time_grows_after_each_time_limit_and_memory_does_not(tmp_path):
-    assert resources.growth_after(logged(tmp_path, TIME), 2) == resources.Growth(minutes=2)
-    assert resources.growth_after(logged(tmp_path, TIME, MEMORY[0], TIME), 4) == resources.Growth(
-        minutes=3, memory=2
-    )
+    assert slurm.growth_after(logged(tmp_path, TIME), 2) == slurm.Growth(minutes=2)
+    assert slurm.growth_after(logged(tmp_path, TIME, MEMORY[0], TIME), 4) == slurm.Growth(minutes=3, memory=2)
 
 
 @pytest.mark.parametrize("text", OTHER)
 def test_a_job_that_ended_otherwise_is_tried_again_as_it_was(tmp_path, text):
-    assert resources.growth_after(logged(tmp_path, text), 2) == resources.Growth()
+    assert slurm.growth_after(logged(tmp_path, text), 2) == slurm.Growth()
 
 
 def test_logs_of_an_earlier_workflow_do_not_count(tmp_path):
     logs = logged(tmp_path, MEMORY[0], MEMORY[0], TIME)  # only the last is of this one's first attempt
-    assert resources.growth_after(logs, 2) == resources.Growth(minutes=2)
-    assert resources.growth_after(tmp_path / "nothing", 2) == resources.Growth()
+    assert slurm.growth_after(logs, 2) == slurm.Growth(minutes=2)
+    assert slurm.growth_after(tmp_path / "nothing", 2) == slurm.Growth()
 
 
 def test_a_retry_asks_for_more_up_to_the_limits_of_the_site():
     site = Site.model_validate({"limits": {"minutes": 1440, "memory_mb": 1_000_000}})
-    asked = [slurm_resources(TRAINING, site, resources.Growth(times, times)) for times in (1, 2, 3)]
+    asked = [slurm_resources(TRAINING, site, slurm.Growth(times, times)) for times in (1, 2, 3)]
     assert [one["runtime"] for one in asked] == [600, 1200, 1440]
     assert [one["mem_mb"] for one in asked] == [400_000, 800_000, 1_000_000]
 
 
 def test_the_commented_example_of_the_site_file_is_valid(tmp_path):
-    text = resources.SITE_FILE.read_text()
+    text = slurm.SITE_FILE.read_text()
     assert load_site() == Site(), "the committed site file must name no site"
     example = [line[4:] for line in text.splitlines() if line.startswith("#   ")]
     site = Site.model_validate(yaml.safe_load("\n".join(example)))

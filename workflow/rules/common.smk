@@ -9,7 +9,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from reproduction.cluster import resources
+from reproduction.cluster import resources, slurm
 from reproduction.cluster import devices
 from reproduction import figures
 from reproduction import layout
@@ -182,7 +182,7 @@ def slurm_logs(rule, wildcards):
     root = (
         getattr(workflow.executor_settings, "logdir", None) or ".snakemake/slurm_logs"
     )
-    return resources.log_folder(Path(root), rule, wildcards)
+    return slurm.log_folder(Path(root), rule, wildcards)
 
 
 def needs(rule, of_job=None):
@@ -197,13 +197,13 @@ def needs(rule, of_job=None):
                     told.add(problem)
                     logger.warning(problem)
             if on_this_machine:
-                return resources.slurm_resources(need, resources.Site())[name]
-            growth = resources.growth_after(slurm_logs(rule, wildcards), attempt)
-            return resources.slurm_resources(need, site, growth)[name]
+                return slurm.slurm_resources(need, slurm.Site())[name]
+            growth = slurm.growth_after(slurm_logs(rule, wildcards), attempt)
+            return slurm.slurm_resources(need, site, growth)[name]
 
         return value
 
-    return {name: resource(name) for name in resources.SLURM_RESOURCES}
+    return {name: resource(name) for name in slurm.SLURM_RESOURCES}
 
 
 onstart:

@@ -46,10 +46,8 @@ def stream(*names: str | int) -> np.random.Generator:
 
 def write_evaluation(folder: Path, checkpoints: int, problems: int, responses: int) -> None:
     """Write one evaluation: problems differ in how often they are solved, which grows with training."""
-    from reproduction.evaluation.responses import (
-        describe_samples,
-        write_samples,
-    )  # they import torch, which no analysis needs
+    # They import torch, which no analysis needs.
+    from reproduction.evaluation.responses import describe_samples, write_samples
 
     skill = stream("skill").beta(0.6, 1.2, size=problems)
     records = []

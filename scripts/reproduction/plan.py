@@ -41,12 +41,7 @@ from reproduction.config.command_line import Request, read_command_line, selecte
 from reproduction.config.explain import unknown
 from reproduction.config.runs import RunConfiguration, expand_all
 from reproduction.data.table import DatasetEntry, load_datasets
-from reproduction.figures import (
-    DeviationsFigure,
-    Figure,
-    InferenceFigure,
-    load_experiments,
-)
+from reproduction.figures import DeviationsFigure, Figure, InferenceFigure, load_experiments
 from reproduction.models.pretrained import TOKENIZER, HubModel, PackageModel, load_models
 from reproduction.tasks import GeneratedData
 from reproduction.training import contract

@@ -62,9 +62,8 @@ def test_the_peak_counts_what_is_there_at_one_time():
     # Two trainings with a state of 5 besides 10 checkpoints; the evaluation of each deletes 9 of them.
     jobs = [job(100, gpus=8, size=10, scratch=5) for _ in range(2)]
     jobs += [job(10, gpus=1, before=[number], size=1, freed=9) for number in range(2)]
-    assert (
-        timetable(jobs, 8, of="gpus").peak_bytes == 10 + 10 + 5
-    )  # the second training goes before an evaluation
+    # The second training goes before an evaluation.
+    assert timetable(jobs, 8, of="gpus").peak_bytes == 10 + 10 + 5
     assert timetable(jobs, 16, of="gpus").peak_bytes == 30
     assert summary(jobs, title="", source="", units=8)["total"]["bytes"] == 2 * (10 + 1 - 9)
 

@@ -8,12 +8,7 @@ import yaml
 
 from reproduction.cluster import ray, resources, slurm
 from reproduction.cluster.devices import Device
-from reproduction.cluster.resources import (
-    Need,
-    Needs,
-    load_resources,
-    too_few_gpus,
-)
+from reproduction.cluster.resources import Need, Needs, load_resources, too_few_gpus
 from reproduction.cluster.slurm import Site, load_site, slurm_resources
 from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_scale
 from reproduction.config.runs import expand

@@ -98,9 +98,8 @@ def test_the_last_box_of_a_reference_is_read_as_that_of_a_response(monkeypatch):
     )
 
 
-@pytest.mark.parametrize(
-    "analysis", sorted(KINDS.keys() - {"deviations"})
-)  # the report's page of them says it all
+# The report's page of them says it all.
+@pytest.mark.parametrize("analysis", sorted(KINDS.keys() - {"deviations"}))
 def test_the_report_and_snakemakes_fill_one_caption(analysis):
     rule = RULES[RULE_OF.get(analysis, "plot_figure")]
     assert f'caption="../report/{KINDS[analysis].caption_template}"' in rule

@@ -267,9 +267,8 @@ def test_the_decoder_matrix_holds_last_checkpoints_and_base_models(world):
     request = experiment.drawing("decoders", world.scale, world.table)
     figure = decoder_matrix.plot(table, {**request, "metrics": ["pass_at_k"]})
     drawn = [text.get_text() for text in figure.axes[0].texts]
-    assert (
-        f"{100 * verdicts.mean():.1f}" in drawn and "not run" in drawn
-    )  # other decoders have no samples here
+    # Other decoders have no samples here.
+    assert f"{100 * verdicts.mean():.1f}" in drawn and "not run" in drawn
 
 
 # --- formulas ----------------------------------------------------------------------------------------------

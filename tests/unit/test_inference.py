@@ -148,9 +148,8 @@ def test_recorded_entropies_have_one_value_per_token(world, tmp_path):
 def test_entropies_of_drawn_tokens_are_those_that_the_sampler_recorded(world):
     """One forward pass by transformers against the entropies noted while decoding; prompts and lengths differ."""
     problems = problems_of(read_dataset(world / "test.parquet"))
-    decoder = Decoder(
-        schedule={"kind": "fixed", "tau": 1.3}, top_p=0.9, label="x"
-    )  # entropies are at 1 all the same
+    # Entropies are at 1 all the same.
+    decoder = Decoder(schedule={"kind": "fixed", "tau": 1.3}, top_p=0.9, label="x")
     sampler = InProcess(world / "model")
     prompts = [sampler.tokenizer.encode_chat(problem.messages) for problem in problems]
     prompts[0] = prompts[0] + prompts[0][-3:]

@@ -9,14 +9,7 @@ import torch
 from ead import objective, seeds
 from ead.verifier import Verdict
 from reproduction.algorithms import without_label
-from reproduction.config import (
-    Configuration,
-    Importance,
-    Scale,
-    load_algorithms,
-    load_scale,
-    merge,
-)
+from reproduction.config import Configuration, Importance, Scale, load_algorithms, load_scale, merge
 from reproduction.config.runs import expand
 from reproduction.data import read_dataset, write_dataset
 from reproduction.engines import inprocess

@@ -9,14 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ead.seeds import generator
-from ead.verifier import (
-    MAX_ANSWER_CHARACTERS,
-    Verifier,
-    evaluate_arithmetic,
-    grade,
-    last_boxed,
-    normalise,
-)
+from ead.verifier import MAX_ANSWER_CHARACTERS, Verifier, evaluate_arithmetic, grade, last_boxed, normalise
 
 RESPONSES = 10_000
 MEGABYTE = 1 << 20

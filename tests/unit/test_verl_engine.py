@@ -264,9 +264,8 @@ def test_a_training_on_a_node_that_lacks_its_gpus_says_so_and_starts_nothing(tmp
     (tmp_path / "problems.parquet").touch()
     with pytest.raises(RuntimeError, match=f"verl.gpus_per_node asks for 8 GPUs, .* finds {found} here"):
         verl.train(
-            SimpleNamespace(
-                hash="of no run", model="of no run"
-            ),  # nothing else of the run is asked for before
+            # Nothing else of the run is asked for before.
+            SimpleNamespace(hash="of no run", model="of no run"),
             load_scale("paper").verl,
             model=tmp_path,
             dataset=tmp_path / "problems.parquet",

@@ -223,9 +223,8 @@ class Verifier:
                         "the grading process died twice without a verdict on any of the remaining "
                         f"{len(items) - len(done)} items; its own message, if any, is on standard error"
                     ) from None
-            except (
-                BaseException
-            ):  # an interrupt between question and answer: the next call must not read old answers
+            except BaseException:
+                # An interrupt between question and answer: the next call must not read old answers.
                 self._stop()
                 raise
         return done

@@ -225,9 +225,8 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _CONNECTIVE = re.compile(r"[\s,;]*\b(?:and|or)\b[\s,;]*|\s*[,;和或与]\s*")
-_LETTERS = re.compile(
-    r"[A-Za-z](?:\s*,\s*[A-Za-z])*|\([A-Za-z](?:\s*,\s*[A-Za-z])+\)"
-)  # \text{B}, \text{(A, C)}
+# What \text{B} and \text{(A, C)} hold.
+_LETTERS = re.compile(r"[A-Za-z](?:\s*,\s*[A-Za-z])*|\([A-Za-z](?:\s*,\s*[A-Za-z])+\)")
 _NOT_LATIN = re.compile(r"[^\x00-\u024f]")
 _MAX_EXPONENT_DIGITS = 9
 

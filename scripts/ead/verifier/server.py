@@ -129,9 +129,8 @@ def compare(gold: list, answer: list) -> tuple[bool, str]:
 
 def canonical(expression) -> str:
     """Return one text for equal values: rationals exactly, other numbers to 12 digits, else what sympy prints."""
-    if (
-        isinstance(expression, Eq) and expression.lhs.is_Atom
-    ):  # x = 5, and i = 5, whose left side is no symbol
+    # As in x = 5, and i = 5, whose left side is no symbol.
+    if isinstance(expression, Eq) and expression.lhs.is_Atom:
         expression = expression.rhs
     expression = unwrap_eq(expression)
     expression = get_pct_val(expression, expression)

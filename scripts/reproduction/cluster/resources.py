@@ -383,10 +383,8 @@ class Needs:
         model = self._sampled(name)
         mean, longest = self._response(study.max_new_tokens, model), study.max_new_tokens
         responses = rows = len(study.decoders) * study.problems * study.samples
-        drawn, numbers = (
-            responses * mean,
-            0.0,
-        )  # tokens; tokens that are kept with a number of 4 bytes beside the text
+        # Tokens that are drawn, and those of them that keep a number of 4 bytes beside the text.
+        drawn, numbers = responses * mean, 0.0
         if isinstance(study, ForkingStudy):
             rows += responses * study.branches * len(study.positions)
             left = sum(1 - position / longest for position in study.positions)

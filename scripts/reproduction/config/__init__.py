@@ -58,13 +58,7 @@ from reproduction.config.tables import (
     resolve,
     scale_values,
 )
-from reproduction.config.yaml_files import (
-    dump_yaml,
-    merge,
-    parse_yaml,
-    read_yaml,
-    scalar,
-)
+from reproduction.config.yaml_files import dump_yaml, merge, parse_yaml, read_yaml, scalar
 from reproduction.fields import (
     FIGURES,
     REPOSITORY,

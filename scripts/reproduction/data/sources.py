@@ -221,9 +221,8 @@ def _explained(source: HubFiles, name: str, kind: str) -> Iterator[str]:
         RevisionNotFoundError,
     )
 
-    endpoint = os.environ.get(
-        "HF_ENDPOINT", constants.ENDPOINT
-    )  # as it is now, not when the client was loaded
+    # As it is now, not when the client was loaded.
+    endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT)
     where = f"{source.repository}@{source.revision or 'main'}"
     elsewhere = {
         "dataset": ", or set paths.real_data to a folder with local copies",

@@ -30,8 +30,7 @@ def prompts_of_step(run: RunConfiguration, step: int, problems: int) -> list[int
     return order[batch * prompts : (batch + 1) * prompts].tolist()
 
 
-@lru_cache(
-    maxsize=2
-)  # a step may reach into the next epoch's; verl asks row by row, and 450,000 rows take 7 ms
+# A step may reach into the next epoch's; verl asks row by row, and 450,000 rows take 7 ms.
+@lru_cache(maxsize=2)
 def _order(root_seed: int, seed: int, epoch: int, problems: int) -> np.ndarray:
     return seeds.generator(root_seed, "train", seed, "prompts", epoch).permutation(problems)

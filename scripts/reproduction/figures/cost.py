@@ -77,9 +77,8 @@ class CostFigure(Figure):
         Raises ValueError where an evaluation's times are not those of its files.
         """
         present = [name for name in prompts if (runs / name / "manifest.json").exists()]
-        present.sort(
-            key=lambda name: int(axes_of(name)["seed"])
-        )  # stable: else in the order of the experiments
+        # Stable: else in the order of the experiments.
+        present.sort(key=lambda name: int(axes_of(name)["seed"]))
         cpu = not any(
             "sampling_cpu_seconds" not in pd.read_parquet(runs / name / "timings.parquet") for name in present
         )

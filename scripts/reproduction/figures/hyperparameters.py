@@ -7,13 +7,7 @@ from typing import Any, ClassVar, Literal
 import pandas as pd
 from pydantic import Field
 
-from reproduction.config import (
-    ROLE_LABELS,
-    ConfigurationError,
-    Scale,
-    adapt_schedule,
-    suggest,
-)
+from reproduction.config import ROLE_LABELS, ConfigurationError, Scale, adapt_schedule, suggest
 from reproduction.config.explain import unknown
 from reproduction.config.runs import RunConfiguration
 from reproduction.figures.figure import Figure

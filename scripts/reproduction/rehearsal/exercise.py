@@ -134,9 +134,8 @@ class Exercise:
                     )
                 if time.monotonic() > deadline:
                     raise TrainingFailed(f"not {moment} within {self.timeout_s:.0f} s{self.log_end()}")
-                if (
-                    time.monotonic() - looked > 10
-                ):  # a walk over all processes takes long, and the moment is short
+                # A walk over all processes takes long, and the moment is short.
+                if time.monotonic() - looked > 10:
                     marked, looked = processes.marked(_MARK, mark), time.monotonic()
                 time.sleep(_POLL_S)
             if not at_once:

@@ -191,9 +191,8 @@ def _resume(exercise: Exercise, environment: Mapping[str, str], report: Report) 
     wall = time.monotonic() - began
     timings = pd.DataFrame(list(records.read(exercise.state / "timings.jsonl")))
     parts = timings[[name for name in _PARTS if name in timings]]
-    step = float(
-        parts.sum(axis=1).max()
-    )  # the first step also compiles and warms up, the second was interrupted once
+    # The first step also compiles and warms up, the second was interrupted once.
+    step = float(parts.sum(axis=1).max())
     taken = float(parts.iloc[-1].sum())
     report.measured |= {
         **{name.removesuffix("_seconds") + "_s": float(values.max()) for name, values in parts.items()},

@@ -25,12 +25,7 @@ from filelock import FileLock
 from ead import seeds
 from reproduction.cluster import compute
 from reproduction.cluster.verl_environment import KEEPS_MEMORY
-from reproduction.config import (
-    REPOSITORY,
-    EvaluationRequest,
-    PretrainedModel,
-    Verl,
-)
+from reproduction.config import REPOSITORY, EvaluationRequest, PretrainedModel, Verl
 from reproduction.config.command_line import selected
 from reproduction.config.runs import RunConfiguration, digest
 from reproduction.data import read_dataset
@@ -293,9 +288,8 @@ def _row(cell_key: str, small: str, moment: str | None, evaluated: bool, row: Ro
         row.reason = str(error)
     except (checks.Failed, TrainingFailed) as error:
         row.status, row.reason = "failed", str(error)
-    except (
-        Exception
-    ) as error:  # a cell that cannot be rehearsed is a row of the table, not the end of the others
+    except Exception as error:
+        # A cell that cannot be rehearsed is a row of the table, not the end of the others.
         row.status, row.reason = "failed", f"{type(error).__name__}: {error}"
         write_text(trial.folder / "traceback.txt", traceback.format_exc())
     log.info("%s: %s after %.0f s %s", name, row.status, time.monotonic() - began, row.reason)
@@ -399,9 +393,8 @@ def part_of_stage(part, trial: Trial, evaluation_dataset: str, stage: Stage):
 
     def make() -> None:
         if not manifest.exists():
-            with atomic_directory(
-                description
-            ) as new:  # the tokenizer comes first: it says which prompts are long
+            # The tokenizer comes first: it says which prompts are long.
+            with atomic_directory(description) as new:
                 write_description(source, entry, new, table=table, tokenizers=stage.tokenizers)
             rows = choose_rows(
                 read_dataset(dataset), Tokenizer(description), 8, longest=2, seed=stage.root_seed

@@ -135,9 +135,8 @@ class _Absent:
             self.add_request(0, params)
 
     def add_request(self, slot: int, params: "SamplingParams") -> bool:
-        if asks_for_ead(
-            params
-        ):  # vLLM's frontend was to refuse it: better no engine than a wrong temperature
+        # vLLM's frontend was to refuse it: better no engine than a wrong temperature.
+        if asks_for_ead(params):
             raise RuntimeError(f"a request asks for EAD, which is not available: {self._reason}")
         return False
 

@@ -6,15 +6,16 @@
   python scripts/judge_evidence.py --evidence reports/evidence/cpu --beside reports/evidence/cpu_other_order
 
 It prints every verdict, and beside it the verdict of the run where the two differ. Without changes a difference is an
-error: the exit status is 1. Beside the evidence of another run of the same design, it deals runs from the seeds of both
-and prints how often each verdict comes out.
+error: the exit status is 1. Beside the evidence of another run of the same design, it prints how many trainings and
+evaluations have the same numbers in both. Where no training has, it deals runs from the seeds of both and prints how
+often each verdict comes out.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from reproduction.claims import Claims, Exported, agreement, judge, load_claims
+from reproduction.claims import Claims, Exported, agreement, judge, load_claims, same_numbers
 from reproduction.config import load_scale, parse_yaml
 
 
@@ -51,6 +52,12 @@ def main() -> int:
 
 
 def _print_agreement(claims: Claims, parts: list[Exported]) -> int:
+    found = same_numbers(*parts)
+    for kind, (same, both) in found.items():
+        print(f"{same} of {both} {kind} that both have are the same to the last bit")
+    if found["trainings"][0]:
+        print("A training that is the same in both is no further seed, so nothing is dealt")
+        return 0
     table, differing = agreement(claims, parts)
     shown = table.columns.drop(["id", "reading", "runs", "all_seeds"])
     print(table.assign(**{name: table[name].map("{:.0%}".format) for name in shown}).to_string(index=False))

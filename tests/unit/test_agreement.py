@@ -3,10 +3,20 @@
 import json
 import shutil
 
+import numpy as np
+import pandas as pd
 import pytest
 from test_claims import World, right_chances, right_training
 
-from reproduction.claims import Exported, ResultsFolder, agreement, export, judge, load_claims
+from reproduction.claims import (
+    Exported,
+    ResultsFolder,
+    agreement,
+    export,
+    judge,
+    load_claims,
+    same_numbers,
+)
 from reproduction.claims.agreement import verdicts
 from reproduction.config import ConfigurationError
 from reproduction.files import sha256_of_file, write_json
@@ -62,6 +72,23 @@ def test_every_run_is_dealt_and_one_beside_itself_agrees(gain):
     assert set(table["runs"]) == {6} and len(differing) == 3
     assert differing[0] == 0  # the pair of the two parts' own seeds
     assert (table["all_seeds"] == "reproduced").all()
+
+
+def test_numbers_are_compared_to_the_last_bit(gain, null, tmp_path):
+    trainings, subjects = len(gain.numbers()["trainings"]), len(gain.numbers()["evaluations"])
+    assert trainings and subjects
+    assert same_numbers(gain, gain) == {"trainings": (trainings,) * 2, "evaluations": (subjects,) * 2}
+    same, both = same_numbers(gain, null)["evaluations"]
+    assert same < both == subjects
+    changed = shutil.copytree(gain.folder, tmp_path / "changed")
+    metrics = pd.read_parquet(changed / "metrics.parquet")
+    column = metrics.columns.get_loc("reward_mean")
+    metrics.iloc[0, column] = np.nextafter(metrics.iloc[0, column], 2)
+    metrics.to_parquet(changed / "metrics.parquet")
+    hashes = json.loads((changed / "manifest.json").read_text())
+    changed_hash = {"metrics.parquet": sha256_of_file(changed / "metrics.parquet")}
+    write_json(changed / "manifest.json", hashes | changed_hash)
+    assert same_numbers(gain, Exported(changed))["trainings"] == (trainings - 1, trainings)
 
 
 def test_shares_count_the_dealt_runs(gain, null):

@@ -57,7 +57,7 @@ verdict has:
 - ``figure_file``: below {reports}/{scale}
 """
 
-from reproduction.claims.agreement import agreement
+from reproduction.claims.agreement import agreement, same_numbers
 from reproduction.claims.evidence import ResultsFolder, problems_file
 from reproduction.claims.exported import Exported, export
 from reproduction.claims.judge import (

@@ -58,6 +58,23 @@ class Dealt:
         return self.parts[number], there
 
 
+def same_numbers(one: Exported, other: Exported) -> dict[str, tuple[int, int]]:
+    """Return, of ``trainings`` and ``evaluations``, how many have the same numbers in both, and how many both have.
+
+    The same to the last bit: metrics of every step of a training, counts of every problem of a subject and decoder.
+    """
+    found = {}
+    theirs = other.numbers()
+    for kind, ours in one.numbers().items():
+        both = ours.keys() & theirs[kind].keys()
+        same = sum(
+            ours[name].reset_index(drop=True).equals(theirs[kind][name].reset_index(drop=True))
+            for name in both
+        )
+        found[kind] = same, len(both)
+    return found
+
+
 def verdicts(claims: Claims, parts: Sequence[Exported], seeds: Sequence[Seed]) -> dict[tuple[str, str], str]:
     """Return (claim, reading) -> verdict of a run with ``seeds``, for claims that have all of them."""
     configuration = parts[0].configuration

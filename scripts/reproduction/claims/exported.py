@@ -114,6 +114,10 @@ class Exported:
         counts = self._parquet("counts")
         self._counts = {} if counts is None else dict(iter(counts.groupby(["subject", "decoder"])))
 
+    def numbers(self) -> dict[str, dict[Any, pd.DataFrame]]:
+        """Return ``trainings`` (run -> metrics by step) and ``evaluations`` (subject, decoder -> counts by problem)."""
+        return {"trainings": self._runs["metrics"], "evaluations": self._counts}
+
     def exists(self, path: str) -> bool:
         kind, _, rest = path.partition("/")
         if kind == "runs":

@@ -9,7 +9,7 @@ from reproduction.files import write_parquet
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument(
         "--request", required=True, help="JSON of the figure's `estimation` (reproduction.figures)"
     )

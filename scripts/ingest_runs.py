@@ -21,7 +21,10 @@ from reproduction.tracking import contents
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        fromfile_prefix_chars="@",
     )
     parser.add_argument("--run", type=Path, nargs="*", default=[], help="folders of finished runs")
     parser.add_argument(

@@ -8,7 +8,7 @@ from reproduction.figures import ALL_KINDS
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--estimates", type=Path, required=True, help="what it shows, as its kind reads it")
     parser.add_argument(
         "--request", required=True, help="JSON of the figure's `drawing` (reproduction.figures)"

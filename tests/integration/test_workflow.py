@@ -3,7 +3,10 @@
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
+import subprocess
 
 import pandas as pd
 import pytest
@@ -138,6 +141,28 @@ def test_waiting_jobs_are_looked_at_when_one_has_ended_and_not_every_second(tmp_
     said = workflow.run("--cores", "1", "--verbose", "--", *models).stderr
     jobs = 1 + len(models)  # and their problems
     assert jobs <= said.count("Resources before job selection") <= jobs + 1
+
+
+def test_many_seeds_make_no_command_that_is_too_long(fresh):
+    fresh.configure(seeds=list(range(260)))  # 1,820 trainings, whose folders alone are 145 kB
+    said = fresh.run("--dry-run", "--printshellcmds").stdout
+    commands = re.findall(r"Shell command: (.*)", said)
+    assert any("/ingest_runs.py" in command and " --run @results" in command for command in commands)
+    assert max(len(command.encode()) for command in commands) < 128 * 1024
+    assert not (fresh.folder / "results").exists()
+
+
+def test_arguments_in_a_file_are_those_of_the_command_line(reproduced, tmp_path):
+    said = reproduced.run("--dry-run", "--printshellcmds", "--forcerun", "estimate_figure").stdout
+    (command,) = re.findall(r"Shell command: (.*/estimate_figure.py .*fig04.parquet) >", said)
+    words = shlex.split(command)
+    request = words.index("--request") + 1
+    (tmp_path / "arguments.txt").write_text(words[request] + "\n")
+    words[request] = f"@{tmp_path / 'arguments.txt'}"
+    words[words.index("--output") + 1] = str(tmp_path / "fig04.parquet")
+    subprocess.run(words, cwd=reproduced.folder, check=True)
+    stored = reproduced.folder / "results/mini/analyses/fig04.parquet"
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "fig04.parquet"), pd.read_parquet(stored))
 
 
 @pytest.mark.parametrize(

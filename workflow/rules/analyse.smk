@@ -49,7 +49,7 @@ rule estimate_figure:
     resources:
         **needs("estimate_figure"),
     params:
-        request=lambda wildcards: json.dumps(
+        request=lambda wildcards: as_argument(
             experiment_of(wildcards).estimation(
                 scale,
                 runs_of_figure(wildcards),

@@ -26,7 +26,7 @@ from reproduction.config import (
     WarmStartModel,
 )
 from reproduction.figures import InferenceFigure
-from reproduction.files import sha256_of_file
+from reproduction.files import sha256_of_file, write_text
 from reproduction.models import published
 from reproduction.plan import SO_FAR, read_files, read_plan
 from reproduction.config.command_line import selected
@@ -129,6 +129,25 @@ def dataset_file(name):
 
 def data_card(name):
     return str(layout.data_card(Path(dataset_file(name))))
+
+
+def as_argument(request):
+    """A script's request, as JSON."""
+    return arguments([json.dumps(request)])
+
+
+LONGEST_ARGUMENTS = 64_000  # bytes; a shell command may have 131,072 in all (Linux)
+
+
+def arguments(values):
+    """Return `values` for a command line: where they are too long, a file that the script reads them from (@FILE)."""
+    text = "".join(f"{value}\n" for value in values)
+    if len(text.encode()) <= LONGEST_ARGUMENTS:
+        return values
+    path = Path(SCALE) / "arguments" / f"{run_table.digest(text)}.txt"
+    if not workflow.dryrun:
+        write_text(path, text)
+    return [f"@{path}"]
 
 
 def content_of(path):

@@ -32,7 +32,7 @@ rule plot_figure:
     resources:
         **needs("plot_figure"),
     params:
-        request=lambda wildcards: json.dumps(
+        request=lambda wildcards: as_argument(
             experiment_of(wildcards).drawing(
                 wildcards.figure.removesuffix(SO_FAR),
                 scale,

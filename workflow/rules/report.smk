@@ -92,7 +92,7 @@ use rule estimate_figure as estimate_cost with:
     resources:
         **needs("estimate_cost"),
     params:
-        request=json.dumps(
+        request=lambda wildcards: as_argument(
             figures.COST.estimation(
                 scale,
                 {

@@ -40,7 +40,9 @@ rule ingest_runs:
     conda:
         "../../envs/cpu.yaml"
     params:
-        runs=[f"{SCALE}/runs/{run}" for run in reported_runs()],
+        runs=lambda wildcards: arguments(
+            [f"{SCALE}/runs/{run}" for run in reported_runs()]
+        ),
         figures=[
             f"{run_table.tracking_experiment(configuration.scale, experiments[name])}={REPORTS}/figures/{name}.png"
             for name in tracked_figures()

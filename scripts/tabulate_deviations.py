@@ -7,6 +7,7 @@ import pandas as pd
 
 from reproduction import report
 from reproduction.claims import deviations
+from reproduction.claims.recorded import Recorded
 from reproduction.config import resolve
 from reproduction.config.runs import expand_all
 from reproduction.figures import load_experiments
@@ -29,7 +30,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     configuration, scale = resolve(arguments.configuration)
-    recorded = deviations.Recorded.of(
+    recorded = Recorded.of(
         configuration.root_seed,
         scale,
         expand_all(configuration, scale, load_experiments())[arguments.experiment],

@@ -19,6 +19,7 @@ from typing import Any
 from reproduction import claims as paper_claims
 from reproduction.claims import deviations as paper_deviations
 from reproduction.claims import model as tests_of_claims
+from reproduction.claims import quantities
 from reproduction.cluster import resources, slurm
 from reproduction.config import (
     MOST_LINES,
@@ -187,7 +188,7 @@ def decoders_of(
         quantity
         for deviation in deviations.values()
         for quantity in deviation.quantities
-        if isinstance(quantity, paper_deviations.Decoders)
+        if isinstance(quantity, quantities.Decoders)
     ]
     for run, quantity in product(runs_of.get("deviations", {}).values(), compared):
         if run.algorithm == "dapo" and run.sampler in quantity.samplers:
@@ -406,7 +407,7 @@ def _deviations(deviations: Mapping[str, paper_deviations.Deviation], scale: Sca
             where = f"deviations.yaml: {name}.quantities.{number}"
             named = [*getattr(quantity, "samplers", []), getattr(quantity, "sampler", None)]
             compared = [getattr(quantity, "treatment", None), getattr(quantity, "control", None)]
-            if isinstance(quantity, paper_deviations.Decoders):
+            if isinstance(quantity, quantities.Decoders):
                 compared += quantity.controls
                 yield from unknown(where, "decoder", compared, scale.decoders)
             else:
@@ -417,5 +418,5 @@ def _deviations(deviations: Mapping[str, paper_deviations.Deviation], scale: Sca
                 for key in ("algorithm", "treatment_algorithm", "control_algorithm")
             ]
             yield from unknown(where, "algorithm", algorithms, scale.algorithms)
-            if isinstance(quantity, paper_deviations.Record):
+            if isinstance(quantity, quantities.Record):
                 yield from unknown(f"{where}.metric", "metric", [quantity.metric], contract.RECORDED)

@@ -10,7 +10,8 @@ import pytest
 
 from reproduction import config
 from reproduction.claims import deviations
-from reproduction.claims.deviations import Recorded, load_deviations, measure, tabulate
+from reproduction.claims.deviations import load_deviations, tabulate
+from reproduction.claims.recorded import Recorded
 from reproduction.config import ConfigurationError, load_scale
 from reproduction.figures import deviations as plotting
 from reproduction.figures import load_experiments
@@ -68,7 +69,7 @@ def rows_of(recorded, **quantity):
     adapter = deviations.Deviation.model_validate(
         {"title": "t", "paper": "p", "release": "r", "choice": "c", "quantities": [quantity]}
     )
-    return measure("D01", adapter.quantities[0], recorded)
+    return list(adapter.quantities[0].measure("D01", recorded))
 
 
 def values(rows):

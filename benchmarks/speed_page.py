@@ -60,9 +60,13 @@ def source(name: str, record: Record) -> str:
     """Say where and on which code a record was made."""
     code, machine = record["code"], record.get("machine")
     then = code["commit"][:7] + (" with changes" if code["modified"] else "")
-    state = "**older code than today's**" if changed(record, name) else "today's code"
     where = f"; {machine['processor']}, load {machine['load']:.1f} at the start" if machine else ""
-    return f"[{name}.json](records/speed/{name}.json): commit {then}, {state}{where}."
+    return f"[{name}.json](records/speed/{name}.json): commit {then}, {age(name, record)}{where}."
+
+
+def age(name: str, record: Record) -> str:
+    """Say whether the code that a record measured is today's."""
+    return "**older code than today's**" if changed(record, name) else "today's code"
 
 
 # --- the tables --------------------------------------------------------------------------------------------
@@ -71,7 +75,7 @@ def source(name: str, record: Record) -> str:
 def training_step(one: Record, two: Record) -> str:
     rows = [
         [
-            SIZES[case],
+            SIZES.get(case, case),
             str(record["machine"]["threads"]),
             number(found["in process"]["cpu_s"]),
             number(found["trl tuned"]["cpu_s"]),
@@ -96,7 +100,7 @@ def parts_of_a_step(one: Record, two: Record) -> str:
             rate = f"{100 * share['sampling']:.0f} / {100 * share['update']:.0f}" if share else ""
             peer = parts(found["trl tuned"], "sampling", "logprobs", "update")
             ours = parts(found["in process"], "sampling", "update")
-            rows.append([SIZES[case], str(record["machine"]["threads"]), ours, peer, rate])
+            rows.append([SIZES.get(case, case), str(record["machine"]["threads"]), ours, peer, rate])
     columns = ["parameters", "threads", "in process: sampling + update, s"]
     return table([*columns, "TRL: sampling + log-probabilities + update, s", "sampling / update, %"], rows)
 
@@ -121,7 +125,7 @@ def sampling_speed(sampling: Record, vllm: Record) -> str:
         ["parameters, batch", "tokens per CPU second", "`generate` / in process", "vLLM / in process"],
         (
             [
-                f"{SIZES[size]}, {batch}",
+                f"{SIZES.get(size, size)}, {batch}",
                 number(found["tokens_per_cpu_second"]["in process"]),
                 ratio(found["generate_over_in_process"]),
                 ratio(vllm["sizes"][size]["throughput"][batch]["vllm_over_in_process_cpu"]),
@@ -155,7 +159,7 @@ def versions_of_vllm(vllm_versions: Record) -> str:
 
 
 def split_of_cores(split: Record) -> str:
-    rows = ([SIZES[size], ratio(found["ratio"])] for size, found in split["sizes"].items())
+    rows = ([SIZES.get(size, size), ratio(found["ratio"])] for size, found in split["sizes"].items())
     return table(["parameters", "steps per second, side by side / one at a time"], rows)
 
 
@@ -222,11 +226,20 @@ class Aim:
     bound: float
     at_most: bool = False
 
-    def row(self, record: Record) -> list[str]:
+    def row(self, record: Record | None) -> list[str]:
+        bound = f"{'at most' if self.at_most else 'at least'} {number(self.bound)}"
+        if record is None:
+            return [self.what, bound, "", "not measured", self.record, ""]
         value = self.value(record)
         reached = value <= self.bound if self.at_most else value >= self.bound
-        bound = f"{'at most' if self.at_most else 'at least'} {number(self.bound)}"
-        return [self.what, bound, f"{value:.3g}", "yes" if reached else "**no**", self.record]
+        return [
+            self.what,
+            bound,
+            f"{value:.3g}",
+            "yes" if reached else "**no**",
+            self.record,
+            age(self.record, record),
+        ]
 
 
 def _tuned(case: str) -> Callable[[Record], float]:
@@ -294,8 +307,8 @@ AIMS = (
 
 
 def aims(records: Records) -> str:
-    columns = ["what", "aim", "median measured", "reached", "record"]
-    return table(columns, (aim.row(records[aim.record]) for aim in AIMS if aim.record in records))
+    columns = ["what", "aim", "median measured", "reached", "record", "of"]
+    return table(columns, (aim.row(records.get(aim.record)) for aim in AIMS))
 
 
 TABLES: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
@@ -315,15 +328,27 @@ TABLES: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
 
 
 def with_tables(page: str, records: Records) -> str:
-    """Return the page with the tables of ``records`` between its marks."""
-    page = put_between(page, "aims", COMMAND, aims(records))
+    """Return the page with the tables of ``records`` between its marks.
+
+    Raises ValueError naming the table whose records lack something that it shows.
+    """
+    try:
+        page = put_between(page, "aims", COMMAND, aims(records))
+    except KeyError as error:
+        raise ValueError(f"a record lacks {error}, which an aim asks for; measure it again") from None
     for place, (write, names) in TABLES.items():
         lacking = [name for name in names if name not in records]
         if lacking:
             text = f"Not measured: there is no record {', '.join(lacking)}."
         else:
+            try:
+                shown = write(*(records[name] for name in names))
+            except KeyError as error:
+                raise ValueError(
+                    f"{', '.join(names)}: no {error}, which the table {place!r} shows; measure again"
+                ) from None
             about = "\n".join(f"- {source(name, records[name])}" for name in names)
-            text = f"{write(*(records[name] for name in names))}\n\n{about}"
+            text = f"{shown}\n\n{about}"
         page = put_between(page, place, COMMAND, text)
     return page
 

@@ -35,7 +35,10 @@ MEASURED = {
     "memory": (*SAMPLING, "reproduction/sampling/policy.py"),
     "analysis": ("ead/metrics.py", "ead/statistics.py", "reproduction/evaluation/samples.py"),
     "grading": ("ead/verifier/*.py",),
-    "dag": ("reproduction/plan.py", "reproduction/config/*.py", "reproduction/cluster/resources.py"),
+    "dag": (
+        *("reproduction/plan.py", "reproduction/config/*.py"),
+        *("reproduction/cluster/resources.py", "reproduction/cluster/slurm.py"),
+    ),
 }
 """Record -> files whose code its numbers are of."""
 

@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,10 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from reproduction.cluster import processes
-from reproduction.config import EvaluationRequest, Verl
+from reproduction.config import Verl
 from reproduction.config.runs import RunConfiguration
 from reproduction.files import load_json, write_json, write_text
-from reproduction.rehearsal.exercise import Exercise
+from reproduction.rehearsal.exercise import SCRIPTS, Exercise
 from reproduction.training import records
 
 INTERRUPTED_AFTER = 2  # steps
@@ -68,8 +69,15 @@ def main() -> None:
         scale=arguments.scale,
         folder=arguments.output.parent,
         timeout_s=TIMEOUT_S,
+        stream=True,
     )
-    request = EvaluationRequest.model_validate_json(arguments.request)
+    # A process of its own, whose shared memory is looked at as a training's is.
+    evaluate = [
+        *(sys.executable, str(SCRIPTS / "evaluate.py"), "--subject", exercise.run.name),
+        *("--request", arguments.request, "--run", str(exercise.output / "manifest.json")),
+        *("--dataset", str(arguments.evaluation_dataset), "--output", str(exercise.evaluation)),
+        *("--vllm", arguments.machine),
+    ]
     seconds, left = {}, {}
     with shared_memory() as segments:
         started = time.monotonic()
@@ -86,7 +94,7 @@ def main() -> None:
         seconds["resumed"] = time.monotonic() - started
 
         started = time.monotonic()
-        exercise.evaluate(request)
+        subprocess.run(evaluate, check=True, timeout=TIMEOUT_S)
         seconds["evaluated"] = time.monotonic() - started
     left["finished"] = sorted(segments & processes.abandoned_segments())
 
@@ -143,14 +151,20 @@ def interrupt(exercise: Exercise, step: int) -> None:
     hold = exercise.folder / "hold"
     write_text(hold / "sitecustomize.py", HOLD)
     path = os.pathsep.join([str(hold), *filter(None, [os.environ.get("PYTHONPATH")])])
-    process = subprocess.Popen(
-        exercise.command(), env={**os.environ, "PYTHONPATH": path, "EAD_SMOKE_HOLDS_STEP": str(step)}
-    )
+    with exercise.log.open("ab") as log:
+        process = subprocess.Popen(
+            exercise.command(),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": path, "EAD_SMOKE_HOLDS_STEP": str(step)},
+        )
     deadline = time.monotonic() + TIMEOUT_S
     try:
         while not (hold / "held").exists():
             if process.poll() is not None:
-                raise RuntimeError(f"the training ended by itself, with status {process.returncode}")
+                raise RuntimeError(
+                    f"the training ended by itself, with status {process.returncode}{exercise.log_end()}"
+                )
             if time.monotonic() > deadline:
                 raise RuntimeError(f"no checkpoint of step {step} after {TIMEOUT_S:.0f} s")
             time.sleep(0.2)

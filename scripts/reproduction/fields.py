@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,8 +31,21 @@ FIGURES = [
 # Names become folder names and wildcards, so they are kept to characters that need no quoting, and to a length that
 # leaves room for the names of five axes and of a file. No name is "..", hidden, absolute, or holds a slash.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
-# A folder that the user chooses. Snakemake would read braces and stars as patterns.
-Folder = Annotated[str, Field(min_length=1, pattern=r"^[^{}*?\[\]\x00-\x1f\x7f]+$")]
+# A folder that the user chooses. Snakemake would read braces and stars as patterns, and scripts an "@" in front as a
+# file with an argument in each line.
+_NOT_IN_FOLDERS = re.compile(r"[{}*?\[\]\x00-\x1f\x7f\x85\u2028\u2029]|^@")
+
+
+def _folder(value: str) -> str:
+    if found := _NOT_IN_FOLDERS.search(value):
+        raise ValueError(
+            "a folder here holds none of { } * ? [ ] and no line break, and does not begin with @; "
+            f"found {found[0]!r}"
+        )
+    return value
+
+
+Folder = Annotated[str, Field(min_length=1), AfterValidator(_folder)]
 # A file inside a folder that the project chooses: relative, and never above it.
 RelativeFile = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*$")

@@ -31,6 +31,18 @@ def test_a_table_without_its_record_says_so():
     assert "[step_one_thread.json]" not in page
 
 
+def test_an_aim_without_its_record_says_so():
+    page = speed_page.with_tables(PAGE, {})
+    assert page.count("not measured |") == len(speed_page.AIMS)
+
+
+def test_a_record_that_lacks_what_its_table_shows_is_named():
+    records = speed_page.read_records()
+    records["sampling"]["sizes"]["115k"]["512"] = records["sampling"]["sizes"]["115k"]["256"]
+    with pytest.raises(ValueError, match="sampling, vllm: no '512', which the table 'sampling' shows"):
+        speed_page.with_tables(PAGE, records)
+
+
 def test_a_record_of_older_code_is_marked_in_every_table_made_from_it():
     records = speed_page.read_records()
     record = records["vllm_versions"]
@@ -47,7 +59,7 @@ def test_a_record_of_older_code_is_marked_in_every_table_made_from_it():
 )
 def test_an_aim_is_reached_at_its_bound(value, bound, at_most, reached):
     aim = speed_page.Aim("a ratio", "split", lambda record: record["value"], bound, at_most)
-    assert aim.row({"value": value})[3] == reached
+    assert aim.row({"value": value, "code": {"files": {}}})[3] == reached
 
 
 def test_numbers_keep_three_digits():

@@ -102,6 +102,21 @@ def test_the_step_to_resume_from_is_the_one_verl_will_take(tmp_path):
     assert verl._resumed_step(tmp_path) == 4
 
 
+@pytest.mark.parametrize(("saved", "step"), [((), 0), ((9, 10), 10)])
+def test_a_tracker_that_a_kill_left_empty_names_the_last_checkpoint(tmp_path, saved, step):
+    """verl would read no number from it, at every start."""
+    for number in saved:
+        (tmp_path / f"global_step_{number}").mkdir()
+    tracker = tmp_path / "latest_checkpointed_iteration.txt"
+    tracker.write_text("")
+    verl._mend_tracker(tmp_path)
+    assert verl._resumed_step(tmp_path) == step
+    assert tracker.read_text() == "10" if saved else not tracker.exists()
+    tracker.write_text("9")
+    verl._mend_tracker(tmp_path)
+    assert tracker.read_text() == "9"
+
+
 def checkpoint_of(folder, gpus):
     """What verl's FSDP trainer names the parts of a state."""
     actor = folder / "verl" / "checkpoints" / "global_step_20" / "actor"

@@ -132,8 +132,8 @@ def data_card(name):
 
 
 def as_argument(request):
-    """A script's request, as JSON."""
-    return arguments([json.dumps(request)])
+    """A script's request as JSON, or the file that has it."""
+    return arguments([json.dumps(request)])[0]
 
 
 LONGEST_ARGUMENTS = 64_000  # bytes; a shell command may have 131,072 in all (Linux)
@@ -141,9 +141,9 @@ LONGEST_ARGUMENTS = 64_000  # bytes; a shell command may have 131,072 in all (Li
 
 def arguments(values):
     """Return `values` for a command line: where they are too long, a file that the script reads them from (@FILE)."""
-    text = "".join(f"{value}\n" for value in values)
-    if len(text.encode()) <= LONGEST_ARGUMENTS:
+    if len(shlex.join(values).encode()) <= LONGEST_ARGUMENTS:
         return values
+    text = "".join(f"{value}\n" for value in values)
     path = Path(SCALE) / "arguments" / f"{run_table.digest(text)}.txt"
     if not workflow.dryrun:
         write_text(path, text)

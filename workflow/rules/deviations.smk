@@ -77,7 +77,7 @@ use rule plot_figure as plot_deviations with:
     resources:
         **needs("plot_deviations"),
     params:
-        request=json.dumps(
+        request=lambda wildcards: as_argument(
             experiments["deviations"].drawing("deviations", scale, compared)
         ),
         caption=None,

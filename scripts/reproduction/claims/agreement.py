@@ -61,18 +61,22 @@ class Dealt:
 def same_numbers(one: Exported, other: Exported) -> dict[str, tuple[int, int]]:
     """Return, of ``trainings`` and ``evaluations``, how many have the same numbers in both, and how many both have.
 
-    The same to the last bit: metrics of every step of a training, counts of every problem of a subject and decoder.
+    The same to the last bit: metrics of every step of a training, counts of every problem of a subject and decoder. A
+    metric that only one of them records is left out.
     """
     found = {}
     theirs = other.numbers()
     for kind, ours in one.numbers().items():
         both = ours.keys() & theirs[kind].keys()
-        same = sum(
-            ours[name].reset_index(drop=True).equals(theirs[kind][name].reset_index(drop=True))
-            for name in both
-        )
-        found[kind] = same, len(both)
+        found[kind] = sum(_same(ours[name], theirs[kind][name]) for name in both), len(both)
     return found
+
+
+def _same(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    columns = sorted(one.columns.intersection(other.columns))
+    order = [name for name in ("step", "problem") if name in columns]
+    first, second = (part[columns].sort_values(order, ignore_index=True) for part in (one, other))
+    return first.equals(second)
 
 
 def verdicts(claims: Claims, parts: Sequence[Exported], seeds: Sequence[Seed]) -> dict[tuple[str, str], str]:

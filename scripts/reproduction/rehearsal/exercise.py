@@ -21,7 +21,7 @@ import psutil
 from reproduction.cluster import processes
 from reproduction.config import REPOSITORY, EvaluationRequest, Verl
 from reproduction.config.runs import RunConfiguration
-from reproduction.engines.verl import RAY_WAS_LATE
+from reproduction.engines.verl import RAY_WAS_LATE, tracked_step
 from reproduction.evaluation.evaluate import evaluate, write_manifest
 from reproduction.training import records
 
@@ -54,6 +54,7 @@ class Exercise:
     scale: str
     folder: Path
     timeout_s: float
+    stream: bool = False  # to MLflow
 
     @property
     def state(self) -> Path:
@@ -72,9 +73,8 @@ class Exercise:
         return self.folder / "evaluations" / self.run.name / "manifest.json"
 
     def saved(self) -> int:
-        """The step that verl would resume from; 0 before its first checkpoint."""
-        tracker = self.state / "verl" / "checkpoints" / "latest_checkpointed_iteration.txt"
-        return int(tracker.read_text() or 0) if tracker.exists() else 0  # empty while verl writes it
+        """The step of verl's last checkpoint; 0 before its first."""
+        return tracked_step(self.state / "verl" / "checkpoints")
 
     def command(self) -> list[str]:
         """The command of rule ``train``."""
@@ -83,7 +83,8 @@ class Exercise:
             *("--machine", self.machine.model_dump_json(), "--model", str(self.model)),
             *("--dataset", str(self.dataset), "--validation", str(self.validation)),
             *("--output", str(self.output / "manifest.json"), "--state", str(self.state)),
-            *("--scale", self.scale, "--tracking-folder", str(self.folder / "mlflow"), "--no-stream"),
+            *("--scale", self.scale, "--tracking-folder", str(self.folder / "mlflow")),
+            *([] if self.stream else ["--no-stream"]),
             *("--gpus", str(self.machine.gpus_per_node), "--nodes", str(self.machine.nodes)),
         ]
 

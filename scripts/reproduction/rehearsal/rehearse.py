@@ -485,7 +485,7 @@ def as_markdown(rows: Sequence[Row], scale_name: str) -> str:
         + ", ".join(f"{count} {status}" for status, count in counts.items())
         + ".",
         "",
-        "| cell | stands for | passed | killed | evaluated | seconds | what failed, or why not run |",
+        "| cell | stands for | passed | killed | evaluated | seconds | what failed, why not run, or what stood in |",
         "| --- | ---: | --- | --- | --- | ---: | --- |",
     ]
     for row in rows:
@@ -504,6 +504,7 @@ def as_markdown(rows: Sequence[Row], scale_name: str) -> str:
             if row.status == "failed"
             else row.reason.split("\n")[0]
         )
+        why = why or row.rehearsed_as.partition(", ")[2]  # the data set that stood for another
         seconds = sum(part.seconds for part in row.parts)
         word = {"passed": "yes", "failed": "**no**", "not run": "not run"}[row.status]
         cell, stands = row.cell.replace("/seed~0", ""), len(row.names)

@@ -47,6 +47,7 @@ RECORDS = ("metrics.jsonl", "groups.jsonl", "timings.jsonl")
 # Logical: Ray places actors by them and enforces nothing. verl reserves several with each GPU.
 RAY_CPUS, RAY_CPUS_PER_GPU = 16, 8
 POLL_S = 1.0
+TRACKER = "latest_checkpointed_iteration.txt"  # verl's own name
 RAY_STARTS = 4
 RAY_WAS_LATE = "Ray did not start within its 30 seconds"
 # What Ray says where its own processes took longer than it gives them (ray._private.node: a constant), whatever else
@@ -97,6 +98,7 @@ def train(
         return Result(**load_json(ended))
     if machine.device == "cuda":
         compute.require_gpus(machine.gpus_per_node, "verl.gpus_per_node")
+    _mend_tracker(folder / "checkpoints")
     done = _resumed_step(folder / "checkpoints")
     dataset, validation = _fitting(run, machine, model, dataset, validation, state)
     values = configuration(
@@ -200,11 +202,31 @@ def _check_identity(path: Path, identity: dict[str, str]) -> None:
     write_json(path, identity)
 
 
+def tracked_step(folder: Path) -> int:
+    """Return the step of verl's last checkpoint in ``folder``, by its tracker file; 0 where it has none."""
+    tracker = folder / TRACKER
+    return int(tracker.read_text().strip() or 0) if tracker.exists() else 0
+
+
 def _resumed_step(folder: Path) -> int:
     """The step that verl will resume from, 0 for none: its tracker file names it."""
-    tracker = folder / "latest_checkpointed_iteration.txt"
-    step = int(tracker.read_text()) if tracker.exists() else 0
+    step = tracked_step(folder)
     return step if step and (folder / f"global_step_{step}").exists() else 0
+
+
+def _mend_tracker(folder: Path) -> None:
+    """Fill a tracker file that a kill has left empty, which verl cannot read.
+
+    verl empties and writes it after a checkpoint is complete, so it is the last checkpoint's.
+    """
+    tracker = folder / TRACKER
+    if not tracker.exists() or tracker.read_text().strip():
+        return
+    saved = [int(path.name.removeprefix("global_step_")) for path in folder.glob("global_step_*")]
+    if saved:
+        write_text(tracker, str(max(saved)))
+    else:
+        tracker.unlink()
 
 
 def _check_gpus(checkpoint: Path, machine: Verl) -> None:

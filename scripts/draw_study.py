@@ -6,9 +6,9 @@ from pathlib import Path
 
 from reproduction.cluster import compute
 from reproduction.config import InferenceRequest, Verl
+from reproduction.evaluation.responses import write_manifest
 from reproduction.evaluation.studies import draw_study
-from reproduction.files import load_json, sha256_of_file, sha256_of_model, write_json
-from reproduction.versions import code_version
+from reproduction.files import load_json, sha256_of_model
 
 
 def main() -> None:
@@ -45,17 +45,14 @@ def main() -> None:
         workers=arguments.threads,
         vllm=machine,
     )
-    write_json(
+    write_manifest(
         arguments.output,
-        {
-            "study": arguments.study,
-            "subject": subject.get("run") or subject.get("name") or arguments.subject.parent.name,
-            "model_sha256": sha256_of_model(model),
-            "request": request.model_dump(mode="json"),
-            "dataset_sha256": sha256_of_file(arguments.dataset),
-            "code": code_version(),
-            "files": records,
-        },
+        request,
+        arguments.dataset,
+        records,
+        study=arguments.study,
+        subject=subject.get("run") or subject.get("name") or arguments.subject.parent.name,
+        model_sha256=sha256_of_model(model),
     )
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from reproduction.cluster import compute
 from reproduction.config import EvaluationRequest, Verl
 from reproduction.config.runs import axes_of
-from reproduction.evaluation.evaluate import evaluate, prune, write_manifest
+from reproduction.evaluation.evaluate import evaluate, prune
+from reproduction.evaluation.responses import write_manifest
 from reproduction.files import load_json
 
 
@@ -55,7 +56,7 @@ def main() -> None:
         workers=arguments.threads,
         vllm=machine,
     )
-    write_manifest(arguments.output, arguments.subject, request, arguments.dataset, records)
+    write_manifest(arguments.output, request, arguments.dataset, records, subject=arguments.subject)
     if arguments.delete_intermediate:
         prune(checkpoints, [arguments.delete_intermediate / "checkpoints"])
 

@@ -33,11 +33,11 @@ FIGURES = [
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 # A folder that the user chooses. Snakemake would read braces and stars as patterns, and scripts an "@" in front as a
 # file with an argument in each line.
-_NOT_IN_FOLDERS = re.compile(r"[{}*?\[\]\x00-\x1f\x7f\x85\u2028\u2029]|^@")
+_NOT_IN_FOLDERS = r"{}*?\[\]\x00-\x1f\x7f\x85\u2028\u2029"
 
 
 def _folder(value: str) -> str:
-    if found := _NOT_IN_FOLDERS.search(value):
+    if found := re.search(rf"[{_NOT_IN_FOLDERS}]|^@", value):
         raise ValueError(
             "a folder here holds none of { } * ? [ ] and no line break, and does not begin with @; "
             f"found {found[0]!r}"
@@ -45,7 +45,11 @@ def _folder(value: str) -> str:
     return value
 
 
-Folder = Annotated[str, Field(min_length=1), AfterValidator(_folder)]
+Folder = Annotated[
+    str,
+    Field(min_length=1, json_schema_extra={"pattern": rf"^(?!@)[^{_NOT_IN_FOLDERS}]+$"}),  # for editors
+    AfterValidator(_folder),
+]
 # A file inside a folder that the project chooses: relative, and never above it.
 RelativeFile = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*$")

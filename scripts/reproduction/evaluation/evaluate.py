@@ -27,7 +27,6 @@ from reproduction.files import atomic_directory, load_json, sha256_of_file, sha2
 from reproduction.progress import Progress
 from reproduction.sampling.sampler import Sampler
 from reproduction.tasks.grading import Grader, problems_of
-from reproduction.versions import code_version
 
 DELETED = "deleted.json"  # stands for a checkpoint that was deleted after its evaluation
 
@@ -102,22 +101,6 @@ def evaluate(
             records.append(describe_samples(path, output, step, name, request.dataset))
             bar.update(len(records) * len(problems), f"step {step}, decoder {name}")
     return records
-
-
-def write_manifest(
-    path: Path, subject: str, request: EvaluationRequest, dataset: Path, files: list[dict]
-) -> None:
-    """Write what an evaluation was asked for and the ``files`` that :func:`evaluate` has made, beside them."""
-    write_json(
-        path,
-        {
-            "subject": subject,
-            "request": request.model_dump(mode="json"),
-            "dataset_sha256": sha256_of_file(dataset),
-            "code": code_version(),
-            "files": files,
-        },
-    )
 
 
 def _weights_sha256(folder: Path) -> str:

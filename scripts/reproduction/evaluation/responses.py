@@ -12,13 +12,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel
 
 from reproduction.config import Decoder, Verl
-from reproduction.files import atomic_path, sha256_of_file
+from reproduction.files import atomic_path, sha256_of_file, write_json
 from reproduction.models.tokenizer import Tokenizer
 from reproduction.sampling import policy
 from reproduction.sampling.sampler import InProcess, Sampler
 from reproduction.tasks.grading import Grader, Problem
+from reproduction.versions import code_version
 
 _IDENTITY = b"ead.identity"
 SAMPLE_COLUMNS = {
@@ -140,6 +142,22 @@ def write_samples(frame: pd.DataFrame, path: Path, identity: str) -> None:
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _IDENTITY: identity.encode()})
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary)
+
+
+def write_manifest(
+    path: Path, request: BaseModel, dataset: Path, files: Sequence[dict], **about: str
+) -> None:
+    """Write what samples were asked for and the ``files`` that hold them; ``about`` says whose they are."""
+    write_json(
+        path,
+        {
+            **about,
+            "request": request.model_dump(mode="json"),
+            "dataset_sha256": sha256_of_file(dataset),
+            "code": code_version(),
+            "files": files,
+        },
+    )
 
 
 def describe_samples(path: Path, output: Path, step: int, decoder: str, dataset: str) -> dict:

@@ -22,7 +22,8 @@ from reproduction.cluster import processes
 from reproduction.config import REPOSITORY, EvaluationRequest, Verl
 from reproduction.config.runs import RunConfiguration
 from reproduction.engines.verl import RAY_WAS_LATE, tracked_step
-from reproduction.evaluation.evaluate import evaluate, write_manifest
+from reproduction.evaluation.evaluate import evaluate
+from reproduction.evaluation.responses import write_manifest
 from reproduction.training import records
 
 SCRIPTS = REPOSITORY / "scripts"
@@ -206,7 +207,7 @@ class Exercise:
             workers=1,
             vllm=self.machine.of(self.run.model),
         )
-        write_manifest(self.evaluation, self.run.name, request, self.validation, files)
+        write_manifest(self.evaluation, request, self.validation, files, subject=self.run.name)
 
     def log_end(self, lines: int = 12) -> str:
         """Return where the log is, and the last lines of it that say most."""

@@ -17,7 +17,7 @@ from reproduction.claims import (
     load_claims,
     same_numbers,
 )
-from reproduction.claims.agreement import verdicts
+from reproduction.claims.agreement import Dealt, verdicts
 from reproduction.config import ConfigurationError
 from reproduction.files import sha256_of_file, write_json
 
@@ -65,6 +65,16 @@ def test_a_run_of_one_parts_own_seeds_has_its_verdicts(gain, null):
         own = [(number, seed) for seed in range(SEEDS)]
         stated = {(row["id"], row["reading"]): row["verdict"] for row in part.judged["verdicts"]}
         assert verdicts(claims(), [gain, null], own) == stated
+
+
+def test_every_dealt_seed_brings_its_own_samples(gain, null):
+    """The first one brought those of seed 0, whichever it was."""
+    parts, cell = [gain, null], "model~tiny/algorithm~dapo/sampler~ead_tis/n~4"
+    dealt = ((0, 1), (1, 0))
+    for index, (number, seed) in enumerate(dealt):
+        expected = parts[number].counts(f"{cell}/seed~{seed}", "tau1.0")
+        assert Dealt(parts, dealt).counts(f"{cell}/seed~{index}", "tau1.0").equals(expected)
+    assert not gain.counts(f"{cell}/seed~0", "tau1.0").equals(gain.counts(f"{cell}/seed~1", "tau1.0"))
 
 
 def test_every_run_is_dealt_and_one_beside_itself_agrees(gain):

@@ -443,6 +443,61 @@ def test_an_unhealthy_run_makes_a_verdict_inconclusive_and_is_named(tmp_path, br
     assert [(found["gate"], found["subject"]) for found in row["gates"]] == [(gate, run.name)]
 
 
+def test_an_entropy_that_an_engine_does_not_know_is_missing_and_no_error(tmp_path):
+    """verl knows entropies at the sampler's temperature alone, for samplers whose temperature is not 1."""
+    world = World(tmp_path, right_chances, right_training, only=lambda r: r.algorithm == "dapo" and r.n == 4)
+    assert world.judge("C07")["C07", "printed"]["verdict"] == "reproduced"
+    run = next(run for name, run in world.runs.items() if "sampler~tau1.2" in name and run.model == "tiny")
+    world.write_training(run, entropy=np.full(STEPS, np.nan))
+    row = world.judge("C07")["C07", "printed"]
+    assert row["verdict"] == "not run" and row["reason"].startswith(f"Missing: entropy of {run.name}")
+
+
+@pytest.mark.parametrize(("ends", "compared"), [(1, "0 steps"), (3, "3 steps")])
+def test_a_training_that_ends_before_what_is_compared_decides_nothing_and_is_named(tmp_path, ends, compared):
+    """It raised, and with it every other claim was lost."""
+    world = World(tmp_path, right_chances, right_training, only=lambda r: r.algorithm == "dapo" and r.n == 4)
+    run = next(run for name, run in world.runs.items() if "sampler~tau1.2" in name and run.model == "tiny")
+    world.write_training(run, status="diverged")
+    path = tmp_path / "runs" / run.name / "metrics.parquet"
+    table = pd.read_parquet(path)[:ends]
+    if ends == 1:
+        table["entropy"] = np.nan
+    write_parquet(table, path)
+    write_json(path.parent / "manifest.json", {"status": "diverged", "steps": ends})
+    row = world.judge("C07")["C07", "printed"]
+    assert row["verdict"] == row["verdict_in_full"] == "inconclusive" and row["p"] is None
+    assert f"at step {ends} in {run.name}" in row["reason"] and compared in row["reason"]
+    assert [(gate["gate"], gate["subject"]) for gate in row["gates"]] == [("diverged", run.name)]
+    assert as_table({"scale": "mini", "verdicts": [row]})["verdict"].item() == "inconclusive"
+
+
+def test_a_training_without_a_checkpoint_decides_nothing_and_is_named(tmp_path):
+    world = World(tmp_path, right_chances, right_training, only=lambda run: (run.model, run.n) == ("hard", 4))
+    run = world.run("ead_d0_500_alpha_50", model="hard")
+    world.write_training(run, status="diverged")
+    write_json(tmp_path / "evaluations" / run.name / "manifest.json", {"files": []})
+    row = world.judge("C15")["C15", "printed"]
+    assert row["verdict"] == "inconclusive"
+    assert "no checkpoint was saved before" in row["reason"] and run.name in row["reason"]
+
+
+def test_early_and_late_forks_are_halves_of_the_forks_as_in_the_figure(tmp_path):
+    """Forks lie ever further apart: beyond the middle of the way there may be one alone."""
+    forks, levels = [0, 25, 50, 100, 200, 400, 800, 1600], [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 1.0]
+    noise = np.random.default_rng(0).normal(0, 0.01, (100, len(forks)))
+    rows = [
+        {"model": "small", "decoder": "tau1.0", "k": 16, "samples": 16, "problem": f"p{problem:03}"}
+        | {"branch": fork, "maj_at_k": level + noise[problem, place]}
+        for problem in range(100)
+        for place, (fork, level) in enumerate(zip(forks, levels, strict=True))
+    ]
+    write_parquet(pd.DataFrame(rows), tmp_path / "analyses/fig02_problems.parquet")
+    world = World(tmp_path, right_chances, right_training, only=lambda run: False)
+    row = world.judge("C02")["C02", "printed"]
+    assert row["effect"] == pytest.approx(np.mean(levels[:4]) - np.mean(levels[4:]), abs=0.01)
+
+
 def test_divergence_is_evidence_of_instability_not_a_gate(tmp_path):
     def chances(run, step):
         return 0.1, 0.9

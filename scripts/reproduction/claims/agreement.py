@@ -41,11 +41,11 @@ class Dealt:
         return part.table(there)
 
     def counts(self, subject: str, decoder: str) -> pd.DataFrame:
-        part, there = self._find(subject)
-        return part.counts(there, decoder)
+        part, there = self._find(f"evaluations/{subject}/manifest.json")
+        return part.counts(there.removeprefix("evaluations/").removesuffix("/manifest.json"), decoder)
 
     def _find(self, path: str) -> tuple[Exported, str]:
-        """Return the evidence that ``path`` or a subject lies in, and its name there."""
+        """Return the evidence that ``path`` lies in, and its name there."""
         before, found, after = path.partition("/seed~")
         if not found:
             return self.parts[self.seeds[0][0] if path.startswith("analyses/") else 0], path
@@ -129,6 +129,11 @@ def agreement(claims: Claims, parts: Sequence[Exported]) -> tuple[pd.DataFrame, 
     every = [(number, seed) for number in range(len(parts)) for seed in designed]
     dealt = {seeds: verdicts(claims, parts, seeds) for seeds in combinations(every, len(designed))}
     pooled = verdicts(claims, parts, every)
+    if not pooled:
+        raise ConfigurationError(
+            f"{' and '.join(str(part.folder) for part in parts)}: no claim has all of its trainings in both, so there is "
+            "nothing to compare"
+        )
     rows = []
     for claim, reading in pooled:
         counts = Counter(each[claim, reading] for each in dealt.values())

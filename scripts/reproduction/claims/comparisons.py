@@ -184,10 +184,8 @@ class Builder:
         groups = []
         for role, sampler in product(test.role, test.samplers):
             runs = self.runs(role, "dapo", sampler, None)
-            values = self.evidence.training(runs, metric, "run").to_numpy()
+            values = self.evidence.training(runs, metric, "run", least=4).to_numpy()  # two windows of two
             windows = min(test.windows, values.shape[1] // 2)
-            if windows < 2:
-                raise ValueError(f"{runs[0].name}: {values.shape[1]} steps are too few for a trend")
             length = values.shape[1] // windows
             parts = [values[:, i * length : (i + 1) * length] for i in range(windows)]
             described = {
@@ -249,7 +247,7 @@ class Builder:
                 for step in earlier
             ]
             diverged = np.mean([self.evidence.diverged(run) for run in runs])
-            norms = self.evidence.training(runs, "gradient_norm", "run").to_numpy()
+            norms = self.evidence.training(runs, "gradient_norm", "run", least=1).to_numpy()
             spikes = (norms > test.spike_factor * np.median(norms, axis=1, keepdims=True)).mean()
             for words, value, limit in (
                 ("share of seeds that diverged", diverged, 0.0),
@@ -284,10 +282,15 @@ class Builder:
         parts = []
         for (name, decoder), rows in table.groupby(["model", "decoder"], sort=True):
             differences = []
+            # Forks lie ever further apart: half of them, as in the figure, and not half of the way.
+            forks = np.sort(rows[test.by].unique()) if test.by == "branch" else None
             for _, problem in rows.groupby("problem", sort=True):
                 places = problem[test.by].to_numpy()
-                middle = (places.min() + places.max()) / 2
-                early, late = problem[places < middle], problem[places > middle]
+                if forks is not None:
+                    early, late = problem[places < forks[len(forks) // 2]], problem[places >= forks[-(len(forks) // 2)]]
+                else:
+                    middle = (places.min() + places.max()) / 2
+                    early, late = problem[places < middle], problem[places > middle]
                 if len(early) and len(late):
                     differences.append(_weighted(early, test.column) - _weighted(late, test.column))
             supports, refutes = sides("exceeds", margin)

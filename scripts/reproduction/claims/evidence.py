@@ -25,6 +25,10 @@ class MissingEvidence(Exception):
     """What a claim needs and is not there; ``args`` are paths below the scale's results, or sentences."""
 
 
+class EndedEarly(MissingEvidence):
+    """A training that diverged before the steps that a claim compares; ``args`` are a sentence, the run and its step."""
+
+
 class Results(Protocol):
     """Where the results of one scale are read from; paths are those below {results}/{scale}."""
 
@@ -178,6 +182,9 @@ class Evidence:
         self.require([path])
         files = [file for file in self._json(path)["files"] if file["decoder"] == decoder]
         if not files:
+            run = f"runs/{subject}/manifest.json"
+            if self.results.exists(run) and self._json(run)["status"] == "diverged":
+                raise EndedEarly("no checkpoint was saved before", subject, self._json(run)["steps"])
             raise MissingEvidence(f"{path}: no samples of decoder {decoder}")
         self.require(f"evaluations/{subject}/{file['file']}" for file in files)
         counts = self.results.counts(subject, decoder)
@@ -188,8 +195,10 @@ class Evidence:
 
     # --- trainings -----------------------------------------------------------------------------------------
 
-    def training(self, runs: Sequence[RunConfiguration], metric: str, steps: Steps) -> pd.DataFrame:
-        """Return a recorded metric: one row per seed, one column per step that every seed reached."""
+    def training(
+        self, runs: Sequence[RunConfiguration], metric: str, steps: Steps, least: int = 2
+    ) -> pd.DataFrame:
+        """Return a recorded metric: one row per seed, one column per step that every seed reached, ``least`` of them."""
         series = []
         for run in runs:
             if contract.lacking(run.engine, [metric]):
@@ -203,8 +212,19 @@ class Evidence:
                 values = seconds / tokens
             else:
                 values = table[metric]
+            if values.isna().all() and not self.diverged(run):
+                raise MissingEvidence(
+                    f"{metric} of {run.name}, which the engine {run.engine} does not know for its sampler"
+                )
             series.append(values[values.index * 3 > run.training.steps * 2] if steps == "late" else values)
-        return pd.DataFrame([values.to_dict() for values in series]).dropna(axis=1).sort_index(axis=1)
+        shared = pd.DataFrame([values.to_dict() for values in series]).dropna(axis=1).sort_index(axis=1)
+        if shared.shape[1] < least:
+            ends = {run.name: self._manifest(run)["steps"] for run in runs}
+            first = min(ends, key=ends.get)
+            raise EndedEarly(
+                f"of {metric}, {shared.shape[1]} steps that every seed reached are too few", first, ends[first]
+            )
+        return shared
 
     def diverged(self, run: RunConfiguration) -> bool:
         return self._manifest(run)["status"] == "diverged"

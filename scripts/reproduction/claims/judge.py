@@ -19,7 +19,7 @@ from reproduction.claims.comparisons import (
     runs_compared,
 )
 from reproduction.claims.decision import Comparison, Group, combine, decisive, estimate, few_seeds, leaves
-from reproduction.claims.evidence import Evidence, MissingEvidence, Results, ResultsFolder
+from reproduction.claims.evidence import EndedEarly, Evidence, MissingEvidence, Results, ResultsFolder
 from reproduction.claims.model import Claims, Proposition, Stability
 from reproduction.claims.words import models_in_words, quantity_in_words, signs_in_words, test_in_words
 from reproduction.config import Configuration, Scale
@@ -63,7 +63,7 @@ def decoders_read(claims: Claims, configuration: Configuration, scale: Scale) ->
 def judge(claims: Claims, results: Results, configuration: Configuration, scale: Scale) -> dict[str, Any]:
     """Return the content of claims.json (see ``reproduction.claims``) from ``results``.
 
-    What has not run gives the verdict *not run*. It keeps its place in the family that Holm's method corrects for,
+    What has not run gives the verdict *not run*, what diverged before the steps that are compared *inconclusive*. It keeps its place in the family that Holm's method corrects for,
     and so do trainings of too few seeds, so that a verdict never weakens when more is run.
     """
     evidence = Evidence(results, configuration, scale)
@@ -173,6 +173,12 @@ def _row(claims: Claims, name: str, reading_name: str, evidence: Evidence) -> di
     try:
         evidence.require(paths)
         tree = _tree(claims, name, reading_name, evidence)
+    except EndedEarly as ended:
+        sentence, run, step = ended.args
+        row["gates"] = [{"gate": "diverged", "subject": run, "value": step, "limit": None}]
+        row |= dict.fromkeys(("verdict", "verdict_in_full"), "inconclusive")
+        row["reason"] = f"Health: {GATES['diverged']} at step {step} in {run}; {sentence}."
+        return row | _power(claims, name, reading_name, evidence, None)
     except MissingEvidence as missing:
         row["missing"] = list(missing.args)
         more = f" and {len(missing.args) - 1} more" if len(missing.args) > 1 else ""

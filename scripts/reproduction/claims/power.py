@@ -95,7 +95,7 @@ class Planned(Evidence):
     def samples(self, runs, decoder) -> int:
         return self.scale.evaluation.samples
 
-    def training(self, runs, metric, steps) -> pd.DataFrame:
+    def training(self, runs, metric, steps, least=2) -> pd.DataFrame:
         raise MissingEvidence("a training's own record, of which no variance between seeds is assumed")
 
     def scores_by_step(self, runs, metric, decoder) -> dict[int, pd.DataFrame]:

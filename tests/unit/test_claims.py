@@ -498,6 +498,16 @@ def test_early_and_late_forks_are_halves_of_the_forks_as_in_the_figure(tmp_path)
     assert row["effect"] == pytest.approx(np.mean(levels[:4]) - np.mean(levels[4:]), abs=0.01)
 
 
+def test_a_decoder_that_did_not_vote_is_missing(tmp_path):
+    write_inference(tmp_path / "analyses", 1)
+    world = World(tmp_path, right_chances, right_training, only=lambda run: False)
+    path = tmp_path / "analyses/fig09_problems.parquet"
+    table = pd.read_parquet(path)
+    write_parquet(table[table["decoder"] != "tau0.6"], path)
+    row = world.judge("C11")["C11", "printed"]
+    assert row["verdict"] == "not run" and "no votes of tau0.6 among 1 on small" in row["reason"]
+
+
 def test_divergence_is_evidence_of_instability_not_a_gate(tmp_path):
     def chances(run, step):
         return 0.1, 0.9

@@ -287,7 +287,10 @@ class Builder:
             for _, problem in rows.groupby("problem", sort=True):
                 places = problem[test.by].to_numpy()
                 if forks is not None:
-                    early, late = problem[places < forks[len(forks) // 2]], problem[places >= forks[-(len(forks) // 2)]]
+                    early, late = (
+                        problem[places < forks[len(forks) // 2]],
+                        problem[places >= forks[-(len(forks) // 2)]],
+                    )
                 else:
                     middle = (places.min() + places.max()) / 2
                     early, late = problem[places < middle], problem[places > middle]
@@ -314,6 +317,11 @@ class Builder:
         groups = []
         for name, rows in table.groupby("model", sort=True):
             scores = rows.pivot(index=["decoder", "k"], columns="problem", values="maj_at_k")
+            for decoder, size in product([test.treatment, *test.controls], rows["k"].unique()):
+                if (decoder, size) not in scores.index:
+                    raise MissingEvidence(
+                        f"{problems_file(test.analysis)}: no votes of {decoder} among {size} on {name}"
+                    )
             for control in test.controls:
                 supports, refutes = sides("at_least", margin)
                 parts = [

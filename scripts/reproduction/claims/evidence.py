@@ -222,7 +222,9 @@ class Evidence:
             ends = {run.name: self._manifest(run)["steps"] for run in runs}
             first = min(ends, key=ends.get)
             raise EndedEarly(
-                f"of {metric}, {shared.shape[1]} steps that every seed reached are too few", first, ends[first]
+                f"of {metric}, {shared.shape[1]} steps that every seed reached are too few",
+                first,
+                ends[first],
             )
         return shared
 

@@ -131,8 +131,8 @@ def agreement(claims: Claims, parts: Sequence[Exported]) -> tuple[pd.DataFrame, 
     pooled = verdicts(claims, parts, every)
     if not pooled:
         raise ConfigurationError(
-            f"{' and '.join(str(part.folder) for part in parts)}: no claim has all of its trainings in both, so there is "
-            "nothing to compare"
+            f"{' and '.join(str(part.folder) for part in parts)}: no claim has all of its trainings in both, so "
+            "there is nothing to compare"
         )
     rows = []
     for claim, reading in pooled:

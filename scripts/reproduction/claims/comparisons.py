@@ -319,9 +319,8 @@ class Builder:
             scores = rows.pivot(index=["decoder", "k"], columns="problem", values="maj_at_k")
             for decoder, size in product([test.treatment, *test.controls], rows["k"].unique()):
                 if (decoder, size) not in scores.index:
-                    raise MissingEvidence(
-                        f"{problems_file(test.analysis)}: no votes of {decoder} among {size} on {name}"
-                    )
+                    path = problems_file(test.analysis)
+                    raise MissingEvidence(f"{path}: no votes of {decoder} among {size} on {name}")
             for control in test.controls:
                 supports, refutes = sides("at_least", margin)
                 parts = [

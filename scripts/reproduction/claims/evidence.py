@@ -26,7 +26,7 @@ class MissingEvidence(Exception):
 
 
 class EndedEarly(MissingEvidence):
-    """A training that diverged before the steps that a claim compares; ``args`` are a sentence, the run and its step."""
+    """A training that diverged before what a claim compares; ``args`` are a sentence, the run and its last step."""
 
 
 class Results(Protocol):
@@ -198,7 +198,10 @@ class Evidence:
     def training(
         self, runs: Sequence[RunConfiguration], metric: str, steps: Steps, least: int = 2
     ) -> pd.DataFrame:
-        """Return a recorded metric: one row per seed, one column per step that every seed reached, ``least`` of them."""
+        """Return a recorded metric: one row per seed, one column per step that every seed reached.
+
+        Raises EndedEarly where those are fewer than ``least``.
+        """
         series = []
         for run in runs:
             if contract.lacking(run.engine, [metric]):

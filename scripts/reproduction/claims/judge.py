@@ -63,8 +63,9 @@ def decoders_read(claims: Claims, configuration: Configuration, scale: Scale) ->
 def judge(claims: Claims, results: Results, configuration: Configuration, scale: Scale) -> dict[str, Any]:
     """Return the content of claims.json (see ``reproduction.claims``) from ``results``.
 
-    What has not run gives the verdict *not run*, what diverged before the steps that are compared *inconclusive*. It keeps its place in the family that Holm's method corrects for,
-    and so do trainings of too few seeds, so that a verdict never weakens when more is run.
+    What has not run gives the verdict *not run*, and a training that diverged before what is compared *inconclusive*.
+    Both keep their place in the family that Holm's method corrects for, and so do trainings of too few seeds, so that
+    a verdict never weakens when more is run.
     """
     evidence = Evidence(results, configuration, scale)
     rows = [

@@ -54,6 +54,9 @@ class TrainingCurves(OfRuns):
         yield from unknown(f"{where}.metrics", "metric", self.metrics, known)
         yield from unknown(f"{where}.tabulated", "metric", self.tabulated, known)
         yield from unknown(f"{where}.decoders", "decoder", self.decoders or [], scale.decoders)
+        if self.curves == "sampler":
+            shown, instead = ("role", "algorithm", "sampler"), "write an entry for each, or `curves: n`"
+            yield from self.indistinct(where, scale, "rollouts", shown, instead)
 
     def reads_evaluations(self) -> bool:
         """See :class:`Figure`."""

@@ -13,6 +13,7 @@ from reproduction.config import REPOSITORY
 from reproduction.files import sha256_of_file, write_json, write_parquet
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
+import export_evidence
 import judge_evidence
 
 # The stress test's claim, those of the larger model, and one that reads an inference analysis: all kinds of evidence.
@@ -97,6 +98,24 @@ def test_a_sample_file_that_changed_is_not_exported(world, judged, tmp_path):
     finally:
         file.write_bytes(content)
     assert not (tmp_path / "evidence").exists()
+
+
+def test_results_of_another_run_are_refused_and_the_evidence_stays(
+    evidence, judged, tmp_path, monkeypatch, capsys
+):
+    """A folder without what the verdicts rest on would replace good evidence by an empty set."""
+    reports, results = tmp_path / "reports/mini", tmp_path / "results/other"
+    write_json(reports / "claims.json", judged)
+    before = {path.name: path.read_bytes() for path in evidence.iterdir()}
+    given = {"--results": results, "--reports": reports, "--evidence": evidence}
+    monkeypatch.setattr(
+        sys, "argv", ["export_evidence.py", *(str(part) for pair in given.items() for part in pair)]
+    )
+    assert export_evidence.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    first = next(each["path"] for row in judged["verdicts"] for each in row["evidence"])
+    assert line.startswith(f"{results}: no {first}") and "--results" in line
+    assert {path.name: path.read_bytes() for path in evidence.iterdir()} == before
 
 
 def run_script(monkeypatch, capsys, evidence, changes=""):

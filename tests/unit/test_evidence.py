@@ -175,3 +175,32 @@ def test_changes_that_cannot_be_read_are_one_line(tmp_path, monkeypatch, capsys,
     status, _, err = run_script(monkeypatch, capsys, tmp_path, changes)
     (line,) = err.splitlines()
     assert status == 1 and said in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            "{readings: {printed: {samplers: {ead: aed}}}}",
+            "claims.yaml: readings.printed.samplers: unknown sampler 'aed'",
+        ),
+        (
+            "{readings: {printed: {decoder: tau9}}}",
+            "claims.yaml: readings.printed.decoder: unknown decoder 'tau9'",
+        ),
+        (
+            "{readings: {printed: {metrics: {entropy: entropi}}}}",
+            "claims.yaml: readings.printed.metrics: unknown metric 'entropi'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("beside", [False, True])
+def test_changes_that_name_what_nothing_defines_are_one_line(monkeypatch, capsys, changes, said, beside):
+    folder = str(REPOSITORY / "reports/evidence/cpu")
+    further = ["--beside", folder] if beside else []
+    monkeypatch.setattr(
+        sys, "argv", ["judge_evidence.py", "--evidence", folder, "--changes", changes, *further]
+    )
+    assert judge_evidence.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(said)

@@ -26,8 +26,12 @@ def main() -> int:
         print(f"{claims}: no such file; `make reproduce` writes it", file=sys.stderr)
         return 1
     judged = load_json(claims)
-    configuration = load_configuration(judged["configuration"], str(claims))
-    export(load_claims(), judged, ResultsFolder(arguments.results), configuration, arguments.evidence)
+    try:
+        configuration = load_configuration(judged["configuration"], str(claims))
+        export(load_claims(), judged, ResultsFolder(arguments.results), configuration, arguments.evidence)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
     total = sum(path.stat().st_size for path in arguments.evidence.iterdir())
     print(f"{total:,} bytes in {arguments.evidence}; `make judge` judges from them")
     return 0

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from reproduction.claims import Claims, Exported, agreement, judge, load_claims, same_numbers
 from reproduction.config import load_scale, parse_yaml
+from reproduction.figures import load_experiments
+from reproduction.plan import check_claims
 
 
 def main() -> int:
@@ -32,13 +34,15 @@ def main() -> int:
         changes = parse_yaml(arguments.changes, "--changes") if arguments.changes else {}
         claims = load_claims(changes=changes)
         evidence = Exported(arguments.evidence)
+        configuration = evidence.configuration
+        scale = load_scale(configuration.scale, configuration.overrides)
+        check_claims(claims, scale, load_experiments())
         if arguments.beside:
             return _print_agreement(claims, [evidence, Exported(arguments.beside)])
+        judged = judge(claims, evidence, configuration, scale)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    configuration = evidence.configuration
-    judged = judge(claims, evidence, configuration, load_scale(configuration.scale, configuration.overrides))
     before = {(row["id"], row["reading"]): row["verdict_in_full"] for row in evidence.judged["verdicts"]}
     differ = 0
     for row in judged["verdicts"]:

@@ -356,6 +356,11 @@ def _drawable(plan: Plan) -> Iterator[str]:
 # --- claims.yaml and deviations.yaml ------------------------------------------------------------------------
 
 
+def check_claims(claims: paper_claims.Claims, scale: Scale, experiments: Mapping[str, Figure]) -> None:
+    """Raise ConfigurationError with a line for each name in the claims that nothing defines."""
+    _raise(_claims(claims, scale, experiments))
+
+
 def _claims(claims: paper_claims.Claims, scale: Scale, experiments: Mapping[str, Figure]) -> Iterator[str]:
     file = "claims.yaml"
     scores = tests_of_claims.EvaluationQuantity.model_fields["metric"].annotation.__args__

@@ -13,6 +13,7 @@ from reproduction.claims import deviations
 from reproduction.claims.deviations import load_deviations, tabulate
 from reproduction.claims.recorded import Recorded
 from reproduction.config import ConfigurationError, load_scale
+from reproduction.data import write_dataset
 from reproduction.figures import deviations as plotting
 from reproduction.figures import load_experiments
 from reproduction.files import write_json
@@ -109,6 +110,38 @@ def test_the_resampled_estimator_misses_what_it_does_not_draw(recorded):
 def test_entropies_are_those_of_the_first_step_only(recorded):
     found = values(rows_of(recorded, kind="entropies", samplers=["ead"]))
     assert list(found.values()) == pytest.approx([-0.75, 1.5])
+
+
+def test_what_the_engine_does_not_know_for_a_sampler_is_not_run(recorded):
+    """verl knows one of the two entropies, or neither; metrics.parquet has the means of groups.parquet."""
+    for column in ("entropy", "entropy_at_sampling_temperature"):
+        path = recorded.folder / "runs/a/seed~0/groups.parquet"
+        frame = pd.DataFrame({"step": [1, 1, 2], "entropy": 1.0, "entropy_at_sampling_temperature": 0.5})
+        frame.assign(**{column: np.nan}).to_parquet(path)
+        (row,) = rows_of(recorded, kind="entropies", samplers=["ead"])
+        assert (row["status"], row["value"]) == ("not run", None)
+        assert row["reason"] == f"the engine inprocess does not know {column} for this training"
+    pd.DataFrame({"step": [1, 2], "entropy": np.nan}).to_parquet(path.with_name("metrics.parquet"))
+    record = {"kind": "record", "metric": "entropy", "label": "entropy", "unit": "nats"}
+    (row,) = rows_of(recorded, **record, samplers=["ead"])
+    assert row["status"] == "not run" and row["reason"].endswith("does not know entropy for this training")
+
+
+def test_a_string_match_is_counted_only_where_answers_are_compared_as_text(recorded):
+    """What a generated problem has for an answer, such as a limit of moves, is not what is boxed."""
+    data = recorded.scale.datasets["countdown_test"]
+    rows = data.rows(data.problems(0, 2), "x")
+    for row, problem in zip(rows, ("p0", "p1"), strict=True):
+        row["extra_info"]["id"] = problem
+    write_dataset(rows, recorded.dataset_file)
+    row, _ = rows_of(recorded, kind="graders", samplers=["ead"])
+    assert row["status"] == "not run" and row["reason"].startswith("this task's answers are not compared")
+    for row in rows:
+        row["reward_model"] = {"style": "rule", "ground_truth": "5"}
+    write_dataset(rows, recorded.dataset_file)
+    found = rows_of(recorded, kind="graders", samplers=["ead"])
+    # Every response boxes a 5, and one of the four was graded correct.
+    assert [row["value"] for row in found] == [3, 3, None]
 
 
 def test_schedules_are_in_the_papers_units(recorded):

@@ -13,6 +13,7 @@ from reproduction.config import REPOSITORY
 from reproduction.files import sha256_of_file, write_json, write_parquet
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
+import export_evidence
 import judge_evidence
 
 # The stress test's claim, those of the larger model, and one that reads an inference analysis: all kinds of evidence.
@@ -99,6 +100,24 @@ def test_a_sample_file_that_changed_is_not_exported(world, judged, tmp_path):
     assert not (tmp_path / "evidence").exists()
 
 
+def test_results_of_another_run_are_refused_and_the_evidence_stays(
+    evidence, judged, tmp_path, monkeypatch, capsys
+):
+    """A folder without what the verdicts rest on would replace good evidence by an empty set."""
+    reports, results = tmp_path / "reports/mini", tmp_path / "results/other"
+    write_json(reports / "claims.json", judged)
+    before = {path.name: path.read_bytes() for path in evidence.iterdir()}
+    given = {"--results": results, "--reports": reports, "--evidence": evidence}
+    monkeypatch.setattr(
+        sys, "argv", ["export_evidence.py", *(str(part) for pair in given.items() for part in pair)]
+    )
+    assert export_evidence.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    first = next(each["path"] for row in judged["verdicts"] for each in row["evidence"])
+    assert line.startswith(f"{results}: no {first}") and "--results" in line
+    assert {path.name: path.read_bytes() for path in evidence.iterdir()} == before
+
+
 def run_script(monkeypatch, capsys, evidence, changes=""):
     monkeypatch.setattr(sys, "argv", ["judge_evidence.py", "--evidence", str(evidence), "--changes", changes])
     status = judge_evidence.main()
@@ -156,3 +175,32 @@ def test_changes_that_cannot_be_read_are_one_line(tmp_path, monkeypatch, capsys,
     status, _, err = run_script(monkeypatch, capsys, tmp_path, changes)
     (line,) = err.splitlines()
     assert status == 1 and said in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            "{readings: {printed: {samplers: {ead: aed}}}}",
+            "claims.yaml: readings.printed.samplers: unknown sampler 'aed'",
+        ),
+        (
+            "{readings: {printed: {decoder: tau9}}}",
+            "claims.yaml: readings.printed.decoder: unknown decoder 'tau9'",
+        ),
+        (
+            "{readings: {printed: {metrics: {entropy: entropi}}}}",
+            "claims.yaml: readings.printed.metrics: unknown metric 'entropi'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("beside", [False, True])
+def test_changes_that_name_what_nothing_defines_are_one_line(monkeypatch, capsys, changes, said, beside):
+    folder = str(REPOSITORY / "reports/evidence/cpu")
+    further = ["--beside", folder] if beside else []
+    monkeypatch.setattr(
+        sys, "argv", ["judge_evidence.py", "--evidence", folder, "--changes", changes, *further]
+    )
+    assert judge_evidence.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(said)

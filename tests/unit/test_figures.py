@@ -225,6 +225,35 @@ def test_a_cell_that_has_not_run_is_an_error_unless_a_partial_figure_is_asked_fo
     assert sorted(text.get_text() for text in figure.axes[0].texts) == ["EAD", "EAD + TIS"]
 
 
+def test_a_metric_that_the_engine_does_not_know_for_a_sampler_takes_no_other_curve_away(world):
+    """verl knows the entropy of a fixed temperature other than 1 at that temperature only, and EAD's at 1 only."""
+    entropies = ["entropy", "entropy_at_sampling_temperature"]
+    for name in world.names:
+        path = world.runs / name / "groups.parquet"
+        groups = pd.read_parquet(path)
+        groups["entropy_at_sampling_temperature"] = groups["entropy"] + 1
+        groups[entropies[0] if axes_of(name)["sampler"] == "tau0.6" else entropies[1]] = np.nan
+        write_parquet(groups, path)
+    table = world.estimate(entropies)
+    known = only(table, status="finished")
+    assert {(row.sampler, row.metric) for row in known.itertuples()} == {
+        ("tau0.6", entropies[1]),
+        ("ead", entropies[0]),
+        ("ead_tis", entropies[0]),
+    }
+    assert known[["step", "value", "low", "high"]].notna().all(axis=None)
+    others = only(table, status="not recorded")
+    assert len(others) == 3 and others[["step", "value"]].isna().all(axis=None)
+    request = drawing(world, metrics=entropies)
+    figure = training_curves.plot(table, request)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["τ = 0.6", "EAD", "EAD + TIS"]
+    said = [[text.get_text().replace("\xa0", " ") for text in axis.texts] for axis in figure.axes]
+    assert said == [["not recorded: τ = 0.6"], ["not recorded: EAD, EAD + TIS"]]
+    assert [len(axis.get_lines()) for axis in figure.axes] == [2, 1]
+    figure = training_curves.plot(others, request)  # a figure of nothing else
+    assert not any(axis.get_lines() for axis in figure.axes)
+
+
 def test_a_figure_whose_models_a_scale_lacks_says_so(world):
     scale = load_scale("mini", {"roles": {"llama_1b": None, "qwen_1_5b": None}})
     request = world.experiment.drawing("fig04", scale, {})

@@ -133,6 +133,15 @@ def test_at_equal_tokens_a_longer_winded_run_counts_as_far_as_the_others_sampled
     assert explained["tokens"] == 20 * STEPS * 8 * 4  # length x steps x prompts x rollouts
 
 
+def test_an_entropy_that_the_engine_does_not_know_is_a_dash(world):
+    table = world.estimate(world.rivals)
+    unknown = (table["sampler"] == "ead") & (table["metric"] == "sampling_entropy_last")
+    table.loc[unknown, "value"] = np.nan
+    (explained,) = [table for axis in world.drawn(world.rivals, table).axes for table in axis.tables]
+    texts = [cell.get_text().get_text() for cell in explained.get_celld().values()]
+    assert texts.count("–") == 1 and "nan" not in texts
+
+
 def test_between_checkpoints_a_score_lies_on_the_line(world):
     from reproduction.figures.rivals import _at, _Training
 

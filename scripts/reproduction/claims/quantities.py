@@ -7,7 +7,6 @@ row that says so.
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -22,7 +21,8 @@ from reproduction.data import read_dataset
 from reproduction.figures.analyses import CONFIDENCE, METRICS
 from reproduction.files import load_json
 from reproduction.tasks import GeneratedData
-from reproduction.tasks.grading import problems_of
+from reproduction.tasks.grading import problems_of, task_of
+from reproduction.tasks.problem import Problem
 from reproduction.training import contract
 
 METRIC_NAMES = {"pass_at_1": "Pass@1", "pass_at_k": "Pass@{k}", "worst_at_k": "Worst@{k}"}
@@ -185,18 +185,21 @@ class Graders(Quantity):
             if reason:
                 yield _not_run("count", label, "verdicts that differ", reason)
                 continue
+            problems = problems_of(read_dataset(recorded.dataset_file))
+            if any(task_of(problem).grade for problem in problems):
+                reason = "this task's answers are not compared as text; see the published language model"
+                yield _not_run("count", label, "verdicts that differ", reason)
+                continue
             frame = pd.concat(
                 final_samples(path, recorded.decoder, ["problem", "response", "correct"])
                 for path in recorded.evaluations(sampler)
             )
-            yield from _disagreements(
-                frame, _answers(recorded.dataset_file), label, recorded.evidence(sampler)
-            )
+            yield from _disagreements(frame, _answers(problems), label, recorded.evidence(sampler))
         label = "published language model"
         if recorded.real_lm is None or not recorded.real_lm.exists():
             yield _not_run("count", label, "verdicts that differ", "the target real_lm has not run")
             return
-        answers = _answers(recorded.real_lm_dataset)
+        answers = _answers(problems_of(read_dataset(recorded.real_lm_dataset)))
         evidence = [str(recorded.real_lm.relative_to(recorded.folder))]
         for decoder in dict.fromkeys(file["decoder"] for file in load_json(recorded.real_lm)["files"]):
             frame = final_samples(recorded.real_lm, decoder, ["problem", "response", "correct", "extracted"])
@@ -204,8 +207,8 @@ class Graders(Quantity):
                 yield from compared(frame, answers, f"{label}, decoder {decoder}", evidence)
 
 
-def _answers(dataset: Path) -> dict[str, str]:
-    return {problem.id: problem.answer for problem in problems_of(read_dataset(dataset))}
+def _answers(problems: Sequence[Problem]) -> dict[str, str]:
+    return {problem.id: problem.answer for problem in problems}
 
 
 def _disagreements(frame: pd.DataFrame, answers, label, evidence) -> Rows:
@@ -246,6 +249,14 @@ def _counted(frame: pd.DataFrame, label: str, counts: Mapping[str, int], evidenc
         yield _row("count", label, name, value=count, unit=unit, evidence=evidence, **size)
 
 
+def _not_recorded(recorded: Recorded, frames: Sequence[pd.DataFrame], columns: Sequence[str]) -> str | None:
+    """Return why ``columns`` of trainings' tables have no numbers: an engine may not know them for every sampler."""
+    for column in columns:
+        if any(frame[column].isna().all() for frame in frames):
+            return f"the engine {recorded.scale.engine} does not know {column} for this training"
+    return None
+
+
 class Entropies(Quantity):
     """Entropy at the sampling temperature minus entropy at 1, first training step, paired by prompt."""
 
@@ -262,6 +273,9 @@ class Entropies(Quantity):
             columns = ("entropy", "entropy_at_sampling_temperature")
             frames = [pd.read_parquet(path, columns=["step", *columns]) for path in paths]
             first = [frame[frame["step"] == frame["step"].min()] for frame in frames]
+            if reason := _not_recorded(recorded, first, columns):
+                yield _not_run("entropy", label, "entropy", reason)
+                continue
             # Seeds draw different prompts, so nothing pairs them: all prompts are one sample.
             at_one, at_sampling = (
                 np.concatenate([frame[column] for frame in first])[None, :] for column in columns
@@ -297,6 +311,9 @@ class Record(Quantity):
                 yield _not_run("record", recorded.label(cell), self.label, reason)
                 continue
             frames = [pd.read_parquet(path, columns=["step", self.metric]) for path in paths]
+            if reason := _not_recorded(recorded, frames, [self.metric]):
+                yield _not_run("record", recorded.label(cell), self.label, reason)
+                continue
             yield _row(
                 "record",
                 recorded.label(cell),

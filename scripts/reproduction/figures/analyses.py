@@ -8,8 +8,8 @@ A table of estimates has one row per cell, decoder, metric and step:
 - ``value``, ``low``, ``high``: the estimate and its interval (``ead.statistics.bootstrap``); no interval where
   one seed logged one number per step
 - ``problems``, ``samples``, ``seeds``: the data behind it
-- ``status``: ``finished``; ``diverged`` where a run of the cell ended early; ``not run``, with neither step nor
-  value, where the cell has no results
+- ``status``: ``finished``; ``diverged`` where a run of the cell ended early; with neither step nor value, ``not run``
+  where the cell has no results, and ``not recorded`` where its engine does not know the metric for its sampler
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -110,8 +110,8 @@ def training_curves(
     estimates = _Estimates(root_seed)
     for cell in _cells(names, runs, evaluations if evaluated else None, partial):
         if not cell.members:
-            estimates.not_run(cell, evaluated, decoders)
-            estimates.not_run(cell, logged, [None])
+            estimates.without_value(cell, evaluated, decoders, "not run")
+            estimates.without_value(cell, logged, [None], "not run")
             continue
         if evaluated:
             base = evaluations / f"model~{cell.model}" / "manifest.json"
@@ -145,7 +145,7 @@ def decoder_matrix(
     models = {}
     for cell in _cells(names, runs, evaluations, partial):
         if not cell.members:
-            estimates.not_run(cell, metric_names, decoders)
+            estimates.without_value(cell, metric_names, decoders, "not run")
             continue
         models.setdefault(cell.model, cell)
         counts = [
@@ -219,9 +219,11 @@ class _Estimates:
         self._metrics: list[str] = []
         self._rows: list[dict[str, Any]] = []
 
-    def not_run(self, cell: _Cell, metric_names: Iterable[str], decoders: Iterable[str | None]) -> None:
+    def without_value(
+        self, cell: _Cell, metric_names: Iterable[str], decoders: Iterable[str | None], status: str
+    ) -> None:
         self._rows += [
-            {**cell.keys, "decoder": decoder, "metric": metric, "status": "not run"}
+            {**cell.keys, "decoder": decoder, "metric": metric, "status": status}
             for decoder in decoders
             for metric in metric_names
         ]
@@ -291,23 +293,31 @@ def _add_training(
         chosen = [name for name in metric_names if TRAINING_METRICS[name] == source]
         if not chosen:
             continue
-        # [window's end] -> per seed, the values by metric and prompt (or step) within the window
-        windows: dict[int, list[np.ndarray]] = {}
+        # [window's end][metric] -> per seed, the values by prompt (or step) within the window
+        windows: dict[int, dict[str, list[np.ndarray]]] = {}
         for name in cell.members:
             table = pd.read_parquet(runs / name / f"{source}.parquet", columns=["step", *chosen])
-            # A run that diverged may have logged its last step as not finite: there its curve ends.
-            table = table[np.isfinite(table[chosen].to_numpy(dtype=float)).all(axis=1)]
             for end, part in table.groupby(window_ends(table["step"].to_numpy(), window)):
-                windows.setdefault(int(end), []).append(part[chosen].to_numpy(dtype=float).T)
-        for end, parts in windows.items():
-            if source == "metrics":
-                parts = [part.mean(axis=1, keepdims=True) for part in parts]
-            # A window that a run's end cut short holds fewer prompts; seeds are compared on as many.
-            prompts = min(part.shape[1] for part in parts)
-            scores = np.stack([part[:, :prompts] for part in parts], axis=1)
-            for metric, metric_scores in zip(chosen, scores, strict=True):
+                for metric in chosen:
+                    # An engine may not know a metric for this sampler. A run that diverged may have logged its last
+                    # step as not finite: there its curve ends.
+                    values = part[metric].to_numpy(dtype=float)
+                    values = values[np.isfinite(values)]
+                    if len(values):
+                        windows.setdefault(int(end), {}).setdefault(metric, []).append(values)
+        for end, by_metric in windows.items():
+            for metric, parts in by_metric.items():
+                if source == "metrics":
+                    parts = [part.mean(keepdims=True) for part in parts]
+                # A window that a run's end cut short holds fewer prompts; seeds are compared on as many.
+                prompts = min(map(len, parts))
                 row = {**cell.keys, "decoder": None, "metric": metric, "step": end, "status": cell.status}
-                estimates.add({**row, "samples": cell.keys["n"]}, metric_scores)
+                estimates.add(
+                    {**row, "samples": cell.keys["n"]}, np.stack([part[:prompts] for part in parts])
+                )
+        recorded = {metric for by_metric in windows.values() for metric in by_metric}
+        unknown = [metric for metric in chosen if metric not in recorded]
+        estimates.without_value(cell, unknown, [None], "not recorded")
 
 
 def _resampled(metric, responses: np.ndarray, correct: np.ndarray) -> np.ndarray:

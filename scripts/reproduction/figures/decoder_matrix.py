@@ -31,6 +31,8 @@ class DecoderMatrix(OfRuns):
         """See :class:`Figure`."""
         yield from super().mistakes(where, scale, samplers)
         yield from unknown(f"{where}.metrics", "metric", self.metrics, METRICS)
+        for key in ("algorithm", "rollouts"):
+            yield from self.indistinct(where, scale, key, ("role", "sampler"), "write an entry for each")
 
     def estimation(
         self, scale: Scale, runs: Mapping[str, RunConfiguration], root_seed: int

@@ -1,12 +1,13 @@
 """A forest of paired differences: what each reading that the paper leaves open changes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pandas as pd
 from pydantic import Field
 
+from reproduction.config import Scale
 from reproduction.figures.figure import OfRuns
 from reproduction.figures.style import COLORS, PRINT_WIDTH, pyplot, save, seeds_in_words, set_style
 from reproduction.files import load_json
@@ -24,6 +25,12 @@ class DeviationsFigure(OfRuns):
     own_rules: ClassVar[bool] = True
 
     analysis: Literal["deviations"] = Field(description="the kind of figure")
+
+    def mistakes(self, where: str, scale: Scale, samplers: Mapping[str, Any]) -> Iterator[str]:
+        """See :class:`Figure`."""
+        yield from super().mistakes(where, scale, samplers)
+        shown = ("role", "algorithm", "sampler")
+        yield from self.indistinct(where, scale, "rollouts", shown, "keep one")
 
     @classmethod
     def write(cls, estimates: Path, request: Mapping[str, Any], files: Mapping[str, Path]) -> None:

@@ -4,7 +4,8 @@ An estimation request holds what numbers depend on and nothing else, so that a n
 nothing; a drawing request holds the words and styles. Both are plain data, which a job carries.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
@@ -152,6 +153,19 @@ class OfRuns(Figure):
                     rates = ", ".join(map(str, scale.learning_rates))
                     text = f"no learning rate for {n} rollouts per prompt; learning_rates has {rates}"
                     yield f"{where}.runs.rollouts: {text}"
+
+    def indistinct(
+        self, where: str, scale: Scale, key: str, shown: Sequence[str], instead: str
+    ) -> Iterator[str]:
+        """Yield what is wrong where trainings with the same ``shown`` axes differ in ``key``, which is not shown."""
+        found: dict[tuple, set] = defaultdict(set)
+        for cell in self.cells(scale):
+            if cell.role in scale.roles:
+                cell = cell._replace(rollouts=cell.rollouts or scale.rollouts_of(cell.role))
+                found[tuple(getattr(cell, axis) for axis in shown)].add(getattr(cell, key))
+        for values in filter(lambda values: len(values) > 1, found.values()):
+            several = ", ".join(map(str, sorted(values)))
+            yield f"{where}.runs.{key}: this figure shows one for each sampler, found {several}; {instead}"
 
     def reads_evaluations(self) -> bool:
         """See :class:`Figure`; a kind that reads what trainings record says otherwise."""

@@ -349,7 +349,13 @@ def _explain(axis: "Axes", here: pd.DataFrame, order: list[str], labels: list[st
     shares = [name for name, words in EXPLANATIONS.items() if words.endswith("(%)")]
     factors = {**dict.fromkeys(shares, 100), "tokens": 1e-3}
     cells = [
-        [f"{row[name] * factors.get(name, 1):.{0 if name in factors else 2}f}" for name in EXPLANATIONS]
+        [
+            # An engine may not know an entropy for a sampler.
+            "–"
+            if pd.isna(row[name])
+            else f"{row[name] * factors.get(name, 1):.{0 if name in factors else 2}f}"
+            for name in EXPLANATIONS
+        ]
         for _, row in values.iterrows()
     ]
     heads = [words.replace(", ", "\n").replace(" (", "\n(", 1) for words in EXPLANATIONS.values()]

@@ -54,6 +54,9 @@ class TrainingCurves(OfRuns):
         yield from unknown(f"{where}.metrics", "metric", self.metrics, known)
         yield from unknown(f"{where}.tabulated", "metric", self.tabulated, known)
         yield from unknown(f"{where}.decoders", "decoder", self.decoders or [], scale.decoders)
+        if self.curves == "sampler":
+            shown, instead = ("role", "algorithm", "sampler"), "write an entry for each, or `curves: n`"
+            yield from self.indistinct(where, scale, "rollouts", shown, instead)
 
     def reads_evaluations(self) -> bool:
         """See :class:`Figure`."""
@@ -264,13 +267,16 @@ def _draw_panel(axis: "Axes", panel: Panel, estimates, request, curves, direct: 
         if value is not None:
             chosen &= estimates[key] == value
     here, key = estimates[chosen], request["curves"]
-    ends, missing = [], []
+    # Where a curve is missing everywhere because it has not run, the legend says so.
+    ran = _names_that_ran(estimates, key)
+    ends, missing = [], {"not run": [], "not recorded": []}
     for name, style in curves.items():
         curve = here[here[key] == name].sort_values("step")
         if not len(curve):
             continue
-        if (curve["status"] == "not run").all():
-            missing.append((name, style["label"]))
+        if curve["value"].isna().all():
+            if name in ran:
+                missing[curve["status"].iloc[0]].append(style["label"].replace(" ", "\N{NO-BREAK SPACE}"))
             continue
         _draw_curve(axis, curve, style)
         ends.append((float(curve["value"].iloc[-1]), float(curve["step"].iloc[-1]), style))
@@ -284,11 +290,9 @@ def _draw_panel(axis: "Axes", panel: Panel, estimates, request, curves, direct: 
         low, high = axis.get_ylim()
         axis.set_ylim(max(low, -0.02), min(high, 1.02))
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
-    # Where a curve is missing everywhere, the legend says so.
-    missing = [label for name, label in missing if name in _names_that_ran(estimates, key)]
-    if missing:
-        names = [label.replace(" ", "\N{NO-BREAK SPACE}") for label in missing]
-        text = "\n".join(textwrap.wrap(f"not run: {', '.join(names)}", 32))
+    said = [f"{status}: {', '.join(names)}" for status, names in missing.items() if names]
+    if said:
+        text = "\n".join(line for each in said for line in textwrap.wrap(each, 32))
         background = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}
         place = {"transform": axis.transAxes, "ha": "right", "va": "bottom", "bbox": background, "zorder": 6}
         axis.text(0.98, 0.03, text, fontsize=7, style="italic", color="grey", **place)
@@ -405,11 +409,11 @@ def _handles(estimates: pd.DataFrame, request, curves, direct: bool) -> "list[Li
 
 def _notes(estimates: pd.DataFrame, request: Mapping[str, Any]) -> list[str]:
     """The lines every figure carries: how much data, and what the bands mean."""
-    ran = estimates[(estimates["status"] != "not run") & estimates["metric"].isin(request["metrics"])]
+    ran = estimates[estimates["value"].notna() & estimates["metric"].isin(request["metrics"])]
     notes = []
     evaluated, logged = ran[ran["decoder"].notna()], ran[ran["decoder"].isna()]
     trained = ran[ran["step"] > 0]
-    also = " and seeds" if trained["seeds"].max() > 1 else ""
+    also = " and seeds" if (trained["seeds"] > 1).any() else ""
     start = f"{seeds_in_words(trained['seeds'])}; "
     if len(evaluated):
         sizes = f"{int(evaluated['problems'].min())} problems × {int(evaluated['samples'].min())} samples"

@@ -102,6 +102,7 @@ def first_token(logits: Any, temperature: Any, numbers: Sequence[Any], position:
         return scaled
     best = logits.topk(min(MOST_FIRST_TOKENS, logits.shape[-1]), -1).indices
     chosen = (best.new_ones(best.shape).cumsum(-1) <= candidates).expand(best.shape)
-    inside = chosen.new_zeros(logits.shape).scatter(-1, best, chosen)
+    # What a grammar or a mask forbids is no candidate, even where fewer are left than are asked for.
+    inside = chosen.new_zeros(logits.shape).scatter(-1, best, chosen) & (logits > -math.inf)
     uniform = scaled.new_zeros(scaled.shape).masked_fill(~inside, -math.inf)
     return uniform.where(at, scaled)

@@ -86,6 +86,8 @@ def bootstrap(
         raise ValueError(
             f"expected 0 < confidence < 1 and replicates >= 100, found {confidence!r} and {replicates!r}"
         )
+    if not np.isfinite(null):
+        raise ValueError(f"null must be finite, found {null!r}")
 
     leading, (seeds, problems) = scores.shape[:-2], scores.shape[-2:]
     scores = scores.reshape(-1, seeds, problems)
@@ -158,17 +160,22 @@ def against_control(scores: np.ndarray, control: int, *, confidence: float = 0.9
         probability ``confidence``; ``p_value`` is adjusted. With one seed it is conditional on that seed.
 
     Raises:
-        ValueError: not three axes, fewer than two samplers or two problems, or a score that is not finite.
+        ValueError: not three axes, fewer than two samplers, one seed or two problems, a score that is not finite, or
+            ``control`` or ``confidence`` out of range.
     """
     from scipy import special
 
     scores = np.asarray(scores, dtype=np.float64)
-    if scores.ndim != 3 or scores.shape[0] < 2 or scores.shape[2] < 2 or not np.isfinite(scores).all():
+    if scores.ndim != 3 or (np.array(scores.shape) < (2, 1, 2)).any() or not np.isfinite(scores).all():
         raise ValueError(
-            "scores must be finite, of shape [samplers, seeds, problems], with two samplers and two problems at "
-            f"least, found {scores.shape}"
+            "scores must be finite, of shape [samplers, seeds, problems], with two samplers, one seed and two "
+            f"problems at least, found {scores.shape}"
         )
     samplers, seeds, problems = scores.shape
+    if not isinstance(control, (int, np.integer)) or not 0 <= control < samplers:
+        raise ValueError(f"control must be the index of a sampler, 0 to {samplers - 1}, found {control!r}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be within (0, 1), found {confidence!r}")
     others = [index for index in range(samplers) if index != control]
     differences = (scores[others] - scores[control]).mean(axis=1)
     value = differences.mean(axis=1)

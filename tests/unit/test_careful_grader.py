@@ -113,6 +113,38 @@ def test_an_answer_that_cannot_be_evaluated_is_wrong_and_touches_no_other(verifi
     assert [(v.status, v.correct) for v in verdicts] == [("ok", True), ("ok", False), ("ok", False)]
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        ("3", "math.log(8, 2)", True),
+        ("\\ln 8", "log(8, 2)", False),
+        ("2", "sqrt(4, 9)", False),
+        ("e", "exp(1, 5)", False),
+        ("3", "abs(3, 4)", False),
+        ("6", "factorial(3, 9)", False),
+        ("3", "log(8, 2, 5)", False),
+        ("3", "ln(8, 2)", False),
+        ("9", "max(3, 9)", True),
+        ("2", "gcd(4, 6)", True),
+    ],
+)
+def test_no_argument_of_a_function_is_dropped(verifier, gold, answer, right):
+    assert verifier.grade([f"\\boxed{{{answer}}}"], [gold])[0].correct is right
+
+
+@pytest.mark.parametrize("text", [r"1.5e3\overline{3}", r"1.25e1\overline{3}"])
+def test_digits_that_repeat_behind_a_power_of_ten_cost_their_own_row_only(verifier, text):
+    verdicts = verifier.grade([f"\\boxed{{{text}}}", "\\boxed{2}", "\\boxed{3}"], ["1", "2", text])
+    assert [(v.status, v.correct) for v in verdicts] == [("ok", False), ("ok", True), ("ok", False)]
+
+
+def test_an_answer_that_takes_too_deep_a_stack_is_graded_in_a_process(verifier):
+    def deeper(calls: int):
+        return deeper(calls - 1) if calls else verifier.grade(["\\boxed{" + "A. " * 330 + "5}"], ["5"])
+
+    assert deeper(700)[0].status == "ok"
+
+
 @pytest.mark.parametrize("kind", PAIRS)
 def test_equal_answers_are_accepted_and_no_unequal_one(verifier, kind):
     """Some of the campaign tests/faults/grade_pairs.py, whose record is docs/records/grade_pairs.json."""
@@ -150,6 +182,7 @@ def test_the_parser_bounds_its_work():
         careful.decide("5", text, exact=True)
     assert read_answers("\\boxed{" * 50_000) == []
     assert len(read_answers("\\boxed{1}," * 20_000)) == 1
+    assert len(read_answers("\\boxed{" * 20_000 + "5" + "}" * 20_000)) == 1
     for text in (
         "\\frac{ " * 150 + "word",
         "\\sqrt" * 190 + "words",

@@ -277,6 +277,15 @@ def test_plain_data_round_trip_and_conversion():
     assert BySteps(steps=10).converted(convert) == BySteps(steps=50)
 
 
+def test_the_first_token_is_none_that_is_forbidden():
+    """A grammar may leave fewer tokens than there are candidates."""
+    schedule = FirstToken(candidates=5)
+    logits = torch.full((1, 10), -torch.inf)
+    logits[0, 3], logits[0, 7] = 2.0, 1.0
+    found = rules.apply(schedule.rule, logits, 1.0, schedule.rule_numbers, 0).softmax(-1)
+    assert found.nonzero()[:, 1].tolist() == [3, 7] and found[0, 3] == found[0, 7] == 0.5
+
+
 def test_steps_are_a_straight_line():
     schedule = BySteps(1.2, 0.8, 4)
     assert [schedule.temperature(9, step) for step in (0, 1, 4, 99)] == pytest.approx([1.2, 1.1, 0.8, 0.8])
@@ -316,6 +325,11 @@ def test_the_controller_holds_the_entropy():
         (lambda: EntropyBased(theta=0), "theta must be greater than 0"),
         (lambda: EntropyBased(n=1), "n must be between 0 and 1"),
         (lambda: Dynamic(Fixed(0.5), spread=0.5), "spread must be at least 0 and less than 0.5"),
+        (lambda: Dynamic(Annealed(tau_min=1.5, tau_max=2.0), spread=1.2), "less than 1.0"),
+        (
+            lambda: Switched({"kind": "dynamic", "base": 5}, Fixed(1), 1),
+            "before must be a schedule of position",
+        ),
         (lambda: FirstToken(candidates=65), "candidates must be from 2 to 64"),
         (lambda: FirstToken(candidates=1.5), "candidates must be an integer"),
         (lambda: BySteps(steps=0), "steps must be greater than 0"),

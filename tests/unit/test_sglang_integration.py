@@ -27,6 +27,20 @@ SCHEDULE = Annealed(tau_max=1.4, tau_min=0.3, d0=8, alpha=4, d_max=100, start=3)
 VOCABULARY = 12
 
 
+def nested_base(depth):
+    config = {"kind": "fixed", "tau": 1}
+    for _ in range(depth):
+        config = {"kind": "dynamic", "base": config}
+    return config
+
+
+def nested_list(depth):
+    values = []
+    for _ in range(depth):
+        values = [values]
+    return values
+
+
 class Request:
     """What SGLang tells a processor of a request, and how SGLang's scheduler changes it."""
 
@@ -123,7 +137,11 @@ def test_greedy_requests_stay_as_they_are():
         ({"kind": "anealed"}, {}, "schedule kind: found 'anealed'"),
         ("annealed", {}, "found str, allowed: a schedule as a mapping"),
         ({"kind": "annealed", "step": -1}, {}, "step must be an integer >= 0"),
-        ({"kind": "annealed", "position": 1.5}, {}, "position must be integers >= 0"),
+        ({"kind": "annealed", "position": 1.5}, {}, "position is 1.5, allowed: an integer"),
+        ({"kind": "annealed", "position": [37]}, {}, "position is [37], allowed: an integer"),
+        ({"kind": "first_token", "position": 10**25}, {}, "allowed: an integer from 0 to 2147483647"),
+        (nested_base(300), {}, "base must be a schedule of position and step alone, found 'dynamic'"),
+        ({"kind": "fixed", "tau": nested_list(5_000)}, {}, "recursion"),
         ({"kind": "annealed"}, {"temperature": 0.7}, "the temperature is 0.7, allowed: 1"),
         ({"kind": "annealed"}, {"repetition_penalty": 1.1}, "repetition_penalty is 1.1, allowed: 1"),
     ],
@@ -153,7 +171,8 @@ def test_speculative_decoding_is_refused(aborted):
     ("arguments", "message"),
     [
         ({"schedule": SCHEDULE, "step": -1}, "step must be an integer >= 0"),
-        ({"schedule": SCHEDULE, "position": -1}, "position must be at least 0"),
+        ({"schedule": SCHEDULE, "position": -1}, "position is -1, allowed: an integer"),
+        ({"schedule": SCHEDULE, "position": [3, 4]}, "position is .3, 4., allowed: an integer"),
         ({"schedule": Fixed(1e-300)}, "the lowest temperature is 1e-300, allowed: 0.01 or more"),
         ({"schedule": Switched(SCHEDULE, Fixed(1.0), [7])}, "a switched schedule needs the newest token"),
     ],

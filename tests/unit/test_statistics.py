@@ -201,6 +201,7 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values):
         (lambda: bootstrap([[1.0, np.nan]], generator=_rng()), r"found nan at index \(0, 1\)"),
         (lambda: bootstrap(np.ones((2, 2)), generator=_rng(), confidence=95), "0 < confidence < 1"),
         (lambda: bootstrap(np.ones((2, 2)), generator=_rng(), replicates=10), "replicates >= 100"),
+        (lambda: bootstrap(np.ones((2, 2)), generator=_rng(), null=np.nan), "null must be finite"),
         (
             lambda: paired_difference(np.ones((2, 5)), np.ones((1, 5)), generator=_rng()),
             "the same seeds and problems",
@@ -258,7 +259,21 @@ def test_a_large_difference_is_found_and_equal_scores_are_not():
     assert same.p_value.tolist() == [1.0] * 7 and np.abs([same.low, same.high]).max() < 1e-12
 
 
-@pytest.mark.parametrize("scores", [np.zeros((2, 3)), np.zeros((1, 3, 4)), np.full((2, 2, 2), np.nan)])
+@pytest.mark.parametrize(
+    "scores", [np.zeros((2, 3)), np.zeros((1, 3, 4)), np.zeros((2, 0, 5)), np.full((2, 2, 2), np.nan)]
+)
 def test_a_table_that_compares_nothing_is_refused(scores):
-    with pytest.raises(ValueError, match="two samplers and two problems"):
+    with pytest.raises(ValueError, match="two samplers, one seed and two problems"):
         statistics.against_control(scores, 0)
+
+
+@pytest.mark.parametrize("control", [-1, 3, 7, 1.0])
+def test_a_control_that_is_no_sampler_is_refused(control):
+    with pytest.raises(ValueError, match="control must be the index of a sampler, 0 to 2, found"):
+        statistics.against_control(np.zeros((3, 2, 5)), control)
+
+
+@pytest.mark.parametrize("confidence", [95, 0, 1, np.nan])
+def test_a_confidence_that_is_no_probability_is_refused(confidence):
+    with pytest.raises(ValueError, match="confidence must be within"):
+        statistics.against_control(np.zeros((3, 2, 5)), 0, confidence=confidence)

@@ -592,6 +592,29 @@ def test_close_ends_every_process_even_in_the_middle_of_an_item():
     verifier.close()
 
 
+def test_a_forked_child_starts_a_server_of_its_own():
+    """The pipes of the parent's are shared: who reads first would have the other's verdicts."""
+    rows = [(f"\\frac{{{i}}}{{7}}", f"\\frac{{{2 * i}}}{{14}}") for i in range(1, 40)]
+    responses = [box(answer) for answer, _ in rows]
+    with Verifier(timeout_s=TIMEOUT_S, workers=1, method="math_verify") as verifier:
+        verifier.grade([box("x")], ["y"])
+        server = verifier._server
+        with verifier._lock:  # as another thread may hold it
+            child = os.fork()
+        if child == 0:
+            wrong = None
+            try:
+                signal.alarm(int(TIMEOUT_S))
+                wrong = not any(v.correct for v in verifier.grade(responses, ["x"] * len(rows)))
+                verifier.close()
+            finally:
+                os._exit(0 if wrong else 1)
+        right = all(v.correct for v in verifier.grade(responses, [gold for _, gold in rows]))
+        assert (right, os.waitpid(child, 0)[1]) == (True, 0)
+        assert verifier._server is server
+        assert verifier.grade([box("\\frac{2}{6}")], ["\\frac{1}{3}"])[0].correct
+
+
 def test_integers_need_no_process():
     with Verifier(timeout_s=1, workers=1, method="math_verify") as verifier:
         verdicts = verifier.grade([box("( 6 + 7 ) * 2"), box("-3"), box("x = 4")], ["26", "3", "4"])

@@ -32,7 +32,7 @@ from typing import Any
 import torch
 
 from ead import rules
-from ead.schedule import BESIDE, Schedule, Switched, from_config
+from ead.schedule import BESIDE, Schedule, Switched, first_position, from_config
 
 _KEY = "ead"
 _STATE = "__ead__"
@@ -60,7 +60,7 @@ class AnnealedTemperature:
                 if drafts:
                     raise ValueError("ead: speculative decoding is not supported")
                 schedule, step, position = _place(params)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:  # the latter: a value nested too deep to be shown
                 _abort(params["__req__"], str(error))
                 continue
             if schedule is None:  # greedy
@@ -98,13 +98,13 @@ def _read(config: Any) -> tuple[Schedule, int, int]:
     if not isinstance(config, Mapping):
         raise ValueError(f"ead: found {type(config).__name__}, allowed: a schedule as a mapping")
     values = dict(config)
-    step, position = values.pop("step", 0), values.pop("position", 0)
+    step, position = values.pop("step", 0), first_position(values.pop("position", 0))
     schedule = from_config(values, BESIDE)
     if isinstance(schedule, Switched):
         raise ValueError(
             "ead: a switched schedule needs the newest token, which SGLang does not tell a processor"
         )
-    schedule.temperature(position, step)  # raises on a bad position or step
+    schedule.temperature(0, step)  # raises on a bad step
     if schedule.bounds[0] < rules.LOWEST_TEMPERATURE:
         raise ValueError(
             f"ead: the lowest temperature is {schedule.bounds[0]}, allowed: {rules.LOWEST_TEMPERATURE} or more, which "

@@ -200,7 +200,7 @@ def check_arguments(args: Any, schedule: Any, position: str, others: dict[str, A
     for name, allowed in PLAIN.items():
         if asked[name] not in allowed and (asked[name] is not None or name == "top_k"):
             raise ValueError(f"{name} is {asked[name]!r}, allowed with EAD: {[*allowed, None][0]}")
-    in_turns = not others.keys().isdisjoint(("tools", "environment_factory"))
+    in_turns = any(others.get(name) for name in ("tools", "environment_factory"))
     for clashes, message in (
         (
             isinstance(schedule, HeldEntropy),

@@ -32,6 +32,7 @@ import re
 import subprocess
 import sys
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -89,7 +90,8 @@ class Verifier:
     method: "careful", "math_verify" or "string_match" (which starts no process).
     memory_mb: resident memory of a worker (MiB) above which it is killed.
 
-    Processes start with the first item that needs one. Calls from several threads take turns.
+    Processes start with the first item that needs one. Calls from several threads take turns. After a fork the child
+    starts processes of its own.
     Raises ValueError for a value outside these, ModuleNotFoundError without math-verify.
     """
 
@@ -129,6 +131,7 @@ class Verifier:
         self._server: subprocess.Popen | None = None
         self._cache: OrderedDict[tuple, Verdict] = OrderedDict()
         self._directly = _grade_carefully if method == "careful" else _grade_directly
+        _VERIFIERS.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -267,6 +270,26 @@ class Verifier:
                 server.stdin.close()
             server.wait()
 
+    def _leave_to_parent(self) -> None:
+        """In a forked child: forget the server, which is the parent's, and whose pipes both would read."""
+        self._lock = threading.Lock()  # a thread that held it does not exist here
+        if self._server is not None:
+            server, self._server = self._server, None
+            server.returncode = 0  # no child of this process: nothing to wait for
+            for pipe in (server.stdin, server.stdout):
+                pipe.raw.close()  # without writing what the parent's buffer holds
+
+
+_VERIFIERS: weakref.WeakSet[Verifier] = weakref.WeakSet()
+
+
+def _leave_servers_to_parent() -> None:
+    for verifier in list(_VERIFIERS):
+        verifier._leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_leave_servers_to_parent)
+
 
 def grade(
     responses: Iterable[str],
@@ -322,13 +345,16 @@ def _key(item: _Item) -> tuple:
 def _grade_carefully(response: str, gold: str) -> tuple[Verdict | None, _Item | None]:
     """Return the careful verdict where no process is needed for it, else the item to grade in one."""
     texts = [text for text in read_answers(response) if len(text) <= MAX_ANSWER_CHARACTERS]
-    answer = next((text for text in texts if careful.readable(text)), texts[0] if texts else "")
-    if not answer:
-        return _NO_ANSWER, None
+    answer = texts[0] if texts else ""
     try:
+        answer = next((text for text in texts if careful.readable(text)), answer)
+        if not answer:
+            return _NO_ANSWER, None
         decision = careful.decide(gold, answer, exact=True)
     # A fault of one row costs that row only: its process reports it.
     except (NeedsNumerics, careful.NeedsAlgebra, ArithmeticError, MemoryError, TypeError, ValueError):
+        return None, (gold, answer)
+    except RecursionError:  # the caller's own calls take most of the stack; a process has all of it
         return None, (gold, answer)
     return Verdict(
         decision.correct, "ok", answer, _vote(decision.correct, answer, decision.canonical, gold)

@@ -2,9 +2,11 @@ r"""Multiple choice: which letter a response settles on.
 
 math-verify reads a letter as a variable, and finds none outside a box, so letters have rules of their own:
 
-1. the last ``\boxed{...}``: its letter, alone or before its text: ``B``, ``(B)``, ``\text{B}``, ``B) 12``, ``B: 12``.
+1. the last ``\boxed{...}``: its letter, alone or before its text: ``B``, ``(B)``, ``\text{B}``, ``B) 12``, ``B: 12``;
+   behind "answer:" too.
    Several letters (``A, B, C, D``) are no choice, and a last box that does not close is no answer;
-2. else the last "answer is B", "answer: (B)", "**Answer:** B", "answer is \text{B}";
+2. else the last "answer is B", "answer: (B)", "**Answer:** B", "answer is \text{B}"; "A good question" and "I think"
+   hold words, not letters;
 3. else there is no answer. A letter that merely occurs in the text is none.
 """
 
@@ -13,10 +15,23 @@ import re
 from ead.verifier.notation import in_latex
 from ead.verifier.reading import has_box, joined_boxes
 
-_DRESS = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{|\\[()\[\]]|[{}$*\s]")
-_BOXED = re.compile(r"\(?([A-Za-z])(?:\)?\.?$|[).:,](?!(?:and|or)?\(?[A-Z](?:$|[),.]))[^$])")
+_DRESS = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textsf|emph|mathrm|mathbf|mathit|mathsf)\s*\{|\\[()\[\]]|[{}$*\s]"
+)
+_BOXED = re.compile(
+    r"(?:(?i:the)?(?i:final|correct)?(?i:answer)(?:is:?|:))?\(?([A-Za-z])(?:\)?\.?$|[).:,](?!(?:and|or)?\(?[A-Z](?:$|[),.]))[^$])"
+)
+# Behind the letter A or I, not behind the word. Other words in small letters on the same line make it a word.
+_BEHIND = (
+    "is|because|since|as|and|or|but|from|due|with|which|where|by|if|not|has|gives|matches|fits|seems|works|in"
+)
+_WORD = (
+    rf"(?-i:I[^\S\n]+(?!(?:{_BEHIND})\b)[a-z]"
+    rf"|A[^\S\n]+(?!(?:{_BEHIND}|for|was|would|will|can|must|should|only|alone)\b)[a-z])"
+)
 _STATED = re.compile(
-    r"\banswer(?:\s+is)?[\s*_]*:?[\s*_]*(?:option\s+)?(?:[*$({`]|\\text\{|\\\()*([A-Z])(?![A-Za-z'])",
+    r"\banswer(?:\s+is)?[\s*_]*:?[\s*_]*(?:option\s+)?(?:[*$({`]|\\text\{|\\\()*"
+    rf"(?!{_WORD})([A-Z])(?![A-Za-z'])",
     re.IGNORECASE,
 )
 _TAIL_CHARACTERS = 1_000

@@ -204,6 +204,7 @@ _FUNCTIONS = {
     "arctg": "atan",
     "factorial": "factorial",
 }
+_OF_SEVERAL = ("max", "min", "gcd", "lcm")
 _CONSTANTS = {"pi": "pi", "infinity": "oo", "infty": "oo", "inf": "oo", "oo": "oo", "Infinity": "oo"}
 _WORD_UNITS = {"USD", "cm", "mm", "km", "kg", "mph", "kph", "kmh"}  # letters that nobody multiplies
 _LAYOUT = re.compile(
@@ -874,6 +875,8 @@ class _Parser:
                 value = _number(token.written + "".join(groups))
                 return Number(value.digits, value.exponent, "." in last)
         if self.is_command("overline", "bar") and "." in token.written and not self.peek().spaced:
+            if "e" in token.written.lower():
+                raise Unreadable("digits that repeat behind a power of ten")
             self.take()
             repeated = self.braced_digits()
             places = -value.exponent
@@ -968,6 +971,10 @@ class _Parser:
             arguments = [self.nested(self._function_argument)]
         if any(isinstance(a, Relation | Group | Words) for a in arguments):
             raise Unreadable(f"{name} of no number")
+        if len(arguments) > 1 and name not in _OF_SEVERAL:
+            if name != "log" or base is not None or len(arguments) > 2:
+                raise Unreadable(f"{name} of {len(arguments)} values")
+            base = arguments.pop()  # log(8, 2) of programs
         if name == "sqrt" and base is not None:
             value = Apply("root", (arguments[0], base))
         elif name in ("log", "ln") and base is not None:

@@ -122,13 +122,12 @@ def joined_boxes(response: str) -> str | None:
     if boxes is None or not boxes:
         return None
     start, _, content = boxes[-1]
-    contents = [content]
+    contents = {content: None}  # each once, in their order
     for start_before, end_before, content in reversed(boxes[:-1]):
         between = response[end_before:start]
         if not _belong_together(between):
             break
-        if content not in contents:
-            contents.append(content)
+        contents.setdefault(content)
         start = start_before
     return ", ".join(reversed(contents))
 
@@ -153,7 +152,9 @@ def _belong_together(between: str) -> bool:
 
 def _boxes(response: str) -> list[tuple[int, int, str]] | None:
     """Return (start, end, content) of the boxes, the outermost of nested ones; None if the last does not close."""
-    found: list[tuple[int, int, str]] = []
+    # In place of a content in braces its start, until it is known which boxes are within another: else each would be
+    # read once for every box around it.
+    found: list[tuple[int, int, str | int]] = []
     openings: list[tuple[int, int] | None] = []  # (start, start of content) of a box, None for a brace
     for token in _BOX_OR_BRACE.finditer(response):
         text = token[0]
@@ -165,10 +166,9 @@ def _boxes(response: str) -> list[tuple[int, int, str]] | None:
             opening = openings.pop() if openings else None
             if opening is not None:
                 start, begin = opening
-                content = response[begin : token.start()].strip()
                 while found and found[-1][0] > start:
                     found.pop()
-                found.append((start, token.end(), _without_boxes(content)))
+                found.append((start, token.end(), begin))
         elif text.endswith("{"):
             openings.append((token.start(), token.end()))
         else:
@@ -178,7 +178,14 @@ def _boxes(response: str) -> list[tuple[int, int, str]] | None:
     open_boxes = [opening[0] for opening in openings if opening is not None]
     if open_boxes and (not found or max(open_boxes) > found[-1][0]):
         return None
-    return found
+    return [
+        (
+            start,
+            end,
+            content if isinstance(content, str) else _without_boxes(response[content : end - 1].strip()),
+        )
+        for start, end, content in found
+    ]
 
 
 def _without_boxes(content: str) -> str:

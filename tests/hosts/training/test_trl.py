@@ -404,6 +404,13 @@ def test_turns_at_a_position_are_not_gathered_from_several_processes(
         check_arguments(args, SCHEDULE, position, {"tools": [look_up]})
 
 
+@pytest.mark.parametrize("none", [None, []])
+def test_no_tools_make_no_turns(tmp_path, monkeypatch, none):
+    args = settings(tmp_path, use_vllm=True, vllm_mode="server")
+    monkeypatch.setattr(type(args), "world_size", property(lambda _: 2))
+    check_arguments(args, SCHEDULE, "response", {"tools": none, "environment_factory": None})
+
+
 def test_without_correction_any_mode_will_do_and_no_weight_is_applied(distorting_model, tmp_path):
     args = settings(
         tmp_path,

@@ -83,7 +83,8 @@ class FirstRunner:
         self._foreseen: Iterator[tuple[list[int], torch.Tensor]] = iter(())
         self._temperatures = torch.ones(0, 1)
         # The pinned buffer is rewritten in a later step. That is safe because vLLM calls update_state only when the
-        # previous step's copies to the device are done (GPUModelRunner.synchronize_input_prep).
+        # copies that the previous step made before its forward pass are done (GPUModelRunner.synchronize_input_prep);
+        # those made after it have buffers of their own.
         self._host = torch.ones(_LOOKAHEAD * rows, dtype=torch.float32, pin_memory=is_pin_memory)
         on_host = torch.device(device).type == "cpu"
         self._device = self._host if on_host else torch.ones_like(self._host, device=device)
@@ -98,24 +99,22 @@ class FirstRunner:
             lengths = list(map(len, self._outputs[: self._batch_size]))
             expected, self._temperatures = next(self._foreseen, (None, None))
             if lengths != expected:
-                self._look_ahead(lengths)
+                self._look_ahead(lengths, self._host)
 
-    def _look_ahead(self, lengths: list[int]) -> None:
-        self._foreseen = self._foresee(lengths)
+    def _look_ahead(self, lengths: list[int], host: torch.Tensor) -> None:
+        self._foreseen = self._foresee(lengths, host)
         _, self._temperatures = next(self._foreseen)
 
-    def _foresee(self, lengths: list[int]) -> Iterator[tuple[list[int], torch.Tensor]]:
+    def _foresee(self, lengths: list[int], host: torch.Tensor) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Return lengths and temperatures of some steps from this one on, if each output grows by a token a step.
 
         It does, but for a request whose prompt is read in parts or whose tokens vLLM takes back. Numpy's calls, not
-        its arithmetic, are what a step would pay for.
+        its arithmetic, are what a step would pay for. They pass through ``host``, as large as the buffer.
         """
         size = len(lengths)
         foreseen = np.array(lengths) + np.arange(_LOOKAHEAD)[:, None] * self._annealed[:size]
         temperatures = self._table.temperatures(foreseen + self._first[:size])
-        host, device = (
-            buffer[: foreseen.size].view(_LOOKAHEAD, size, 1) for buffer in (self._host, self._device)
-        )
+        host, device = (buffer[: foreseen.size].view(_LOOKAHEAD, size, 1) for buffer in (host, self._device))
         host.numpy()[..., 0] = temperatures
         if self._device is not self._host:
             device.copy_(host, non_blocking=True)
@@ -147,7 +146,12 @@ class FirstRunner:
             schedule, self._first[row] = self._switches[row].now()
             self._table.set(row, schedule, self._switches[row].step)
         if switched:
-            self._look_ahead(list(map(len, self._outputs[: self._batch_size])))
+            host = self._host
+            if (
+                self._device is not host
+            ):  # the next update_state may come before the device reaches this step's copy
+                host = torch.empty(host.shape, dtype=host.dtype, pin_memory=host.is_pinned())
+            self._look_ahead(list(map(len, self._outputs[: self._batch_size])), host)
 
     def _follow(self, update: "BatchUpdate") -> None:
         for row in update.removed:

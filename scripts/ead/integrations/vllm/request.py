@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ead import rules
-from ead.schedule import BESIDE, Schedule, from_config, with_column
+from ead.schedule import BESIDE, Schedule, first_position, from_config, with_column
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,6 @@ logger = logging.getLogger("vllm.ead")
 _KEY = "ead"
 _GREEDY_BELOW = 1e-5  # vLLM decodes greedily below this temperature
 _LONGEST_TEXT = 10_000
-_LAST_POSITION = 2**31 - 1
 _PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 _FROM_MODEL = (
     "a request that sets none has the one of the model's generation_config.json, unless the engine is started with "
@@ -66,7 +65,12 @@ def requested_schedule(params: "SamplingParams") -> tuple[Schedule, int, int] | 
     if extra_args.get(_KEY) is None:
         return None
     asked = extra_args[_KEY]
-    schedule, step, position = _of_text(asked) if isinstance(asked, str) else _of_data(asked)
+    try:
+        schedule, step, position = _of_text(asked) if isinstance(asked, str) else _of_data(asked)
+    except RecursionError as error:
+        raise ValueError(
+            "ead: a value is nested too deep, allowed: a number, a text or a list of them"
+        ) from error
     if not is_greedy(params):
         _check_neighbours(params)
     return schedule, step, position
@@ -98,9 +102,7 @@ def _of_data(data: Any) -> tuple[Schedule, int, int]:
             f"ead: found {type(data).__name__}, allowed: a schedule as a mapping or as the JSON text of one"
         )
     config = dict(data)
-    position = config.pop("position", 0)
-    if type(position) is not int or not 0 <= position <= _LAST_POSITION:
-        raise ValueError(f"ead: position is {position!r}, allowed: an integer from 0 to {_LAST_POSITION}")
+    position = first_position(config.pop("position", 0))
     described = tuple(chain.from_iterable(config.items()))
     try:
         schedule, step = _schedule_and_step(*described)

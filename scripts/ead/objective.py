@@ -317,8 +317,7 @@ def kl_penalty(
     if kind == "k1":
         return -difference
     if kind == "k2":
-        # Tokens outside the mask may have no log-probability; times a gradient of 0, the square's slope would be NaN.
-        return 0.5 * difference.where(difference.isfinite(), difference.detach()).square()
+        return 0.5 * difference.square()
     if kind == "k3":
         difference = difference.clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
         return (difference.expm1() - difference).clamp(min=0.0, max=_K3_LIMIT)

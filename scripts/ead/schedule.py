@@ -44,9 +44,6 @@ UNITS = ("length", "length/steps", "steps", "start")
 BESIDE = ("step", "position")
 """What requests to a host say beside the fields of a schedule, in the same mapping."""
 
-LAST_POSITION = 2**31 - 1
-"""The largest ``position`` of a request."""
-
 _LARGEST_FLOAT = sys.float_info.max
 _LARGEST_EXPONENT = 700.0  # exp(700) is finite in float64 and beyond every ceiling
 _MOST_POINTS = 16  # of a list in a schedule: a request may come from anyone
@@ -212,8 +209,7 @@ class StepAware(Schedule):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        every = (self.tau_min, self.tau_max, *([1.0] if self.start else []))  # 1 before start
-        return min(every), max(every)
+        return self.tau_min, self.tau_max
 
     def decay_rate(self, step: int = 0) -> float:
         """Return ``d_s = min(d0 + alpha * step, d_max)``, in tokens.
@@ -473,7 +469,14 @@ class Switched(Schedule):
 
     def __post_init__(self) -> None:
         for name in ("before", "after"):
-            object.__setattr__(self, name, _part(name, getattr(self, name)))
+            part = getattr(self, name)
+            if not isinstance(part, Schedule):
+                try:
+                    part = from_config(part)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from error
+                object.__setattr__(self, name, part)
+            _require_plain(name, part)
         tokens = self.tokens if isinstance(self.tokens, (Sequence, np.ndarray)) else [self.tokens]
         if isinstance(tokens, str) or not 1 <= len(tokens) <= _MOST_POINTS:
             raise ValueError(f"tokens must be a list of 1 to {_MOST_POINTS} token ids, found {self.tokens!r}")
@@ -622,7 +625,12 @@ class OfLogits(Schedule):
     base: Schedule = field(default_factory=lambda: Fixed(1.0))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "base", _part("base", self.base))
+        if not isinstance(self.base, Schedule):
+            try:
+                object.__setattr__(self, "base", from_config(self.base))
+            except ValueError as error:
+                raise ValueError(f"base: {error}") from error
+        _require_plain("base", self.base)
         for each in fields(self):
             if each.type is float:
                 _set_float(self, each.name)
@@ -904,17 +912,6 @@ def from_config(config: Mapping[str, Any], beside: Sequence[str] = ()) -> Schedu
     return KINDS[kind](**values)
 
 
-def first_position(value: Any) -> int:
-    """Return ``value``, the ``position`` that a request to a host says.
-
-    Raises:
-        ValueError: it is no integer, or out of range.
-    """
-    if type(value) is not int or not 0 <= value <= LAST_POSITION:
-        raise ValueError(f"ead: position is {value!r}, allowed: an integer from 0 to {LAST_POSITION}")
-    return value
-
-
 def _positions(position: Any) -> np.ndarray:
     """Return ``position`` as an integer array (float64 for a Python integer too large for int64)."""
     if hasattr(position, "cpu"):  # a torch tensor, possibly on another device
@@ -952,22 +949,9 @@ def _float(name: str, value: Any) -> float:
     return float(value)
 
 
-def _part(name: str, part: Any) -> Schedule:
-    """Return the schedule that the field ``name`` of another is, or describes.
-
-    Only a kind of position and step alone is one, and that is asked before a description is read: a request may nest
-    others without end.
-    """
-    kind = part.get("kind") if isinstance(part, Mapping) else getattr(part, "kind", None)
-    cls = KINDS.get(kind) if isinstance(part, Mapping) and isinstance(kind, str) else type(part)
-    plain = cls is None or not issubclass(cls, (Switched, OfLogits, HeldEntropy))
-    _require(plain, name, kind, "a schedule of position and step alone")
-    if isinstance(part, Schedule):
-        return part
-    try:
-        return from_config(part)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+def _require_plain(name: str, part: Schedule) -> None:
+    plain = not isinstance(part, (Switched, OfLogits, HeldEntropy))
+    _require(plain, name, part.kind, "a schedule of position and step alone")
 
 
 def _require(condition: bool, name: str, value: Any, allowed: str) -> None:

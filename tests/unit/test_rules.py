@@ -325,11 +325,6 @@ def test_the_controller_holds_the_entropy():
         (lambda: EntropyBased(theta=0), "theta must be greater than 0"),
         (lambda: EntropyBased(n=1), "n must be between 0 and 1"),
         (lambda: Dynamic(Fixed(0.5), spread=0.5), "spread must be at least 0 and less than 0.5"),
-        (lambda: Dynamic(Annealed(tau_min=1.5, tau_max=2.0), spread=1.2), "less than 1.0"),
-        (
-            lambda: Switched({"kind": "dynamic", "base": 5}, Fixed(1), 1),
-            "before must be a schedule of position",
-        ),
         (lambda: FirstToken(candidates=65), "candidates must be from 2 to 64"),
         (lambda: FirstToken(candidates=1.5), "candidates must be an integer"),
         (lambda: BySteps(steps=0), "steps must be greater than 0"),

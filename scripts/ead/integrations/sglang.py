@@ -32,7 +32,8 @@ from typing import Any
 import torch
 
 from ead import rules
-from ead.schedule import BESIDE, Schedule, Switched, first_position, from_config
+from ead.integrations import TOO_DEEP, first_position
+from ead.schedule import BESIDE, Schedule, Switched, from_config
 
 _KEY = "ead"
 _STATE = "__ead__"
@@ -60,8 +61,8 @@ class AnnealedTemperature:
                 if drafts:
                     raise ValueError("ead: speculative decoding is not supported")
                 schedule, step, position = _place(params)
-            except (ValueError, RecursionError) as error:  # the latter: a value nested too deep to be shown
-                _abort(params["__req__"], str(error))
+            except (ValueError, RecursionError) as error:
+                _abort(params["__req__"], TOO_DEEP if isinstance(error, RecursionError) else str(error))
                 continue
             if schedule is None:  # greedy
                 continue

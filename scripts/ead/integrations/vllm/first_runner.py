@@ -147,9 +147,8 @@ class FirstRunner:
             self._table.set(row, schedule, self._switches[row].step)
         if switched:
             host = self._host
-            if (
-                self._device is not host
-            ):  # the next update_state may come before the device reaches this step's copy
+            # The next update_state may come before the device reaches this step's copy.
+            if self._device is not host:
                 host = torch.empty(host.shape, dtype=host.dtype, pin_memory=host.is_pinned())
             self._look_ahead(list(map(len, self._outputs[: self._batch_size])), host)
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ead import rules
-from ead.schedule import BESIDE, Schedule, first_position, from_config, with_column
+from ead.integrations import TOO_DEEP, first_position
+from ead.schedule import BESIDE, Schedule, from_config, with_column
 
 if TYPE_CHECKING:
     import torch
@@ -68,9 +69,7 @@ def requested_schedule(params: "SamplingParams") -> tuple[Schedule, int, int] | 
     try:
         schedule, step, position = _of_text(asked) if isinstance(asked, str) else _of_data(asked)
     except RecursionError as error:
-        raise ValueError(
-            "ead: a value is nested too deep, allowed: a number, a text or a list of them"
-        ) from error
+        raise ValueError(TOO_DEEP) from error
     if not is_greedy(params):
         _check_neighbours(params)
     return schedule, step, position

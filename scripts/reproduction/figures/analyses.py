@@ -9,7 +9,8 @@ A table of estimates has one row per cell, decoder, metric and step:
   one seed logged one number per step
 - ``problems``, ``samples``, ``seeds``: the data behind it
 - ``status``: ``finished``; ``diverged`` where a run of the cell ended early; ``not run``, with neither step nor
-  value, where the cell has no results
+  value, where the cell has no results. A table of last checkpoints has ``diverged`` without them, too: no run of the
+  cell left a checkpoint
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -110,8 +111,8 @@ def training_curves(
     estimates = _Estimates(root_seed)
     for cell in _cells(names, runs, evaluations if evaluated else None, partial):
         if not cell.members:
-            estimates.not_run(cell, evaluated, decoders)
-            estimates.not_run(cell, logged, [None])
+            estimates.without_value(cell, evaluated, decoders)
+            estimates.without_value(cell, logged, [None])
             continue
         if evaluated:
             base = evaluations / f"model~{cell.model}" / "manifest.json"
@@ -145,13 +146,17 @@ def decoder_matrix(
     models = {}
     for cell in _cells(names, runs, evaluations, partial):
         if not cell.members:
-            estimates.not_run(cell, metric_names, decoders)
+            estimates.without_value(cell, metric_names, decoders)
             continue
         models.setdefault(cell.model, cell)
         counts = [
-            correct_counts(evaluations / name / "manifest.json", decoders, last_step=True)
+            part
             for name in cell.members
+            if len(part := correct_counts(evaluations / name / "manifest.json", decoders, last_step=True))
         ]
+        if not counts:
+            estimates.without_value(cell, metric_names, decoders)
+            continue
         # Checkpoints of different steps are one column here: what the training ended with.
         last = max(part["step"].max() for part in counts)
         estimates.add_evaluations(cell, [part.assign(step=last) for part in counts], metric_names)
@@ -219,9 +224,9 @@ class _Estimates:
         self._metrics: list[str] = []
         self._rows: list[dict[str, Any]] = []
 
-    def not_run(self, cell: _Cell, metric_names: Iterable[str], decoders: Iterable[str | None]) -> None:
+    def without_value(self, cell: _Cell, metric_names: Iterable[str], decoders: Iterable[str | None]) -> None:
         self._rows += [
-            {**cell.keys, "decoder": decoder, "metric": metric, "status": "not run"}
+            {**cell.keys, "decoder": decoder, "metric": metric, "status": cell.status}
             for decoder in decoders
             for metric in metric_names
         ]

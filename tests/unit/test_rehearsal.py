@@ -14,7 +14,7 @@ import pytest
 
 from ead.schedule import from_config
 from reproduction.cluster import devices
-from reproduction.config import SCALES, EvaluationRequest, PretrainedModel, load_scale
+from reproduction.config import SCALES, ConfigurationError, EvaluationRequest, PretrainedModel, load_scale
 from reproduction.config.scale import VerlModel
 from reproduction.data import make_row, write_dataset
 from reproduction.engines import prompts_of_step
@@ -389,8 +389,6 @@ def test_the_budget_counts_with_what_a_preflight_measured_if_it_passed(plan, tmp
     assert reports.expected_s(tmp_path, run, 2) == pytest.approx(expected)
     text, passed = reports.summary([path])
     assert passed and path.exists() and "pass  machine" in text
-    beside = reports.folder_beside(f"results/gpu1/benchmarks/train/{run.name}.tsv")
-    assert beside.as_posix() == "results/gpu1/preflight"
 
     report.lines.append(reports.Line("disk", False, "1 GB free", "free some"))
     reports.write(report, path)
@@ -407,6 +405,20 @@ def test_a_preflight_takes_the_run_of_each_model_that_shows_most(plan):
         assert bool(run.sampler_definition.importance) == any(
             r.sampler_definition.importance for r in of_model
         )
+
+
+def test_the_runs_behind_targets_are_those_of_the_figures_that_they_name(plan):
+    def names(*targets):
+        return {run.name for run in plan.runs_behind(targets)}
+
+    both = {*plan.runs_of["fig07a"], *plan.runs_of["fig07b"]}
+    assert names("fig07") == names("fig07_so_far") == names("fig07a", "fig07b") == both
+    assert names("fig04_so_far") == set(plan.runs_of["fig04"])
+    chosen = {run for name in plan.configuration.experiments for run in plan.runs_of[name]}
+    assert names("all") == names("report") == chosen
+    assert names("fig04", "claims_so_far") == chosen | names("fig04")
+    with pytest.raises(ConfigurationError, match="--config: targets: unknown figure 'fig4'.*'fig04'"):
+        plan.runs_behind(["fig04", "fig4"])
 
 
 def test_a_preflight_ends_at_the_first_part_that_fails_and_says_what_to_do(plan, tmp_path, monkeypatch):

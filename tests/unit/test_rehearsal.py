@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from snakemake.cli import parse_config
 
 from ead.schedule import from_config
 from reproduction.cluster import devices
@@ -21,8 +23,9 @@ from reproduction.engines import prompts_of_step
 from reproduction.engines.verl import RAY_WAS_LATE
 from reproduction.evaluation import evaluate as evaluation
 from reproduction.files import write_json
+from reproduction.models.pretrained import load_models
 from reproduction.plan import read_plan
-from reproduction.rehearsal import cells, checks, load_stand_ins, preflight, reports
+from reproduction.rehearsal import cells, checks, load_stand_ins, preflight, reports, stand_in
 from reproduction.rehearsal import rehearse as rehearsals
 from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed
 from reproduction.rehearsal.rehearse import (
@@ -405,6 +408,20 @@ def test_a_preflight_takes_the_run_of_each_model_that_shows_most(plan):
         assert bool(run.sampler_definition.importance) == any(
             r.sampler_definition.importance for r in of_model
         )
+
+
+def test_where_a_tokenizer_cannot_be_fetched_the_advice_is_a_configuration_that_works(tmp_path, monkeypatch):
+    def unreachable(*_, **__):
+        raise stand_in.DatasetError("no hub")
+
+    monkeypatch.setattr(stand_in, "hub_files", unreachable)
+    source = "Qwen/Qwen2.5-Math-1.5B"
+    entry = load_models()[source]
+    with pytest.raises(stand_in.NoTokenizer) as caught:
+        stand_in.write_description(source, entry, tmp_path, table=load_stand_ins(), tokenizers=None)
+    (advice,) = re.findall(r"--config '(.*)'", str(caught.value))
+    given = parse_config([advice.replace("FOLDER", str(tmp_path))])
+    assert read_plan({"scale": "gpu1"}, given).configuration.paths.tokenizers == str(tmp_path)
 
 
 def test_the_runs_behind_targets_are_those_of_the_figures_that_they_name(plan):

@@ -78,7 +78,7 @@ def read_choice(path: Path, tuned: Tuning) -> dict[str, str]:
         if (rows["rival"] == rival).sum() > 1:
             raise SystemExit(f"{path}: the rival {rival!r} is chosen more than once")
         of_rival = table[(table["rival"] == rival) & (table["metric"] == SCORES[0])]
-        if set(of_rival["sampler"]) != set(tuned.rivals[rival]) or (of_rival["status"] != "finished").any():
+        if set(of_rival["sampler"]) != set(tuned.rivals[rival]) or (of_rival["status"] == "not run").any():
             raise SystemExit(f"{path}: {sampler!r} is chosen, but the settings of {rival!r} have not all run")
         if of_rival.set_index("sampler").loc[sampler, "value"] != of_rival["value"].max():
             raise SystemExit(

@@ -26,7 +26,7 @@ def main() -> int:
     try:
         plan = read_plan(json.loads(arguments.configuration))
         planned = budget.plan(plan.configuration, arguments.targets)
-        jobs = budget.cost(planned, plan.estimates, plan.runs)
+        jobs = budget.cost(planned, plan.estimates, plan.runs, Path(plan.configuration.paths.results))
         result = budget.summary(
             jobs,
             title=f"{', '.join(arguments.targets)} at scale {plan.configuration.scale}",

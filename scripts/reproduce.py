@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from reproduction.cluster.loggers import with_loggers
@@ -48,8 +49,13 @@ def reproduce(configuration, targets: list[str], cores: str) -> int:
     Named targets come before `all`: the report shows what is there when its own job is planned.
     """
     snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile")]
-    # Nobody else runs the workflow (we hold the lock), so a lock of Snakemake's is left over from a kill.
     if any(Path(".snakemake/locks").glob("*.lock")):
+        if (running := snakemake_in(Path.cwd())) is not None:
+            print(
+                f"a Snakemake (process {running}) runs here; wait for it, or stop it first", file=sys.stderr
+            )
+            return 1
+        # Nobody runs the workflow, so the lock is left over from a kill.
         subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True)
     run = [*snakemake, "--cores", cores, "--rerun-incomplete", "--logger", "calm", "--"]
     last = [target for target in targets if target in ("all", "report")]
@@ -62,6 +68,26 @@ def reproduce(configuration, targets: list[str], cores: str) -> int:
     page, claims = folder / "report.html", folder / "claims.json"
     print(summary(load_json(claims) if claims.exists() else None, page))
     return 0
+
+
+def snakemake_in(folder: Path) -> int | None:
+    """Return the process of a Snakemake of ours that runs in ``folder``; None where there is none.
+
+    Not those that a Snakemake starts for a job (``--mode``): they may outlive one that was killed, and take no lock.
+    """
+    me = psutil.Process().username()
+    for process in psutil.process_iter(["cmdline", "cwd", "username"]):
+        found = process.info
+        words = [Path(word).name for word in found["cmdline"] or ()]
+        if (
+            found["username"] == me
+            and found["cwd"] == str(folder.resolve())
+            and "snakemake" in words[:4]
+            and words[0].startswith(("python", "snakemake"))
+            and "--mode" not in words
+        ):
+            return process.pid
+    return None
 
 
 def ended(command: list[str]) -> int:

@@ -15,6 +15,7 @@ import importlib
 import json
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from filelock import FileLock
 from reproduction import layout
 from reproduction.cluster import ray
 from reproduction.cluster.timings import cpu_seconds
-from reproduction.config import ConfigurationError, RealData, Verl, WarmStartModel
+from reproduction.config import ConfigurationError, RealData, Verl, WarmStartModel, load_configuration
 from reproduction.config.runs import RunConfiguration, canonical, named, tracking_experiment
 from reproduction.engines import Result
 from reproduction.files import load_json, sha256_of_file
@@ -132,13 +133,6 @@ def train_by_name() -> int | str:
         results = Path(configuration.paths.results)
         here = (results, configuration.scale)
         output = layout.run_manifest(*here, run.name)
-        if output.exists():
-            found = load_json(output)["configuration_hash"]
-            if found == run.hash:
-                logging.info("%s: has run already", output.parent)
-                return 0
-            logging.info("%s: of another configuration (%s) and trained anew", output.parent, found)
-            shutil.rmtree(output.parent)
         options = {
             "run": run.to_json(),
             "dataset": _dataset(run.training.dataset, plan),
@@ -153,12 +147,30 @@ def train_by_name() -> int | str:
         if scale.engine == "verl":
             options["machine"] = scale.verl.model_dump_json()
             options["validation"] = _dataset(scale.evaluation_of(run.model).dataset, plan)
+            need = plan.estimates.train(run)
+            options |= {"gpus": need.gpus, "nodes": need.nodes}
         options["model"] = _model(run.model, plan)
     except ConfigurationError as error:
         return str(error)
+    if output.exists():
+        why = _why_anew(output, run, [options["model"], options["dataset"]])
+        if not why:
+            logging.info("%s: has run already", output.parent)
+            return 0
+        logging.info("%s: %s and trained anew", output.parent, why)
+        shutil.rmtree(output.parent)
     logging.info("%s", output.parent)
     _call("train", options, *([] if configuration.tracking.stream else ["--no-stream"]))
     return 0
+
+
+def _why_anew(manifest: Path, run: RunConfiguration, inputs: list[Path]) -> str | None:
+    """Return why a finished run is not the one that is asked for, as the workflow would see it; None where it is."""
+    found = load_json(manifest)["configuration_hash"]
+    if found != run.hash:
+        return f"of another configuration ({found})"
+    newer = [file for file in inputs if file.stat().st_mtime > manifest.stat().st_mtime]
+    return f"older than {newer[0]}" if newer else None
 
 
 def _dataset(name: str, plan) -> Path:
@@ -168,7 +180,7 @@ def _dataset(name: str, plan) -> Path:
         Path(plan.configuration.paths.results), plan.configuration.scale, plan.scale, name
     )
     if isinstance(definition, RealData):
-        return _from_outside(file)
+        return _from_outside(file, plan)
     card = layout.data_card(file)
     expected = {"definition": definition.model_dump(mode="json"), "root_seed": root_seed}
     if not file.exists() or not _holds(card, expected):
@@ -184,7 +196,7 @@ def _model(name: str, plan) -> Path:
         Path(plan.configuration.paths.results), plan.configuration.scale, plan.scale, name
     )
     if not isinstance(definition, WarmStartModel):
-        return _from_outside(manifest)
+        return _from_outside(manifest, plan)
     dataset = _dataset(definition.dataset, plan)
     expected = {"definition": definition.model_dump(mode="json"), "dataset_sha256": sha256_of_file(dataset)}
     carried = published.manifest_of(plan.configuration.scale, name)
@@ -200,9 +212,15 @@ def _model(name: str, plan) -> Path:
     return manifest
 
 
-def _from_outside(file: Path) -> Path:
+def _from_outside(file: Path, plan) -> Path:
     if not file.exists():
-        raise ConfigurationError(f"{file}: no such file; `snakemake --cores all {file}` makes it")
+        from reproduction.plan import read_files
+
+        command = f"snakemake --cores all {shlex.quote(str(file))}"
+        scale = plan.configuration.scale
+        if scale != load_configuration(read_files("config.yaml")).scale:
+            command += f" --config scale={scale}"
+        raise ConfigurationError(f"{file}: no such file; `{command}` makes it")
     return file
 
 

@@ -94,19 +94,19 @@ def plan(configuration: Configuration, targets: Sequence[str]) -> list[PlannedJo
     return list(planned.values())
 
 
-def cost(planned: Sequence[PlannedJob], needs: Needs, runs: Mapping[str, RunConfiguration]) -> list[Costed]:
-    """Return what each planned job costs; ``runs`` are the runs of the scale by name."""
+def cost(
+    planned: Sequence[PlannedJob], needs: Needs, runs: Mapping[str, RunConfiguration], results: Path
+) -> list[Costed]:
+    """Return what each planned job costs; ``runs`` are the runs of the scale by name, in the folder ``results``."""
     maker = {path: number for number, job in enumerate(planned) for path in job.output}
-    timings = Timings()
+    timings, preflight = Timings(results), results / needs.table_name / "preflight"
     costed = []
     for job in planned:
         need = need_of(job, needs, runs)
         # A preflight ends early where it fails, and passes once.
         measured_s = None if job.rule == "preflight_model" else timings.of(job.benchmark)
         if measured_s is None and job.rule == "train":
-            measured_s = preflights.expected_s(
-                preflights.folder_beside(job.benchmark), runs[job.wildcards["run"]], need.gpus * need.nodes
-            )
+            measured_s = preflights.expected_s(preflight, runs[job.wildcards["run"]], need.gpus * need.nodes)
         costed.append(
             Costed(
                 rule=job.rule,
@@ -143,36 +143,35 @@ def need_of(job: PlannedJob, needs: Needs, runs: Mapping[str, RunConfiguration])
 
 
 class Timings:
-    """Seconds that Snakemake measured, by kind of job: the same step with the same model and rollouts."""
+    """Seconds that Snakemake measured below ``results``, by kind of job: the same step, model and rollouts."""
 
-    def __init__(self) -> None:
+    def __init__(self, results: Path) -> None:
+        self._results = results
         self._of_step: dict[Path, dict[tuple[str, ...], list[float]]] = {}
 
     def of(self, benchmark: str | None) -> float | None:
         """Return the median of what jobs of this kind took; None where none was timed."""
         if benchmark is None:
             return None
-        root, step, name = _parts(Path(benchmark))
+        root, step, name = self._parts(Path(benchmark))
         if root / step not in self._of_step:
             self._of_step[root / step] = self._read(root / step)
         seconds = self._of_step[root / step].get(_kind(name))
         return statistics.median(seconds) if seconds else None
 
-    @staticmethod
-    def _read(folder: Path) -> dict[tuple[str, ...], list[float]]:
+    def _read(self, folder: Path) -> dict[tuple[str, ...], list[float]]:
         found = defaultdict(list)
         for path in sorted(folder.rglob("*.tsv")):
             with path.open(encoding="utf-8", newline="") as file:
                 seconds = [float(row["s"]) for row in csv.DictReader(file, delimiter="\t")]
-            found[_kind(_parts(path)[2])] += seconds
+            found[_kind(self._parts(path)[2])] += seconds
         return found
 
-
-def _parts(benchmark: Path) -> tuple[Path, str, str]:
-    """Split ``results/cpu/benchmarks/train/model~tiny/….tsv`` after ``benchmarks`` and after the step."""
-    parts = Path(str(benchmark).removesuffix(".tsv")).parts
-    at = parts.index("benchmarks") + 1
-    return Path(*parts[:at]), parts[at], "/".join(parts[at + 1 :])
+    def _parts(self, benchmark: Path) -> tuple[Path, str, str]:
+        """Split ``results/cpu/benchmarks/train/model~tiny/….tsv`` after ``benchmarks`` and after the step."""
+        parts = Path(str(benchmark.relative_to(self._results)).removesuffix(".tsv")).parts
+        at = parts.index("benchmarks") + 1
+        return self._results.joinpath(*parts[:at]), parts[at], "/".join(parts[at + 1 :])
 
 
 def _kind(name: str) -> tuple[str, ...]:

@@ -37,6 +37,13 @@ _NOT_IN_FOLDERS = r"{}*?\[\]\x00-\x1f\x7f\x85\u2028\u2029"
 
 
 def _folder(value: str) -> str:
+    """Return the folder as ``Path`` writes it, so that rules, which join texts, and scripts name the same files."""
+    try:
+        value = str(Path(value).expanduser())
+    except RuntimeError:
+        raise ValueError(f"no such user as in {value!r}; write the folder out") from None
+    if value == ".":
+        raise ValueError("the folder of the repository itself; name one inside it or elsewhere")
     if found := re.search(rf"[{_NOT_IN_FOLDERS}]|^@", value):
         raise ValueError(
             "a folder here holds none of { } * ? [ ] and no line break, and does not begin with @; "

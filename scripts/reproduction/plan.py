@@ -49,6 +49,8 @@ from reproduction.training import contract
 
 # A figure by this ending shows what has run and says of the rest that it has not.
 SO_FAR = "_so_far"
+# Targets that all chosen figures are behind.
+WHOLE = ("all", "report", "provenance", "claims", "cost", "runs")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,18 @@ class Plan:
             if (figure := re.fullmatch(r"(fig\d+)[a-z]", name)) and figure[1] not in self.experiments:
                 parts.setdefault(figure[1], []).append(name)
         return parts
+
+    def runs_behind(self, targets: Iterable[str]) -> list[RunConfiguration]:
+        """Return the runs behind ``targets``: those of a figure by its name, and of all chosen figures for ``WHOLE``.
+
+        Raises ConfigurationError for a name that is neither.
+        """
+        parts = dict.fromkeys(WHOLE, self.configuration.experiments)
+        parts |= {name: [name] for name in self.runs_of} | self.figures_in_parts
+        asked = [target.removesuffix(SO_FAR) for target in targets]
+        _raise(unknown("--config: targets", "figure", asked, parts))
+        figures = dict.fromkeys(name for target in asked for name in parts[target])
+        return [run for name in figures for run in self.runs_of[name].values()]
 
 
 def read_files(*paths: str | Path) -> dict[str, Any]:

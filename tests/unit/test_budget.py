@@ -1,5 +1,7 @@
 """The budget: timetables by hand, measured times before estimates, and the whole way from Snakemake's plan."""
 
+from pathlib import Path
+
 import pytest
 
 from reproduction.budget import (
@@ -20,6 +22,7 @@ from reproduction.budget import (
 from reproduction.cluster.resources import Needs, load_resources
 from reproduction.config import REPOSITORY, Configuration, ConfigurationError, load_scale
 from reproduction.config.runs import expand
+from reproduction.fields import ROLES
 from reproduction.figures import load_experiments
 from reproduction.plan import read_plan
 from reproduction.rehearsal import reports as preflights
@@ -83,13 +86,23 @@ def test_measured_times_are_those_of_the_same_step_model_and_rollouts(tmp_path):
     benchmark(tmp_path, "evaluate/" + run.format("tiny", "ead", 8), 7)
     benchmark(tmp_path, "evaluate/model~tiny", 3)
     folder = tmp_path / "results/cpu/benchmarks"
-    timings = Timings()
+    timings = Timings(tmp_path / "results")
     assert timings.of(f"{folder}/train/{run.format('tiny', 'ead_tis', 8)}.tsv") == 20
     assert timings.of(f"{folder}/train/{run.format('tiny', 'ead_tis', 16)}.tsv") == 500
     assert timings.of(f"{folder}/train/{run.format('large', 'ead_tis', 8)}.tsv") is None
     assert timings.of(f"{folder}/evaluate/{run.format('tiny', 'ead_tis', 8)}.tsv") == 7
     assert timings.of(f"{folder}/evaluate/model~tiny.tsv") == 3
     assert timings.of(None) is None
+
+
+def test_results_may_lie_below_a_folder_of_the_name_benchmarks(tmp_path):
+    results = tmp_path / "benchmarks" / "results"
+    run = next(iter(read_plan({"scale": "paper"}).runs.values())).name
+    for step, seconds in (("train", 36000), ("evaluate", 600)):
+        benchmark(results.parent, f"{step}/{run}", seconds)
+    timings = Timings(results)
+    assert timings.of(f"{results}/cpu/benchmarks/train/{run}.tsv") == 36000
+    assert timings.of(f"{results}/cpu/benchmarks/evaluate/{run}.tsv") == 600
 
 
 def test_durations_are_read_at_a_glance():
@@ -123,7 +136,7 @@ def test_the_plan_is_what_snakemake_would_run(configuration):
     scale = load_scale("mini")
     runs = expand(configuration, scale, load_experiments()["fig11a"])
     needs = Needs("mini", scale, load_resources())
-    jobs = cost(planned, needs, runs)
+    jobs = cost(planned, needs, runs, Path("results"))
     trainings = [one for one in jobs if one.rule == "train"]
     base = [one.rule for one in jobs].index("train_base_model")
     assert all(base in one.before for one in trainings)
@@ -140,7 +153,7 @@ def test_a_study_and_an_import_cost_what_their_rules_ask_for():
         PlannedJob("import_model", {"imported_model": "llama-3-8b-instruct"}, (), ("model",), None, 1, 0),
         PlannedJob("draw_study", {"study": "entropy"}, ("model",), ("study",), None, 2, 1),
     ]
-    imported, drawn = cost(jobs, needs, {})
+    imported, drawn = cost(jobs, needs, {}, Path("results"))
     assert imported.size == pytest.approx(2 * 8.03e9) and imported.gpus == 0
     need = needs.draw_study("entropy")
     assert (drawn.seconds, drawn.size) == (need.expected_s, need.expected_bytes)
@@ -179,6 +192,31 @@ def test_hot_runs_cost_more_and_only_they():
     seconds = {run.sampler: needs.train(run).expected_s for run in runs.values()}
     hot = seconds.pop("tau1.2")
     assert len(set(seconds.values())) == 1 and hot > 1.1 * seconds["ead"]
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (
+            {"recipes": {"harder_problems": {"training": {"warmup_steps": 4}}}},
+            "warmup_steps .4. must be at most",
+        ),
+        ({"roles": dict.fromkeys(ROLES)}, "roles: all are null"),
+    ],
+)
+def test_what_the_smoke_test_cannot_have_ends_it_alone(configuration, overrides, words):
+    values = Configuration(scale="mini", seeds=[0], overrides=overrides)
+    plan(values, ["stale"])
+    with pytest.raises(PlanningFailed, match=f"verl_smoke.yaml: .*{words}"):
+        plan(values, ["verl_smoke"])
+
+
+@pytest.mark.parametrize("results", ["r/", "./r", "r//s/", "~/r"])
+def test_a_folder_of_results_may_be_written_in_any_way(configuration, results, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    values = Configuration(scale="mini", seeds=[0], paths={"results": results})
+    assert values.paths.results == {"r//s/": "r/s", "~/r": str(tmp_path / "home/r")}.get(results, "r")
+    assert len(plan(values, ["fig11a"])) > 10
 
 
 def test_an_unknown_target_says_so(configuration):
@@ -229,9 +267,11 @@ def test_a_preflight_that_failed_early_is_no_measure_of_others(tmp_path):
         for m in models
     ]
     assert all(
-        job.source == "estimated" and job.seconds > 600 for job in cost(planned, paper.estimates, paper.runs)
+        job.source == "estimated" and job.seconds > 600
+        for job in cost(planned, paper.estimates, paper.runs, tmp_path / "results")
     )
     study = file.parents[1] / "inference" / "entropy.tsv"
     study.parent.mkdir()
     study.write_text("s\n500.0\n")
-    assert Timings().of(str(study)) == 500 and Timings().of(str(study.with_name("forking.tsv"))) is None
+    timings = Timings(tmp_path / "results")
+    assert timings.of(str(study)) == 500 and timings.of(str(study.with_name("forking.tsv"))) is None

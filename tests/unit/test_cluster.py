@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 
 import pytest
 import yaml
@@ -254,3 +255,21 @@ def test_a_foreign_address_of_ray_is_no_cluster_that_we_started(monkeypatch):
     for variable in command[command.index("env") + 1 : -1]:
         monkeypatch.setenv(*variable.split("="))
     assert ray.is_on_cluster() and os.environ["RAY_ADDRESS"] == "10.0.0.2:20001"
+
+
+def test_the_jobs_of_this_checkout_are_found_behind_a_link_and_with_a_space_in_its_path(tmp_path):
+    page = (REPOSITORY / "docs" / "cluster.md").read_text(encoding="utf-8")
+    (line,) = (line for line in page.splitlines() if line.startswith("squeue --me"))
+    _, command, _ = line.split(" | ")
+    folder, link = tmp_path / "a b", tmp_path / "link"
+    folder.mkdir()
+    link.symlink_to(folder)
+    jobs = f"11 {folder}\n12 {tmp_path}/a\n13 {folder}/c\n14 {tmp_path}\n"
+    found = subprocess.run(
+        ["sh", "-c", f'cd "$0" && {command}', str(link)],
+        input=jobs,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == "11\n"

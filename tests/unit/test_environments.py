@@ -1,7 +1,9 @@
 """Each pinned environment holds what the tests that the Makefile runs in it import."""
 
 import ast
+import os
 import re
+import subprocess
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -55,3 +57,32 @@ def test_an_environment_holds_what_its_tests_import(environment, files):
             assert {each.lower().replace("_", "-") for each in distributions} & pinned, (
                 f"{path.relative_to(REPOSITORY)} imports {name}, which envs/{environment}.txt does not list"
             )
+
+
+CONDA = """#!/bin/sh
+case "$1" in
+  info) echo '{"conda_version": "25.1.0", "conda_prefix": "/", "root_prefix": "/", "platform": "linux-64"}' ;;
+  config) echo '{"get": {"channel_priority": "strict"}}' ;;
+  *) echo conda 25.1.0 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("deployment", "python"), [([], sys.executable), (["--sdm", "conda"], "python")])
+def test_jobs_use_the_environment_that_conda_builds_for_them(deployment, python, tmp_path):
+    (tmp_path / "config.yaml").write_text("scale: mini\n")
+    (tmp_path / "conda").write_text(CONDA)
+    (tmp_path / "conda").chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "workflow" / "Snakefile")]
+        + ["results/mini/data/countdown_test.parquet", "--cores", "1", "--dry-run", "--printshellcmds"]
+        + deployment,
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    script = re.escape(str(REPOSITORY / "scripts" / "generate_problems.py"))
+    assert re.findall(rf"(\S+) {script}", done.stdout) == [python], done.stdout

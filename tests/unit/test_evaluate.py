@@ -9,14 +9,18 @@ import pytest
 
 from ead import metrics
 from evaluations import write_evaluation
-from reproduction.config import Decoder, EvaluationRequest, load_scale
+from reproduction.config import Configuration, Decoder, EvaluationRequest, load_scale
+from reproduction.config.runs import expand
 from reproduction.data import write_dataset
+from reproduction.engines import Result
 from reproduction.evaluation import evaluate, responses
 from reproduction.evaluation.samples import correct_counts, read_samples
+from reproduction.figures import load_experiments
 from reproduction.figures.evaluation import EvaluationTable
 from reproduction.files import write_json
 from reproduction.tasks import countdown
-from reproduction.training import warmstart
+from reproduction.training import contract, records, warmstart
+from reproduction.training.run_folder import publish
 
 ONE_MODEL = {"roles": {"qwen_1_5b": None}}
 TAU1 = Decoder(schedule={"kind": "fixed", "tau": 1.0}, label="τ = 1.0")
@@ -149,6 +153,32 @@ def test_counts_are_those_of_the_samples(tmp_path):
     pd.testing.assert_frame_equal(correct_counts(manifest, chosen, last_step=True), last)
     with pytest.raises(ValueError, match="no samples of the decoders"):
         correct_counts(manifest, ["tau9"])
+
+
+def test_a_run_that_diverged_before_its_first_checkpoint_is_published_and_evaluated(world, tmp_path):
+    run = next(
+        iter(expand(Configuration(scale="mini"), load_scale("mini"), load_experiments()["fig04"]).values())
+    )
+    state, folder = tmp_path / "state", tmp_path / "run"
+    # As verl leaves it: the step that ended the run has neither groups nor times.
+    last = dict.fromkeys(contract.columns(run.engine), 0.5) | {"step": 1, "loss": float("nan")}
+    records.append(state / "metrics.jsonl", last)
+    write_json(state / "prompts.json", {})
+    how = {"started": 0.0, "sources": {}, "tracking": {"tags": {}}, "card": None}
+    publish(run, state, folder, Result("diverged", 1, []), **how)
+    assert (folder / "checkpoints").is_dir() and not list((folder / "checkpoints").iterdir())
+    assert pd.read_parquet(folder / "groups.parquet", columns=["step", *contract.BY_PROMPT]).empty
+
+    asked, manifest = request(), tmp_path / "evaluation" / "manifest.json"
+    files = evaluate.evaluate(
+        asked, {}, world / "test.parquet", manifest.parent, label="x", progress=tmp_path / "p.json", workers=1
+    )
+    responses.write_manifest(manifest, asked, world / "test.parquet", files, subject=run.name)
+    counts = correct_counts(manifest, ["tau1.0"], last_step=True)
+    assert counts.empty and list(counts) == ["step", "decoder", "problem", "responses", "correct"]
+    assert counts.dtypes[["step", "responses", "correct"]].eq("int64").all()
+    assert read_samples(manifest, columns=["problem"]).columns.tolist() == ["problem", "step", "decoder"]
+    assert read_samples(manifest).groupby(["step", "decoder"]).size().to_dict() == {}
 
 
 # --- estimates -----------------------------------------------------------------------------------------------

@@ -197,6 +197,31 @@ def test_the_curve_of_a_diverged_run_ends_and_the_cell_goes_on_with_its_other_se
     assert "run diverged" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+def test_runs_that_left_no_checkpoint_are_said_to_have_diverged(world):
+    for name in world.names[:3]:  # both seeds of the first cell, one of the second
+        write_evaluation(world.evaluations / name, {}, DECODERS)
+        write_run(world.runs / name, np.random.default_rng(2), steps=1, status="diverged")
+    first, second = (name.rpartition("/")[0] for name in world.names[1:3])
+    table = world.estimate(["pass_at_k"])
+    assert only(table, cell=first)["step"].tolist() == [0], "the base model's"
+    assert only(table, cell=second).set_index("step")["seeds"].to_dict() == {0: 1, 2: 1, 4: 1}
+    assert training_curves.plot(table, drawing(world, metrics=["pass_at_k"])).axes
+
+    for figure in ("decoders", "trade_off"):
+        experiment = load_experiments()[figure]
+        asked = experiment.estimation(world.scale, world.table, 0) | {"decoders": ["tau1.0"]}
+        kind = KINDS[asked.pop("analysis")]
+        options = {"runs": world.runs, "evaluations": world.evaluations}
+        table = kind.estimate(**asked, **options)
+        lost = only(table, cell=first)
+        assert set(lost["status"]) == {"diverged"} and lost[["step", "value"]].isna().all(axis=None)
+        assert only(table, cell=second)[["seeds", "step"]].drop_duplicates().to_numpy().tolist() == [[1, 4]]
+        picture = kind.plot(table, experiment.drawing(figure, world.scale, world.table))
+        texts = [text.get_text() for text in picture.axes[0].texts] + picture.get_suptitle().split("\n")
+        assert {"diverged", "diverged before the first checkpoint: τ = 0.6"} & set(texts)
+        assert kind.plot(lost, experiment.drawing(figure, world.scale, world.table)).axes
+
+
 def test_a_cell_that_has_not_run_is_an_error_unless_a_partial_figure_is_asked_for(world):
     for name in world.names[:2]:
         (world.evaluations / name / "manifest.json").unlink()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,18 +12,20 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from snakemake.cli import parse_config
 
 from ead.schedule import from_config
 from reproduction.cluster import devices
-from reproduction.config import SCALES, EvaluationRequest, PretrainedModel, load_scale
+from reproduction.config import SCALES, ConfigurationError, EvaluationRequest, PretrainedModel, load_scale
 from reproduction.config.scale import VerlModel
 from reproduction.data import make_row, write_dataset
 from reproduction.engines import prompts_of_step
 from reproduction.engines.verl import RAY_WAS_LATE
 from reproduction.evaluation import evaluate as evaluation
 from reproduction.files import write_json
+from reproduction.models.pretrained import load_models
 from reproduction.plan import read_plan
-from reproduction.rehearsal import cells, checks, load_stand_ins, preflight, reports
+from reproduction.rehearsal import cells, checks, load_stand_ins, preflight, reports, stand_in
 from reproduction.rehearsal import rehearse as rehearsals
 from reproduction.rehearsal.exercise import MOMENTS, Exercise, TrainingFailed
 from reproduction.rehearsal.rehearse import (
@@ -389,8 +392,6 @@ def test_the_budget_counts_with_what_a_preflight_measured_if_it_passed(plan, tmp
     assert reports.expected_s(tmp_path, run, 2) == pytest.approx(expected)
     text, passed = reports.summary([path])
     assert passed and path.exists() and "pass  machine" in text
-    beside = reports.folder_beside(f"results/gpu1/benchmarks/train/{run.name}.tsv")
-    assert beside.as_posix() == "results/gpu1/preflight"
 
     report.lines.append(reports.Line("disk", False, "1 GB free", "free some"))
     reports.write(report, path)
@@ -407,6 +408,34 @@ def test_a_preflight_takes_the_run_of_each_model_that_shows_most(plan):
         assert bool(run.sampler_definition.importance) == any(
             r.sampler_definition.importance for r in of_model
         )
+
+
+def test_where_a_tokenizer_cannot_be_fetched_the_advice_is_a_configuration_that_works(tmp_path, monkeypatch):
+    def unreachable(*_, **__):
+        raise stand_in.DatasetError("no hub")
+
+    monkeypatch.setattr(stand_in, "hub_files", unreachable)
+    source = "Qwen/Qwen2.5-Math-1.5B"
+    entry = load_models()[source]
+    with pytest.raises(stand_in.NoTokenizer) as caught:
+        stand_in.write_description(source, entry, tmp_path, table=load_stand_ins(), tokenizers=None)
+    (advice,) = re.findall(r"--config '(.*)'", str(caught.value))
+    given = parse_config([advice.replace("FOLDER", str(tmp_path))])
+    assert read_plan({"scale": "gpu1"}, given).configuration.paths.tokenizers == str(tmp_path)
+
+
+def test_the_runs_behind_targets_are_those_of_the_figures_that_they_name(plan):
+    def names(*targets):
+        return {run.name for run in plan.runs_behind(targets)}
+
+    both = {*plan.runs_of["fig07a"], *plan.runs_of["fig07b"]}
+    assert names("fig07") == names("fig07_so_far") == names("fig07a", "fig07b") == both
+    assert names("fig04_so_far") == set(plan.runs_of["fig04"])
+    chosen = {run for name in plan.configuration.experiments for run in plan.runs_of[name]}
+    assert names("all") == names("report") == chosen
+    assert names("fig04", "claims_so_far") == chosen | names("fig04")
+    with pytest.raises(ConfigurationError, match="--config: targets: unknown figure 'fig4'.*'fig04'"):
+        plan.runs_behind(["fig04", "fig4"])
 
 
 def test_a_preflight_ends_at_the_first_part_that_fails_and_says_what_to_do(plan, tmp_path, monkeypatch):

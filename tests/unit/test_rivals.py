@@ -151,6 +151,22 @@ def test_between_checkpoints_a_score_lies_on_the_line(world):
     assert found == pytest.approx([0.0, 0.2, 0.4, 0.55, 1.0])
 
 
+def test_a_run_that_left_no_checkpoint_counts_as_none_and_is_said_to_have_diverged(world, tmp_path):
+    shutil.copytree(world.evaluations, tmp_path / "some")
+    lost = World.__new__(World)
+    lost.__dict__ = {**world.__dict__, "evaluations": tmp_path / "some"}
+    for name in world.correct:
+        if "sampler~ead/" in name:
+            write_evaluation(lost.evaluations / name, {})
+    table = lost.estimate(world.rivals)
+    assert only(table, sampler="ead")["status"].tolist() == ["diverged"]
+    assert "diverged before the first checkpoint: EAD" in world.drawn(world.rivals, table).get_suptitle()
+    tuned = lost.estimate(world.tuning)
+    assert set(only(tuned, sampler="ead")["status"]) == {"diverged"}
+    assert only(tuned, rival="ead", metric="pass_at_k", chosen=True)["sampler"].tolist() == ["ead_released"]
+    assert world.drawn(world.tuning, tuned).axes
+
+
 def test_what_has_not_run_is_marked(world, tmp_path):
     empty = World.__new__(World)
     empty.__dict__ = {**world.__dict__, "runs": tmp_path / "none", "evaluations": tmp_path / "none"}

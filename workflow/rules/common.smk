@@ -8,6 +8,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from snakemake.settings.types import DeploymentMethod
 
 from reproduction.cluster import resources, slurm
 from reproduction.cluster import devices
@@ -48,13 +49,18 @@ RESULTS = configuration.paths.results
 REPORTS = f"{configuration.paths.reports}/{configuration.scale}"
 SCALE = f"{RESULTS}/{configuration.scale}"
 SCRIPTS = f"{REPOSITORY}/scripts"
-PYTHON = configuration.interpreters.cpu or sys.executable
+# With --sdm conda each job's environment brings its own.
+CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+CURRENT_PYTHON = "python" if CONDA else sys.executable
+PYTHON = configuration.interpreters.cpu or CURRENT_PYTHON
 
 
 def environment_python(name, configured):
     """The Python of an environment: as configured, or the environment's own where `make` has built it."""
     built = REPOSITORY / f".venv-{name}" / "bin" / "python"
-    return configured or (str(built) if built.exists() else sys.executable)
+    return configured or (
+        str(built) if built.exists() and not CONDA else CURRENT_PYTHON
+    )
 
 
 # Training and sampling of models: the workflow's own environment, or the one of verl and vLLM.

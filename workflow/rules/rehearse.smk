@@ -62,10 +62,21 @@ if scale.engine == "verl":
             " 2> {log:q}"
 
     # On the machines that will train: `snakemake preflight --config targets=fig04`, with --profile slurm or without.
-    preflight_runs = reports.chosen(
-        reports.needed(request.targets, configuration.experiments, runs_of),
-        scale.rollouts,
-    )
+    # Wrong `targets` end this target alone: those of `budget` may be files, too.
+    preflight_runs, preflight_problem = {}, None
+    try:
+        preflight_runs = reports.chosen(
+            plan.runs_behind(request.targets), scale.rollouts
+        )
+    except ConfigurationError as error:
+        preflight_problem = str(error)
+
+    def preflight_reports(wildcards):
+        if preflight_problem:
+            raise WorkflowError(preflight_problem)
+        return expand(
+            f"{SCALE}/preflight/{{model}}.json", model=["sources", *preflight_runs]
+        )
 
     def preflight_run(wildcards):
         return preflight_runs[wildcards.checked_model]
@@ -185,9 +196,7 @@ if scale.engine == "verl":
     rule preflight:
         """one run of each model at full size, on the machines that will train"""
         input:
-            expand(
-                f"{SCALE}/preflight/{{model}}.json", model=["sources", *preflight_runs]
-            ),
+            preflight_reports,
         retries: 0  # it removes the reports that did not pass, so a second attempt would lack them
         localrule: True
         conda:

@@ -17,7 +17,11 @@ class Request(Strict):
 
     targets: Annotated[
         list[str], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
-    ] = Field(["all"], min_length=1, description="of `snakemake budget`: figures, files or other targets")
+    ] = Field(
+        ["all"],
+        min_length=1,
+        description="of `snakemake budget`: figures, files or other targets; of `preflight`: figures, or `all`",
+    )
     gpus: Count | None = Field(
         None,
         description="of `snakemake budget`: GPUs at hand (cores, where no job has a GPU); null shows several",

@@ -341,6 +341,12 @@ class Scale(Strict):
             evaluations[f"recipes.{name}.evaluation"] = recipe.evaluation
         if self.real_lm is not None:
             known("model", self.real_lm.model, "real_lm.model", self.models)
+            if self.real_lm.model in recipe_of:  # one evaluation would be step 0 of its figures, too
+                role = next(name for name, role in self.roles.items() if role.model == self.real_lm.model)
+                raise ValueError(
+                    f"real_lm.model: {self.real_lm.model!r} stands for the role {role!r}; "
+                    "name another model, or give it a second name under models"
+                )
             evaluations["real_lm"] = self.real_lm
         for name, study in self.inference.items():
             where = f"inference.{name}"

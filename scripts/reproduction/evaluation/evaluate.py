@@ -55,6 +55,8 @@ def evaluate(
     plan = [(step, name, decoder) for step in checkpoints for name, decoder in request.decoders.items()]
     for step in list(checkpoints)[-1:]:
         plan += [(step, name, decoder) for name, decoder in request.final_decoders.items()]
+    if not plan:
+        return []  # of a run that diverged before its first checkpoint
     problems = problems_of(read_dataset(dataset))[: request.limit]
     dataset_sha = sha256_of_file(dataset)
     records = []

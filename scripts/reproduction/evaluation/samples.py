@@ -19,6 +19,8 @@ def read_samples(
 ) -> pd.DataFrame:
     """Return the samples of an evaluation with columns ``step`` and ``decoder`` added.
 
+    No rows where there are no files: a run diverged before its first checkpoint.
+
     Args:
         manifest: of the evaluation; the sample files lie below its folder.
         decoders: only these; None takes all.
@@ -31,6 +33,8 @@ def read_samples(
         table.to_pandas().assign(step=record["step"], decoder=record["decoder"])
         for record, table in _tables(manifest, decoders, columns, last_step)
     ]
+    if not parts:
+        return pd.DataFrame({column: [] for column in (*(columns or ()), "step", "decoder")})
     return pd.concat(parts, ignore_index=True)
 
 
@@ -42,6 +46,7 @@ def correct_counts(
     Otherwise as :func:`read_samples`, but one sample file is held at a time.
     """
     keys = ["step", "decoder", "problem"]
+    columns = [*keys, "responses", "correct"]
     parts = []
     for record, table in _tables(manifest, decoders, ["problem", "correct"], last_step):
         counts = table.group_by("problem", use_threads=False).aggregate(
@@ -49,8 +54,10 @@ def correct_counts(
         )
         part = counts.to_pandas().rename(columns={"correct_count": "responses", "correct_sum": "correct"})
         parts.append(part.assign(step=record["step"], decoder=record["decoder"]))
-    counts = pd.concat(parts, ignore_index=True)[[*keys, "responses", "correct"]]
-    counts = counts.astype({"responses": "int64", "correct": "int64"})
+    if not parts:
+        parts = [pd.DataFrame({column: [] for column in columns}, dtype=object)]
+    counts = pd.concat(parts, ignore_index=True)[columns]
+    counts = counts.astype({"step": "int64", "responses": "int64", "correct": "int64"})
     return counts.sort_values(keys, ignore_index=True)
 
 
@@ -59,6 +66,8 @@ def _tables(
 ) -> Iterator[tuple[dict, pa.Table]]:
     """Yield the manifest's record of each sample file asked for, and what the file holds."""
     files = load_json(manifest)["files"]
+    if not files:
+        return
     last = max(record["step"] for record in files)
     chosen = [
         record

@@ -9,7 +9,8 @@ A table of estimates has one row per cell, decoder, metric and step:
   one seed logged one number per step
 - ``problems``, ``samples``, ``seeds``: the data behind it
 - ``status``: ``finished``; ``diverged`` where a run of the cell ended early; with neither step nor value, ``not run``
-  where the cell has no results, and ``not recorded`` where its engine does not know the metric for its sampler
+  where the cell has no results, and ``not recorded`` where its engine does not know the metric for its sampler. A table
+  of last checkpoints has ``diverged`` without them, too: no run of the cell left a checkpoint
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -110,8 +111,8 @@ def training_curves(
     estimates = _Estimates(root_seed)
     for cell in _cells(names, runs, evaluations if evaluated else None, partial):
         if not cell.members:
-            estimates.without_value(cell, evaluated, decoders, "not run")
-            estimates.without_value(cell, logged, [None], "not run")
+            estimates.without_value(cell, evaluated, decoders, cell.status)
+            estimates.without_value(cell, logged, [None], cell.status)
             continue
         if evaluated:
             base = evaluations / f"model~{cell.model}" / "manifest.json"
@@ -145,13 +146,17 @@ def decoder_matrix(
     models = {}
     for cell in _cells(names, runs, evaluations, partial):
         if not cell.members:
-            estimates.without_value(cell, metric_names, decoders, "not run")
+            estimates.without_value(cell, metric_names, decoders, cell.status)
             continue
         models.setdefault(cell.model, cell)
         counts = [
-            correct_counts(evaluations / name / "manifest.json", decoders, last_step=True)
+            part
             for name in cell.members
+            if len(part := correct_counts(evaluations / name / "manifest.json", decoders, last_step=True))
         ]
+        if not counts:
+            estimates.without_value(cell, metric_names, decoders, cell.status)
+            continue
         # Checkpoints of different steps are one column here: what the training ended with.
         last = max(part["step"].max() for part in counts)
         estimates.add_evaluations(cell, [part.assign(step=last) for part in counts], metric_names)

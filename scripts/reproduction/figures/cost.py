@@ -156,6 +156,8 @@ def _evaluation_seconds(folder: Path, cpu: bool) -> float | None:
     """Return the seconds of an evaluation's files; None where one of them was drawn without recording it."""
     files = load_json(folder / "manifest.json")["files"]
     path = folder / "timings.parquet"
+    if not files:
+        return 0.0
     if not path.exists():
         return None
     keys = ["step", "decoder", "dataset"]

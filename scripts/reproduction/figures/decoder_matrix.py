@@ -88,7 +88,7 @@ def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
     """
     set_style()
     models = [model for model in request["models"] if (estimates["model"] == model).any()]
-    if not models or (estimates["status"] == "not run").all():
+    if not models or estimates["value"].isna().all():
         return nothing_ran(request)
     samplers = {None: "base model", **{key: value["label"] for key, value in request["samplers"].items()}}
     figure, axes = pyplot().subplots(
@@ -127,17 +127,18 @@ def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
 
 def _draw(axis, rows: pd.DataFrame, samplers: Mapping, decoders: Mapping[str, str], limits) -> None:
     values = np.full((len(samplers), len(decoders)), np.nan)
+    lacking = np.full(values.shape, "not run", dtype=object)
     for i, sampler in enumerate(samplers):
         of_sampler = rows["sampler"].isna() if sampler is None else rows["sampler"] == sampler
         for j, decoder in enumerate(decoders):
-            found = rows.loc[of_sampler & (rows["decoder"] == decoder), "value"]
+            found = rows[of_sampler & (rows["decoder"] == decoder)]
             if len(found):
-                values[i, j] = found.iloc[0]
+                values[i, j], lacking[i, j] = found[["value", "status"]].iloc[0]
     axis.grid(False)
     axis.imshow(values, cmap="cividis", vmin=limits[0], vmax=limits[1], aspect="auto")
     middle = (limits[0] + limits[1]) / 2
     for (i, j), value in np.ndenumerate(values):
-        text, color = ("not run", "grey") if np.isnan(value) else (f"{100 * value:.1f}", "white")
+        text, color = (lacking[i, j], "grey") if np.isnan(value) else (f"{100 * value:.1f}", "white")
         if value > middle:
             color = "black"
         axis.text(j, i, text, ha="center", va="center", fontsize=7, color=color)

@@ -25,6 +25,7 @@ from reproduction.fields import Name
 from reproduction.figures.analyses import CONFIDENCE, METRIC_LABELS
 from reproduction.figures.style import INK, PRINT_WIDTH, head, nothing_ran, pyplot, set_style
 from reproduction.figures.tuning import SCORES, OfRivals, of_problems
+from reproduction.files import load_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,10 +110,12 @@ class Rivals(OfRivals):
     ) -> pd.DataFrame:
         """Return a row per sampler, cost and score, and one per sampler and quantity that explains.
 
+        A run that diverged before its first checkpoint counts as none; a sampler of such runs alone is ``diverged``.
         ``value``, ``low``, ``high``: the mean and its interval; ``difference``, ``difference_low``,
         ``difference_high``: to the control, simultaneous over the rivals; ``p_holm``; ``seeds``, ``problems``.
         """
         trainings: dict[str, list[_Training]] = defaultdict(list)
+        lost = set()
         for name in names:
             axes = axes_of(name)
             trainings[axes["sampler"]]  # a sampler without results is in the table, too
@@ -120,12 +123,17 @@ class Rivals(OfRivals):
                 continue
             needed = (evaluations / name / "manifest.json", runs / name / "metrics.parquet")
             if all(path.exists() for path in needed) or not partial:
-                trainings[axes["sampler"]].append(
-                    _read(name, int(axes["seed"]), responses[name], decoder, runs, evaluations, partial)
-                )
+                if load_json(needed[0])["files"]:
+                    trainings[axes["sampler"]].append(
+                        _read(name, int(axes["seed"]), responses[name], decoder, runs, evaluations, partial)
+                    )
+                else:
+                    lost.add(axes["sampler"])
         scored = _scores(trainings)
         rows = [
-            {"sampler": sampler, "status": "not run"} for sampler, found in trainings.items() if not found
+            {"sampler": sampler, "status": "diverged" if sampler in lost else "not run"}
+            for sampler, found in trainings.items()
+            if not found
         ]
         rows += _ranked(scored, control, root_seed)
         for sampler, found in trainings.items():
@@ -286,7 +294,7 @@ def _ranked(
 def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
     """Draw differences to the control, a row per sampler from the best down, and the table that explains them."""
     set_style()
-    finished = estimates[estimates["status"] != "not run"]
+    finished = estimates[estimates["status"] == "finished"]
     if finished.empty:
         return nothing_ran(request)
     first = finished[(finished["cost"] == "steps") & (finished["metric"] == SCORES[0])]
@@ -313,10 +321,18 @@ def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
         "tuned anything",
         "bars: 95% intervals for all rivals of a panel together; *: p < 0.05 after Holm's correction",
     ]
-    waiting = estimates.loc[estimates["status"] == "not run", "sampler"]
-    missing = [request["samplers"][sampler]["label"] for sampler in waiting] + request["without_runs"]
+    waiting, lost = (
+        [
+            request["samplers"][sampler]["label"]
+            for sampler in estimates.loc[estimates["status"] == status, "sampler"]
+        ]
+        for status in ("not run", "diverged")
+    )
+    missing = waiting + request["without_runs"]
     if not finished["difference"].notna().any():
         notes.append("no differences: the control, or a seed that all samplers have, has not run")
+    if lost:
+        notes += textwrap.wrap(f"diverged before the first checkpoint: {', '.join(lost)}", 110)
     if missing:
         notes += textwrap.wrap(f"not run: {', '.join(missing)}", 110)
     head(figure, request["title"], *notes)

@@ -58,7 +58,7 @@ class TradeOff(OfRuns):
         """Draw a panel per model; bars are the intervals of both scores, and the cross is the base model."""
         set_style()
         models = [model for model in request["models"] if (estimates["model"] == model).any()]
-        if not models or (estimates["status"] == "not run").all():
+        if not models or estimates["value"].isna().all():
             return nothing_ran(request)
         size = (PRINT_WIDTH, 2.9)
         figure, axes = pyplot().subplots(1, len(models), figsize=size, squeeze=False, layout="constrained")
@@ -81,7 +81,10 @@ class TradeOff(OfRuns):
         named = axes[0, 0].get_legend_handles_labels()
         figure.legend(*named, loc="outside lower center", ncols=4, frameon=False, title="training sampler")
         absent = f"not run at this scale: {', '.join(request['absent'])}" if request["absent"] else ""
-        head(figure, request["title"], "last checkpoints; bars: 95% bootstrap intervals", absent)
+        lost = estimates.loc[(estimates["status"] == "diverged") & estimates["value"].isna(), "sampler"]
+        labels = [request["samplers"][sampler]["label"] for sampler in dict.fromkeys(lost)]
+        lost = f"diverged before the first checkpoint: {', '.join(labels)}" if labels else ""
+        head(figure, request["title"], "last checkpoints; bars: 95% bootstrap intervals", lost, absent)
         return figure
 
     def caption(self, scale: Scale, runs: Mapping[str, RunConfiguration]) -> dict[str, str]:

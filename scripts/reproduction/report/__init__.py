@@ -311,7 +311,7 @@ def _run(run: RunConfiguration, scale: Scale, results: Path, ingested: dict | No
     known = ((ingested or {}).get("runs") or {}).get(run.name, {})
     if known.get("run_id"):
         row["page"] = f"{MLFLOW_ADDRESS}/#/experiments/{known['experiment_id']}/runs/{known['run_id']}"
-    if evaluation:
+    if evaluation and evaluation["files"]:  # none of a run that diverged before its first checkpoint
         decoder = scale.evaluation_of(run.model).decoders[0]
         counts = correct_counts(path, [decoder], last_step=True)
         n, c = counts["responses"].to_numpy(), counts["correct"].to_numpy()

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from reproduction.files import (
     write_parquet,
     write_text,
 )
-from reproduction.training import health, records
+from reproduction.training import contract, health, records
 from reproduction.versions import code_version, loaded_sources
 
 log = logging.getLogger(__name__)
@@ -78,11 +78,14 @@ def publish(
     for sign in signs:
         log.warning("%s from step %d on, in %d steps", sign.name, sign.first_step, sign.steps)
     write_parquet(metrics, output / "metrics.parquet")
-    write_parquet(_read_table(state / "timings.jsonl"), output / "timings.parquet")
-    groups = _read_table(state / "groups.jsonl")
+    write_parquet(_read_table(state / "timings.jsonl", ["step"]), output / "timings.parquet")
+    groups = _read_table(state / "groups.jsonl", ["step", "problem", *contract.BY_PROMPT])
     by_prompt = [column for column in groups if column != "step"]
     write_parquet(groups.explode(by_prompt, ignore_index=True).infer_objects(), output / "groups.parquet")
     write_text(output / "config.yaml", dump_yaml(run.model_dump(mode="json")))
+    (output / "checkpoints").mkdir(
+        parents=True, exist_ok=True
+    )  # the rule's, also where a run diverged before its first
     for step in result.checkpoints:
         with atomic_directory(output / "checkpoints" / f"step_{step}") as folder:
             for file in (state / "checkpoints" / f"step_{step}").iterdir():
@@ -114,5 +117,6 @@ def publish(
     )
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    return pd.DataFrame(list(records.read(path)))
+def _read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Return the records; a table of these columns and no rows where a run diverged before its first record."""
+    return pd.DataFrame(list(records.read(path)) or {column: [] for column in columns})

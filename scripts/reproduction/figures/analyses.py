@@ -322,7 +322,10 @@ def _add_training(
                 )
         recorded = {metric for by_metric in windows.values() for metric in by_metric}
         unknown = [metric for metric in chosen if metric not in recorded]
-        estimates.without_value(cell, unknown, [None], "not recorded")
+        # A run that ended at its first step has recorded nothing either.
+        estimates.without_value(
+            cell, unknown, [None], "diverged" if cell.status == "diverged" else "not recorded"
+        )
 
 
 def _resampled(metric, responses: np.ndarray, correct: np.ndarray) -> np.ndarray:

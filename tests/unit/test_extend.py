@@ -136,8 +136,9 @@ def test_a_figure_is_estimated_and_drawn_from_its_entry_alone(tables):
 def test_a_model_is_used_by_its_name_in_the_table(tables):
     name = tables.add("models")
     assert name in load_models(tables.file("models"))
-    scale = load_scale("mini", {"roles": {"qwen_1_5b": {"model": name}}, "real_lm": {"model": name}})
-    assert scale.models[name].source == name
+    for used in ({"roles": {"qwen_1_5b": {"model": name}}}, {"real_lm": {"model": name}}):
+        assert load_scale("mini", used).models[name].source == name
+    scale = load_scale("mini", {"roles": {"qwen_1_5b": {"model": name}}})
     runs = expand(Configuration(scale="mini"), scale, load_experiments()["fig05"])
     assert name not in {run.model for run in runs.values()}  # another role's figure
     runs = expand(Configuration(scale="mini"), scale, load_experiments()["fig08"])

@@ -277,6 +277,9 @@ def test_a_metric_that_the_engine_does_not_know_for_a_sampler_takes_no_other_cur
     assert [len(axis.get_lines()) for axis in figure.axes] == [2, 1]
     figure = training_curves.plot(others, request)  # a figure of nothing else
     assert not any(axis.get_lines() for axis in figure.axes)
+    lost = table.assign(status=table["status"].replace("not recorded", "diverged"))  # at its first step
+    figure = training_curves.plot(lost, request)
+    assert figure.axes[0].texts[0].get_text() == "diverged: τ\xa0=\xa00.6"
 
 
 def test_a_figure_whose_models_a_scale_lacks_says_so(world):

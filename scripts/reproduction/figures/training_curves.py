@@ -1,6 +1,7 @@
 """Curves of estimates by training step."""
 
 import textwrap
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -269,7 +270,7 @@ def _draw_panel(axis: "Axes", panel: Panel, estimates, request, curves, direct: 
     here, key = estimates[chosen], request["curves"]
     # Where a curve is missing everywhere because it has not run, the legend says so.
     ran = _names_that_ran(estimates, key)
-    ends, missing = [], {"not run": [], "not recorded": []}
+    ends, missing = [], defaultdict(list)
     for name, style in curves.items():
         curve = here[here[key] == name].sort_values("step")
         if not len(curve):
@@ -290,9 +291,12 @@ def _draw_panel(axis: "Axes", panel: Panel, estimates, request, curves, direct: 
         low, high = axis.get_ylim()
         axis.set_ylim(max(low, -0.02), min(high, 1.02))
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
-    said = [f"{status}: {', '.join(names)}" for status, names in missing.items() if names]
-    if said:
-        text = "\n".join(line for each in said for line in textwrap.wrap(each, 32))
+    said = [f"{status}: {', '.join(names)}" for status, names in missing.items()]
+    if lines := [line for each in said for line in textwrap.wrap(each, 32)]:
+        text = "\n".join(lines)
+        if axis.get_yscale() == "linear":  # room below the curves
+            low, high = axis.get_ylim()
+            axis.set_ylim(low - 0.1 * len(lines) * (high - low), high)
         background = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}
         place = {"transform": axis.transAxes, "ha": "right", "va": "bottom", "bbox": background, "zorder": 6}
         axis.text(0.98, 0.03, text, fontsize=7, style="italic", color="grey", **place)

@@ -133,6 +133,13 @@ def train_by_name() -> int | str:
         results = Path(configuration.paths.results)
         here = (results, configuration.scale)
         output = layout.run_manifest(*here, run.name)
+        if output.exists():
+            found = load_json(output)["configuration_hash"]
+            if found == run.hash:
+                logging.info("%s: has run already", output.parent)
+                return 0
+            logging.info("%s: of another configuration (%s) and trained anew", output.parent, found)
+            shutil.rmtree(output.parent)
         options = {
             "run": run.to_json(),
             "dataset": _dataset(run.training.dataset, plan),
@@ -152,25 +159,9 @@ def train_by_name() -> int | str:
         options["model"] = _model(run.model, plan)
     except ConfigurationError as error:
         return str(error)
-    if output.exists():
-        why = _why_anew(output, run, [options["model"], options["dataset"]])
-        if not why:
-            logging.info("%s: has run already", output.parent)
-            return 0
-        logging.info("%s: %s and trained anew", output.parent, why)
-        shutil.rmtree(output.parent)
     logging.info("%s", output.parent)
     _call("train", options, *([] if configuration.tracking.stream else ["--no-stream"]))
     return 0
-
-
-def _why_anew(manifest: Path, run: RunConfiguration, inputs: list[Path]) -> str | None:
-    """Return why a finished run is not the one that is asked for, as the workflow would see it; None where it is."""
-    found = load_json(manifest)["configuration_hash"]
-    if found != run.hash:
-        return f"of another configuration ({found})"
-    newer = [file for file in inputs if file.stat().st_mtime > manifest.stat().st_mtime]
-    return f"older than {newer[0]}" if newer else None
 
 
 def _dataset(name: str, plan) -> Path:

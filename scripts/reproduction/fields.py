@@ -36,12 +36,14 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 _NOT_IN_FOLDERS = r"{}*?\[\]\x00-\x1f\x7f\x85\u2028\u2029"
 
 
-def _folder(value: str) -> str:
+def _folder(written: str) -> str:
     """Return the folder as ``Path`` writes it, so that rules, which join texts, and scripts name the same files."""
     try:
-        value = str(Path(value).expanduser())
+        value = str(Path(written).expanduser() if written.startswith("~") else Path(written))
     except RuntimeError:
-        raise ValueError(f"no such user as in {value!r}; write the folder out") from None
+        raise ValueError(f"no such user as in {written!r}; write the folder out") from None
+    if value.startswith("~"):  # "./~x", which Path writes as "~x"
+        raise ValueError(f"a folder here does not begin with ~; found {value!r}")
     if value == ".":
         raise ValueError("the folder of the repository itself; name one inside it or elsewhere")
     if found := re.search(rf"[{_NOT_IN_FOLDERS}]|^@", value):

@@ -124,12 +124,21 @@ def test_an_answer_that_cannot_be_evaluated_is_wrong_and_touches_no_other(verifi
         ("6", "factorial(3, 9)", False),
         ("3", "log(8, 2, 5)", False),
         ("3", "ln(8, 2)", False),
+        ("0", "log(8, 0)", False),
+        ("0", "\\log_0 8", False),
         ("9", "max(3, 9)", True),
         ("2", "gcd(4, 6)", True),
     ],
 )
 def test_no_argument_of_a_function_is_dropped(verifier, gold, answer, right):
     assert verifier.grade([f"\\boxed{{{answer}}}"], [gold])[0].correct is right
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"), [("9", "The answer is sqrt(4, 9)."), ("1000", "The answer is sqrt(1,000).")]
+)
+def test_an_argument_too_many_is_no_answer_of_its_own(verifier, gold, answer):
+    assert not verifier.grade([answer], [gold])[0].correct
 
 
 @pytest.mark.parametrize("text", [r"1.5e3\overline{3}", r"1.25e1\overline{3}"])

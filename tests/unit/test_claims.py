@@ -472,6 +472,15 @@ def test_a_training_that_ends_before_what_is_compared_decides_nothing_and_is_nam
     assert as_table({"scale": "mini", "verdicts": [row]})["verdict"].item() == "inconclusive"
 
 
+def test_a_training_that_finished_with_too_few_steps_is_missing_and_not_diverged(tmp_path):
+    world = World(tmp_path, right_chances, right_training, only=lambda r: r.algorithm == "dapo" and r.n == 4)
+    run = next(run for name, run in world.runs.items() if "sampler~tau1.2" in name and run.model == "tiny")
+    path = tmp_path / "runs" / run.name / "metrics.parquet"
+    write_parquet(pd.read_parquet(path)[:3], path)
+    row = world.judge("C07")["C07", "printed"]
+    assert row["verdict"] == "not run" and "3 steps that every seed reached are too few" in row["reason"]
+
+
 def test_a_training_without_a_checkpoint_decides_nothing_and_is_named(tmp_path):
     world = World(tmp_path, right_chances, right_training, only=lambda run: (run.model, run.n) == ("hard", 4))
     run = world.run("ead_d0_500_alpha_50", model="hard")

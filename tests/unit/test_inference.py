@@ -391,6 +391,12 @@ def test_studies_at_the_scales_with_gpus_are_as_published_and_smaller():
         ("The answer is I since it falls", "I"),
         ("Answer: A\nthe reason is plain", "A"),
         ("Answer: B good", "B"),
+        ("The answer is option A text", "A"),
+        ("Answer: A while B is wrong", "A"),
+        ("Answer: A rather than B", "A"),
+        ("Answer: A satisfies both", "A"),
+        ("Answer: I therefore choose B", None),
+        ("answer " + "*" * 900, None),  # in time that does not grow with the cube of them
         (r"\boxed{\textit{C}}", "C"),
         (r"\boxed{Answer: C}", "C"),
         (r"\boxed{\text{The answer is } C}", "C"),

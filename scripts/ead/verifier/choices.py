@@ -6,7 +6,7 @@ math-verify reads a letter as a variable, and finds none outside a box, so lette
    behind "answer:" too.
    Several letters (``A, B, C, D``) are no choice, and a last box that does not close is no answer;
 2. else the last "answer is B", "answer: (B)", "**Answer:** B", "answer is \text{B}"; "A good question" and "I think"
-   hold words, not letters;
+   hold words, not letters, and "A photosynthesis" cannot be told from the first;
 3. else there is no answer. A letter that merely occurs in the text is none.
 """
 
@@ -25,13 +25,15 @@ _BOXED = re.compile(
 _BEHIND = (
     "is|because|since|as|and|or|but|from|due|with|which|where|by|if|not|has|gives|matches|fits|seems|works|in"
 )
-_WORD = (
-    rf"(?-i:I[^\S\n]+(?!(?:{_BEHIND})\b)[a-z]"
-    rf"|A[^\S\n]+(?!(?:{_BEHIND}|for|was|would|will|can|must|should|only|alone)\b)[a-z])"
+_BEHIND_A = (
+    "for|was|would|will|can|must|should|does|only|alone|then|so|thus|hence|therefore|while|when|whereas|rather|instead"
+    "|over|according|after|through|via|that|satisfies|holds|describes|states|represents|shows|makes|follows"
+    "|corresponds|contains|equals"
 )
+_WORD = rf"(?-i:I[^\S\n]+(?!(?:{_BEHIND})\b)[a-z]|A[^\S\n]+(?!(?:{_BEHIND}|{_BEHIND_A})\b)[a-z])"
 _STATED = re.compile(
-    r"\banswer(?:\s+is)?[\s*_]*:?[\s*_]*(?:option\s+)?(?:[*$({`]|\\text\{|\\\()*"
-    rf"(?!{_WORD})([A-Z])(?![A-Za-z'])",
+    r"\banswer(?:\s+is)?[\s*_]*+:?[\s*_]*+(?:option\s+(?:[*$({`]|\\text\{|\\\()*+|"
+    rf"(?:[*$({{`]|\\text\{{|\\\()*+(?!{_WORD}))([A-Z])(?![A-Za-z'])",
     re.IGNORECASE,
 )
 _TAIL_CHARACTERS = 1_000

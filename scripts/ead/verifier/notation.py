@@ -973,8 +973,10 @@ class _Parser:
             raise Unreadable(f"{name} of no number")
         if len(arguments) > 1 and name not in _OF_SEVERAL:
             if name != "log" or base is not None or len(arguments) > 2:
-                raise Unreadable(f"{name} of {len(arguments)} values")
+                return Symbol(f"{name}{power}{base}{tuple(arguments)}")  # read, and equal to itself alone
             base = arguments.pop()  # log(8, 2) of programs
+        if base == Number(0):
+            return Symbol(f"{name}{power}{base}{tuple(arguments)}")  # no logarithm has it
         if name == "sqrt" and base is not None:
             value = Apply("root", (arguments[0], base))
         elif name in ("log", "ln") and base is not None:

@@ -23,7 +23,8 @@ How a verdict is reached:
    *inconclusive*. *not run* if anything that the claim needs is missing.
 7. A comparison that involves an unhealthy run (gates: time-outs, errors, truncation, no reward at all, failed or
    diverged) or scores without any variation counts for nothing on either side. For stability, divergence is what
-   is tested, not a gate.
+   is tested, not a gate; but a training that diverged before its first checkpoint leaves nothing to compare, and the
+   claim *inconclusive*.
 
 claims.json holds ``schema`` (2), ``scale``, ``description``, ``configuration``, ``seeds`` and
 ``seeds_by_experiment``, ``parameters`` {model: number}, ``root_seed``, ``confidence``, ``alpha``, ``power``,

@@ -222,13 +222,12 @@ class Evidence:
             series.append(values[values.index * 3 > run.training.steps * 2] if steps == "late" else values)
         shared = pd.DataFrame([values.to_dict() for values in series]).dropna(axis=1).sort_index(axis=1)
         if shared.shape[1] < least:
-            ends = {run.name: self._manifest(run)["steps"] for run in runs}
+            said = f"of {metric}, {shared.shape[1]} steps that every seed reached are too few"
+            ends = {run.name: self._manifest(run)["steps"] for run in runs if self.diverged(run)}
+            if not ends:
+                raise MissingEvidence(f"{runs[0].cell}: {said}")
             first = min(ends, key=ends.get)
-            raise EndedEarly(
-                f"of {metric}, {shared.shape[1]} steps that every seed reached are too few",
-                first,
-                ends[first],
-            )
+            raise EndedEarly(said, first, ends[first])
         return shared
 
     def diverged(self, run: RunConfiguration) -> bool:

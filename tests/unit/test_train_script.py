@@ -1,15 +1,11 @@
 """`python scripts/train.py NAME`: what it makes and gives to the training, without one."""
 
 import json
-import os
 import sys
-from pathlib import Path
 
 import pytest
 
 from reproduction.config import REPOSITORY
-from reproduction.config.runs import RunConfiguration
-from reproduction.files import write_json
 
 sys.path.append(str(REPOSITORY / "scripts"))
 import train  # noqa: E402
@@ -39,16 +35,6 @@ def test_the_gpus_of_a_training_are_those_of_the_plan(call):
     (options,) = call("model~qwen2.5-math-1.5b/sampler~ead", "--scale", "paper")
     assert (options["gpus"], options["nodes"]) == (2, 1)
     assert json.loads(options["machine"])["gpus_per_node"] == 8
-
-
-def test_a_finished_run_is_trained_anew_where_its_model_is_newer(call, tmp_path):
-    (options,) = call("sampler~ead/n~4")
-    manifest = Path(options["output"])
-    found = RunConfiguration.from_json(options["run"]).hash
-    write_json(manifest, {"configuration_hash": found})
-    assert call("sampler~ead/n~4") == [] and manifest.exists()
-    os.utime(tmp_path / "_model", (4e9, 4e9))
-    assert len(call("sampler~ead/n~4")) == 1 and not manifest.exists()
 
 
 def test_the_advice_names_the_scale_that_config_yaml_has_not(call):

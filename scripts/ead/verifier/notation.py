@@ -971,12 +971,11 @@ class _Parser:
             arguments = [self.nested(self._function_argument)]
         if any(isinstance(a, Relation | Group | Words) for a in arguments):
             raise Unreadable(f"{name} of no number")
-        if len(arguments) > 1 and name not in _OF_SEVERAL:
-            if name != "log" or base is not None or len(arguments) > 2:
-                return Symbol(f"{name}{power}{base}{tuple(arguments)}")  # read, and equal to itself alone
+        if name == "log" and base is None and len(arguments) == 2:
             base = arguments.pop()  # log(8, 2) of programs
-        if base == Number(0):
-            return Symbol(f"{name}{power}{base}{tuple(arguments)}")  # no logarithm has it
+        if base == Number(0) or (len(arguments) > 1 and name not in _OF_SEVERAL):
+            # It has no value: it is read, and equal to itself alone.
+            return Symbol(f"{name}{power}{base}{tuple(arguments)}")
         if name == "sqrt" and base is not None:
             value = Apply("root", (arguments[0], base))
         elif name in ("log", "ln") and base is not None:

@@ -12,7 +12,7 @@ from reproduction.claims import model
 from reproduction.claims.decision import Comparison, Group, Side
 from reproduction.claims.evidence import Evidence, MissingEvidence, problems_file
 from reproduction.config.runs import RunConfiguration
-from reproduction.figures import propositions
+from reproduction.figures import inference, propositions
 
 TEMPERATURES = np.geomspace(0.2, 5.0, 41)  # 1 is the middle one
 SCORE_UNIT = "share of problems"
@@ -282,18 +282,12 @@ class Builder:
         parts = []
         for (name, decoder), rows in table.groupby(["model", "decoder"], sort=True):
             differences = []
-            # Forks lie ever further apart: half of them, as in the figure, and not half of the way.
-            forks = np.sort(rows[test.by].unique()) if test.by == "branch" else None
+            forks = inference.halves(rows["branch"]) if test.by == "branch" else None
             for _, problem in rows.groupby("problem", sort=True):
-                places = problem[test.by].to_numpy()
-                if forks is not None:
-                    early, late = (
-                        problem[places < forks[len(forks) // 2]],
-                        problem[places >= forks[-(len(forks) // 2)]],
-                    )
-                else:
-                    middle = (places.min() + places.max()) / 2
-                    early, late = problem[places < middle], problem[places > middle]
+                places = problem[test.by]
+                middle = (places.min() + places.max()) / 2
+                chosen = map(places.isin, forks) if forks else (places < middle, places > middle)
+                early, late = (problem[half] for half in chosen)
                 if len(early) and len(late):
                     differences.append(_weighted(early, test.column) - _weighted(late, test.column))
             supports, refutes = sides("exceeds", margin)

@@ -200,7 +200,7 @@ class Evidence:
     ) -> pd.DataFrame:
         """Return a recorded metric: one row per seed, one column per step that every seed reached.
 
-        Raises EndedEarly where those are fewer than ``least``.
+        Raises MissingEvidence where those are fewer than ``least``: EndedEarly where a training diverged before.
         """
         series = []
         for run in runs:

@@ -41,12 +41,12 @@ def export(
 
     Raises ValueError naming what a verdict rests on and ``results`` lack, or a sample file that is missing or changed.
     """
-    for each in (each for verdict in judged["verdicts"] for each in verdict["evidence"]):
-        if not results.exists(each["path"]):
-            raise ValueError(
-                f"{results.folder}: no {each['path']}, which a verdict of claims.json rests on; "
-                "--results and --reports are the folders of one run"
-            )
+    rests_on = (each["path"] for verdict in judged["verdicts"] for each in verdict["evidence"])
+    if lacking := next((path for path in rests_on if not results.exists(path)), None):
+        raise ValueError(
+            f"{results.folder}: no {lacking}, which a verdict of claims.json rests on; "
+            "--results and --reports are the folders of one run"
+        )
     scale = load_scale(configuration.scale, configuration.overrides)
     paths = [path for path in required(claims, results, configuration, scale) if results.exists(path)]
     records: dict[str, Any] = {

@@ -10,7 +10,7 @@ Scores by problem have the columns ``model``, ``decoder``, ``problem`` and
 Majority@k is exact over all subsets of k responses (``ead.metrics.majority_at_k`` has the tie rule).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -240,6 +240,16 @@ def _later_less_earlier(entropies: np.ndarray) -> float:
     return float(entropies[-half:].mean() - entropies[:half].mean()) if half else float("nan")
 
 
+def halves(forks: Iterable[int]) -> tuple[list[int], list[int]]:
+    """Return the earlier and the later half of the positions of forks, a middle one left out.
+
+    Half of the forks and not of the way: they lie ever further apart.
+    """
+    ordered = sorted(set(forks))
+    half = len(ordered) // 2
+    return ordered[:half], ordered[len(ordered) - half :]
+
+
 def _estimate_forking(study: ForkingStudy, samples: pd.DataFrame, table: _Table) -> pd.DataFrame:
     branches = samples[samples["parent"].notna()].rename(columns={"step": "branch"})
     by_response = _majority(branches, ["decoder", "branch", "problem", "parent"], study.sizes)
@@ -255,8 +265,8 @@ def _estimate_forking(study: ForkingStudy, samples: pd.DataFrame, table: _Table)
                 table.add(metric, decoder, position, row, study.branches)
                 if position != of_size.index[0]:
                     table.add(f"{metric}_change", decoder, position, row - values[0], study.branches)
-            half = len(values) // 2
-            difference = values[:half].mean(0) - values[-half:].mean(0)
+            early, late = (values[of_size.index.isin(half)] for half in halves(of_size.index))
+            difference = early.mean(0) - late.mean(0)
             table.add(f"{metric}_early_minus_late", decoder, None, difference, study.branches)
         drawn = branches[branches["decoder"] == decoder]
         for position, there in drawn.groupby("branch"):

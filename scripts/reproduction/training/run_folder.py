@@ -83,9 +83,8 @@ def publish(
     by_prompt = [column for column in groups if column != "step"]
     write_parquet(groups.explode(by_prompt, ignore_index=True).infer_objects(), output / "groups.parquet")
     write_text(output / "config.yaml", dump_yaml(run.model_dump(mode="json")))
-    (output / "checkpoints").mkdir(
-        parents=True, exist_ok=True
-    )  # the rule's, also where a run diverged before its first
+    # The rule's output, also where a run diverged before its first checkpoint.
+    (output / "checkpoints").mkdir(parents=True, exist_ok=True)
     for step in result.checkpoints:
         with atomic_directory(output / "checkpoints" / f"step_{step}") as folder:
             for file in (state / "checkpoints" / f"step_{step}").iterdir():

@@ -221,6 +221,15 @@ def test_runs_that_left_no_checkpoint_are_said_to_have_diverged(world):
         assert {"diverged", "diverged before the first checkpoint: τ = 0.6"} & set(texts)
         assert kind.plot(lost, experiment.drawing(figure, world.scale, world.table)).axes
 
+    # In a second panel the sampler is drawn, so the legend has it, and the words say where it is not.
+    there = only(table, cell=second).assign(model="small", sampler="tau0.6")
+    request = experiment.drawing(figure, world.scale, world.table)
+    picture = kind.plot(
+        pd.concat([table, there]), request | {"models": request["models"] | {"small": "small"}}
+    )
+    assert "τ = 0.6 (tiny)" in picture.get_suptitle()
+    assert "τ = 0.6" in [text.get_text() for text in picture.legends[0].get_texts()]
+
 
 def test_a_cell_that_has_not_run_is_an_error_unless_a_partial_figure_is_asked_for(world):
     for name in world.names[:2]:

@@ -78,12 +78,23 @@ class TradeOff(OfRuns):
             k = int(samples.min()) if len(samples) else "k"
             axis.set_xlabel(METRIC_LABELS[request["across"]].format(k=k))
             axis.set_ylabel(METRIC_LABELS[request["up"]].format(k=k))
-        named = axes[0, 0].get_legend_handles_labels()
+        # A sampler may be drawn in one panel alone.
+        drawn = {
+            label: handle
+            for axis in axes[0]
+            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        labels = [words["label"] for words in styles.values() if words["label"] in drawn]
+        named = [drawn[label] for label in labels], labels
         figure.legend(*named, loc="outside lower center", ncols=4, frameon=False, title="training sampler")
         absent = f"not run at this scale: {', '.join(request['absent'])}" if request["absent"] else ""
-        lost = estimates.loc[(estimates["status"] == "diverged") & estimates["value"].isna(), "sampler"]
-        labels = [request["samplers"][sampler]["label"] for sampler in dict.fromkeys(lost)]
-        lost = f"diverged before the first checkpoint: {', '.join(labels)}" if labels else ""
+        lost = estimates[(estimates["status"] == "diverged") & estimates["value"].isna()]
+        told = []
+        for sampler, of_sampler in lost.groupby("sampler", sort=False):
+            where = [model for model in models if (of_sampler["model"] == model).any()]
+            more = "" if where == models else f" ({', '.join(where)})"
+            told.append(request["samplers"][sampler]["label"] + more)
+        lost = f"diverged before the first checkpoint: {', '.join(told)}" if told else ""
         head(figure, request["title"], "last checkpoints; bars: 95% bootstrap intervals", lost, absent)
         return figure
 
